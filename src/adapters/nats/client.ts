@@ -1,0 +1,435 @@
+import {
+  type Consumer,
+  type ConsumerConfig,
+  type ConsumerInfo,
+  jetstream,
+  type JetStreamManager,
+  jetstreamManager,
+  type JsMsg,
+  type StreamConfig,
+  type StreamInfo,
+} from '@nats-io/jetstream'
+import { connect, createInbox, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node'
+import { TabibError } from '../../errors.ts'
+
+export interface NatsOptions {
+  /** One URL or several, comma-separated; `nats://user:password@host:port`. */
+  url: string
+  name?: string
+  connectTimeoutMs?: number
+  /**
+   * How the client behaves when its connection is lost. `resume` reconnects for ever and sends what was buffered
+   * meanwhile; `fail` closes, so that nothing is sent later than its sender believes (the relay needs that).
+   */
+  onDisconnect?: 'resume' | 'fail'
+}
+
+/** What became of one published message. */
+export type PublishOutcome =
+  | { kind: 'stored'; stream: string; seq: number; duplicate: boolean }
+  /** The stream answered with an error: the message as it is will not be taken. `code` is JetStream's err_code. */
+  | { kind: 'refused'; code: number; description: string }
+  /** Nobody knows whether it was stored: no stream listened, no answer in time, or the connection was lost. */
+  | { kind: 'unknown'; reason: 'no-responders' | 'timed-out' | 'disconnected' | 'unavailable'; description: string }
+
+export interface Publisher extends AsyncDisposable {
+  /**
+   * Sends one message without waiting and calls `done` exactly once with its outcome.
+   * `headers` are the encoded bytes (`encodeHeaders`), so that a hot path builds them once.
+   * @throws TabibError NATS_UNREACHABLE when the connection is already closed; `done` is then not called.
+   */
+  send(subject: string, headers: Uint8Array, payload: Uint8Array, done: (outcome: PublishOutcome) => void): void
+  /** Messages sent whose outcome is not known yet. */
+  readonly inFlight: number
+}
+
+/** A stored message with its place in the stream. */
+export interface StoredMessage {
+  seq: number
+  subject: string
+  time: Date
+  headers: Map<string, string>
+  payload: Uint8Array
+}
+
+/**
+ * The only client of NATS and JetStream. Opened lazily: the first call connects.
+ *
+ * @throws TabibError NATS_UNREACHABLE from every method when no server answers (safe to retry).
+ */
+export interface Nats extends AsyncDisposable {
+  /** Connects if need be, and proves with a round trip that the server answers. */
+  ping(): Promise<void>
+  /** Bytes a message may have, headers included, as the server announced. */
+  maxPayload(): Promise<number>
+  openPublisher(options?: { ackTimeoutMs?: number }): Promise<Publisher>
+  /** Creates the stream or brings its configuration up to date; says which. */
+  ensureStream(config: Partial<StreamConfig> & { name: string }): Promise<'created' | 'updated' | 'unchanged'>
+  stream(name: string): Promise<StreamInfo | undefined>
+  ensureConsumer(stream: string, config: Partial<ConsumerConfig> & { durable_name: string }): Promise<ConsumerInfo>
+  consumerInfo(stream: string, durable: string): Promise<ConsumerInfo | undefined>
+  /** The pull consumer itself: `consume()` and `fetch()` of @nats-io/jetstream. */
+  consumer(stream: string, durable: string): Promise<Consumer>
+  /** One stored message, or undefined when the stream no longer has it. */
+  message(stream: string, seq: number): Promise<StoredMessage | undefined>
+  /** Stored messages from `fromSeq` to the end that the stream had when called, payloads left out unless asked for. */
+  messages(stream: string, fromSeq: number, options?: { payloads?: boolean }): AsyncIterable<StoredMessage>
+  /** Core NATS: fire and forget, no delivery promise. */
+  notify(subject: string, payload?: Uint8Array): Promise<void>
+  /** Core NATS: calls `heard` for every message until disposed. */
+  listen(subject: string, heard: (subject: string, payload: Uint8Array) => void): Promise<AsyncDisposable>
+  /** Settles when the present connection is closed for good. */
+  closed(): Promise<void>
+  close(): Promise<void>
+}
+
+export type { JsMsg }
+
+const textEncoder = new TextEncoder()
+
+/** Encodes NATS headers once (`NATS/1.0`, one `Name: value` a line). Values must hold no CR or LF. */
+export function encodeHeaders(headers: Record<string, string>): Uint8Array {
+  let text = 'NATS/1.0\r\n'
+  for (const name in headers) text += `${name}: ${headers[name]}\r\n`
+  return textEncoder.encode(`${text}\r\n`)
+}
+
+export function openNats(options: NatsOptions): Nats {
+  const servers = options.url.split(',').map((url) => url.trim())
+  const where = servers.map(describeNatsUrl).join(', ')
+  let opening: Promise<NatsConnection> | undefined
+  let managing: Promise<JetStreamManager> | undefined
+
+  const unreachable = (cause: unknown, what = 'is unreachable') =>
+    new TabibError(
+      'NATS_UNREACHABLE',
+      `NATS at ${where} ${what}: ${cause instanceof Error ? cause.message : String(cause)}`,
+      {
+        cause,
+        suggestions: ['tabib status billing/FM-02'],
+        ref: 'runbooks/billing/fm-02-nats-unreachable.md',
+      },
+    )
+
+  const connection = (): Promise<NatsConnection> => {
+    opening ??= connect({
+      ...credentials(servers),
+      name: options.name ?? 'tabib',
+      timeout: options.connectTimeoutMs ?? 5_000,
+      reconnect: options.onDisconnect !== 'fail',
+      maxReconnectAttempts: options.onDisconnect === 'fail' ? 0 : -1,
+      reconnectTimeWait: 250,
+      reconnectJitter: 250,
+      waitOnFirstConnect: false,
+      ignoreClusterUpdates: true,
+    }).then(
+      (nc) => {
+        void nc.closed().then(() => {
+          opening = undefined
+          managing = undefined
+        })
+        return nc
+      },
+      (cause) => {
+        opening = undefined
+        throw unreachable(cause)
+      },
+    )
+    return opening
+  }
+  const manager = async (): Promise<JetStreamManager> => {
+    const nc = await connection()
+    managing ??= jetstreamManager(nc, { checkAPI: false })
+    return managing
+  }
+  const jetStreamCall = async <T>(call: (jsm: JetStreamManager) => Promise<T>): Promise<T> => {
+    try {
+      return await call(await manager())
+    } catch (error) {
+      if (isTransportError(error)) throw unreachable(error, 'did not answer')
+      throw error
+    }
+  }
+  const unlessNotFound = async <T>(call: Promise<T>): Promise<T | undefined> => {
+    try {
+      return await call
+    } catch (error) {
+      if (isNotFound(error)) return undefined
+      throw error
+    }
+  }
+
+  const nats: Nats = {
+    async ping() {
+      const nc = await connection()
+      await withTimeout(nc.flush(), options.connectTimeoutMs ?? 5_000).catch((cause) => {
+        throw unreachable(cause, 'did not answer')
+      })
+    },
+    async maxPayload() {
+      return (await connection()).info?.max_payload ?? 1_048_576
+    },
+    async openPublisher({ ackTimeoutMs = 5_000 } = {}) {
+      return openPublisher(await connection(), ackTimeoutMs, unreachable)
+    },
+    ensureStream: (config) =>
+      jetStreamCall(async (jsm) => {
+        const present = await unlessNotFound(jsm.streams.info(config.name))
+        if (!present) {
+          await jsm.streams.add(config)
+          return 'created'
+        }
+        if (!differs(config, present.config)) return 'unchanged'
+        await jsm.streams.update(config.name, config)
+        return 'updated'
+      }),
+    stream: (name) => jetStreamCall((jsm) => unlessNotFound(jsm.streams.info(name))),
+    ensureConsumer: (stream, config) =>
+      jetStreamCall(async (jsm) => {
+        const present = await unlessNotFound(jsm.consumers.info(stream, config.durable_name))
+        if (!present) return jsm.consumers.add(stream, config)
+        return differs(config, present.config) ? jsm.consumers.update(stream, config.durable_name, config) : present
+      }),
+    consumerInfo: (stream, durable) => jetStreamCall((jsm) => unlessNotFound(jsm.consumers.info(stream, durable))),
+    consumer: (stream, durable) =>
+      jetStreamCall(async () => jetstream(await connection()).consumers.get(stream, durable)),
+    message: (stream, seq) =>
+      jetStreamCall(async (jsm) => {
+        const found = await unlessNotFound(jsm.streams.getMessage(stream, { seq }))
+        if (!found) return undefined
+        return {
+          seq: found.seq,
+          subject: found.subject,
+          time: found.time,
+          headers: headerMap(found.header),
+          payload: found.data,
+        }
+      }),
+    async *messages(stream, fromSeq, { payloads = false } = {}) {
+      const info = await nats.stream(stream)
+      const last = info?.state.last_seq ?? 0
+      if (!info || info.state.messages === 0 || fromSeq > last) return
+      const js = jetstream(await connection())
+      const ordered = await js.consumers.get(stream, {
+        opt_start_seq: Math.max(fromSeq, info.state.first_seq),
+        headers_only: !payloads,
+      })
+      const messages = await ordered.consume({ max_messages: 1_000 })
+      try {
+        for await (const message of messages) {
+          yield {
+            seq: message.seq,
+            subject: message.subject,
+            time: new Date(message.info.timestampNanos / 1e6),
+            headers: headerMap(message.headers),
+            payload: message.data,
+          }
+          if (message.seq >= last || message.info.pending === 0) return
+        }
+      } finally {
+        await messages.close()
+      }
+    },
+    async notify(subject, payload) {
+      const nc = await connection()
+      nc.publish(subject, payload)
+    },
+    async listen(subject, heard) {
+      const nc = await connection()
+      const subscription = nc.subscribe(subject, {
+        callback: (error, message) => {
+          if (!error) heard(message.subject, message.data)
+        },
+      })
+      return {
+        async [Symbol.asyncDispose]() {
+          if (!nc.isClosed()) subscription.unsubscribe()
+        },
+      }
+    },
+    async closed() {
+      const nc = await connection()
+      await nc.closed()
+    },
+    async close() {
+      const nc = await opening?.catch(() => undefined)
+      await nc?.close()
+    },
+    async [Symbol.asyncDispose]() {
+      await nats.close()
+    },
+  }
+  return nats
+}
+
+interface InFlight {
+  done: (outcome: PublishOutcome) => void
+  sentAt: number
+}
+
+/**
+ * Publishes raw: one reply inbox for all acknowledgements and one timer for all time-outs, so that a message costs no
+ * promise, no subscription and no timer of its own (a `js.publish()` loop was measured at a quarter of the rate).
+ */
+function openPublisher(
+  nc: NatsConnection,
+  ackTimeoutMs: number,
+  unreachable: (cause: unknown) => TabibError,
+): Publisher {
+  const inbox = `${createInbox()}.`
+  const inFlight = new Map<number, InFlight>()
+  let token = 0
+
+  const settle = (key: number, outcome: PublishOutcome) => {
+    const entry = inFlight.get(key)
+    if (!entry) return
+    inFlight.delete(key)
+    entry.done(outcome)
+  }
+  const settleAll = (outcome: PublishOutcome) => {
+    for (const key of [...inFlight.keys()]) settle(key, outcome)
+  }
+  const subscription = nc.subscribe(`${inbox}*`, {
+    callback: (error, message) => {
+      if (!error) settle(Number(message.subject.slice(inbox.length)), readAck(message))
+    },
+  })
+  // Entries stand in the order they were sent, so the scan ends at the first that is still in time.
+  const timer = setInterval(() => {
+    const limit = performance.now() - ackTimeoutMs
+    for (const [key, { sentAt }] of inFlight) {
+      if (sentAt > limit) break
+      settle(key, { kind: 'unknown', reason: 'timed-out', description: `no acknowledgement within ${ackTimeoutMs} ms` })
+    }
+  }, Math.min(ackTimeoutMs / 4, 250))
+  timer.unref()
+  const disconnected: PublishOutcome = {
+    kind: 'unknown',
+    reason: 'disconnected',
+    description: 'the connection was lost before the acknowledgement',
+  }
+  void nc.closed().then(() => {
+    clearInterval(timer)
+    settleAll(disconnected)
+  })
+
+  const options = { reply: '', headers: undefined as unknown as MsgHdrs }
+  return {
+    send(subject, headers, payload, done) {
+      if (nc.isClosed()) throw unreachable(new Error('connection closed'))
+      token += 1
+      options.reply = inbox + token
+      // The client asks its headers for nothing but their bytes, and those are ready.
+      options.headers = { encode: () => headers } as unknown as MsgHdrs
+      inFlight.set(token, { done, sentAt: performance.now() })
+      try {
+        nc.publish(subject, payload, options)
+      } catch (error) {
+        inFlight.delete(token)
+        throw nc.isClosed() ? unreachable(error) : error
+      }
+    },
+    get inFlight() {
+      return inFlight.size
+    },
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer)
+      if (!nc.isClosed()) subscription.unsubscribe()
+      settleAll(disconnected)
+    },
+  }
+}
+
+// JetStream's own words for "not now": no leader, no quorum, no room, shutting down. Anything else is about the message.
+const TRANSIENT_ERR_CODES = new Set([
+  10008, // cluster not available
+  10009, // cluster not the leader
+  10023, // insufficient resources
+  10028, // JetStream out of memory or storage
+  10047, // insufficient storage resources available
+  10074, // peer remap failed
+  10076, // JetStream not enabled
+  10077, // maximum messages, bytes or storage: whatever the stream could not store for want of room
+  10118, // stream is offline
+  10122, // maximum bytes
+])
+
+function readAck(message: Msg): PublishOutcome {
+  if (message.headers?.code === 503) {
+    return {
+      kind: 'unknown',
+      reason: 'no-responders',
+      description: 'no stream listens on the subject, or JetStream is not available',
+    }
+  }
+  try {
+    const ack = message.json<{
+      stream?: string
+      seq?: number
+      duplicate?: boolean
+      error?: { code: number; err_code?: number; description?: string }
+    }>()
+    if (ack.error) {
+      const code = ack.error.err_code ?? ack.error.code
+      const description = ack.error.description ?? `error ${code}`
+      if (ack.error.code === 503 || TRANSIENT_ERR_CODES.has(code)) {
+        return { kind: 'unknown', reason: 'unavailable', description }
+      }
+      return { kind: 'refused', code, description }
+    }
+    if (ack.stream !== undefined && ack.seq !== undefined) {
+      return { kind: 'stored', stream: ack.stream, seq: ack.seq, duplicate: ack.duplicate === true }
+    }
+  } catch {
+    // Falls through: an answer that is no acknowledgement proves nothing.
+  }
+  return { kind: 'unknown', reason: 'unavailable', description: 'the answer was not an acknowledgement' }
+}
+
+function headerMap(headers: MsgHdrs | undefined): Map<string, string> {
+  const map = new Map<string, string>()
+  if (headers) for (const [name, values] of headers) if (values[0] !== undefined) map.set(name, values[0])
+  return map
+}
+
+function differs(wanted: object, present: object): boolean {
+  const there = present as Record<string, unknown>
+  return Object.entries(wanted).some(
+    ([key, value]) => value !== undefined && JSON.stringify(value) !== JSON.stringify(there[key]),
+  )
+}
+
+const isNotFound = (error: unknown): boolean =>
+  error instanceof Error && /not found|no message found/i.test(error.message)
+
+const isTransportError = (error: unknown): boolean =>
+  error instanceof Error &&
+  /Timeout|NoResponders|Closed|Connection|Draining|JetStreamNotEnabled/i.test(`${error.name} ${error.message}`)
+
+function credentials(servers: string[]): { servers: string[]; user?: string; pass?: string } {
+  const first = new URL(servers[0]?.includes('://') ? servers[0] : `nats://${servers[0]}`)
+  const hosts = servers.map((server) => server.replace(/^(\w+:\/\/)?[^@/]*@/, '$1'))
+  if (!first.username) return { servers: hosts }
+  return {
+    servers: hosts,
+    user: decodeURIComponent(first.username),
+    pass: decodeURIComponent(first.password),
+  }
+}
+
+/** `host:port` of a NATS URL: what may be shown, without user or password. */
+function describeNatsUrl(url: string): string {
+  return url.replace(/^\w+:\/\//, '').replace(/^[^@]*@/, '')
+}
+
+async function withTimeout<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs)
+  })
+  try {
+    return await Promise.race([work, timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,57 @@
+import { type Logger, pino } from 'pino'
+import { type Nats, openNats } from './adapters/nats/client.ts'
+import { type Database, openDatabase } from './adapters/postgres/client.ts'
+import { openRedis, type Redis } from './adapters/redis/client.ts'
+import type { Config } from './config.ts'
+import { TabibError } from './errors.ts'
+
+/** Everything a command or worker may need; each part is opened when it is first touched. */
+export interface App extends AsyncDisposable {
+  readonly config: Config
+  readonly db: Database
+  readonly nats: Nats
+  /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
+  readonly redis: Redis
+  readonly log: Logger
+}
+
+export function createApp(config: Config, { log = createLogger() }: { log?: Logger } = {}): App {
+  let db: Database | undefined
+  let nats: Nats | undefined
+  let redis: Redis | undefined
+  return {
+    config,
+    log,
+    get db() {
+      db ??= openDatabase({ url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL') })
+      return db
+    },
+    get nats() {
+      nats ??= openNats({ url: required(config.natsUrl, 'NATS', 'TABIB_NATS_URL') })
+      return nats
+    },
+    get redis() {
+      redis ??= openRedis({ url: required(config.redisCacheUrl, 'Redis', 'TABIB_REDIS_URL') })
+      return redis
+    },
+    async [Symbol.asyncDispose]() {
+      redis?.disconnect()
+      await Promise.allSettled([db?.close(), nats?.close()])
+    },
+  }
+}
+
+/** JSON lines on stderr: stdout belongs to the command's data. */
+export function createLogger(level = process.env.TABIB_LOG_LEVEL ?? 'info'): Logger {
+  return pino(
+    { level, base: null, redact: ['payload', 'data', '*.payload', '*.data', 'url', '*.url'] },
+    pino.destination({ dest: 2, sync: true }),
+  )
+}
+
+function required(url: string | undefined, system: string, variable: string): string {
+  if (url !== undefined) return url
+  throw new TabibError('CONFIG_INVALID', `no ${system} is configured`, {
+    suggestions: [`export ${variable}=…`, 'tabib up    # a private sandbox, no configuration needed'],
+  })
+}

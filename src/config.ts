@@ -1,0 +1,309 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { parse as parseYaml } from 'yaml'
+import { z } from 'zod'
+import { TabibError } from './errors.ts'
+import { SERVICES, type Service } from './service.ts'
+
+const duration = z
+  .string()
+  .regex(/^\d+(ms|s|m|h|d)$/, 'a duration such as 500ms, 30s, 15m, 24h or 7d')
+  .transform(parseDuration)
+
+const identifier = z.string().regex(/^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$/, 'a table or column name')
+
+const outboxMapping = z.strictObject({
+  table: identifier,
+  columns: z
+    .strictObject({
+      seq: identifier,
+      id: identifier,
+      xid: identifier,
+      tenant_id: identifier,
+      aggregate_type: identifier,
+      aggregate_id: identifier,
+      type: identifier,
+      data: identifier,
+      headers: identifier.nullable(),
+      subject: identifier.nullable(),
+      occurred_at: identifier,
+      created_at: identifier,
+    })
+    .partial()
+    .default({}),
+})
+export type OutboxMapping = z.output<typeof outboxMapping>
+
+const url = (...protocols: string[]) =>
+  z.string().refine((text) => text.split(',').every((one) => protocols.some((p) => one.trim().startsWith(`${p}://`))), {
+    error: `a URL starting with ${protocols.map((p) => `${p}://`).join(' or ')}`,
+  })
+
+const contextSchema = z.strictObject({
+  production: z.boolean().optional(),
+  database: z
+    .strictObject({
+      url: url('postgres', 'postgresql').optional(),
+      urlFile: z.string().optional(),
+      ownerUrl: url('postgres', 'postgresql').optional(),
+      ownerUrlFile: z.string().optional(),
+    })
+    .default({}),
+  nats: z.strictObject({ url: url('nats', 'tls', 'ws', 'wss').optional(), urlFile: z.string().optional() }).default({}),
+  redis: z
+    .strictObject({
+      url: url('redis', 'rediss').optional(),
+      urlFile: z.string().optional(),
+      cacheUrl: url('redis', 'rediss').optional(),
+    })
+    .default({}),
+  pager: z
+    .strictObject({
+      alertmanagerUrl: url('http', 'https').optional(),
+      webhookUrl: url('http', 'https').optional(),
+      webhookTokenFile: z.string().optional(),
+    })
+    .default({}),
+  outbox: z
+    .strictObject({
+      /** What happens to later events of an aggregate whose event is poison: held in order, or relayed past it. */
+      poison: z.enum(['hold', 'skip']).default('hold'),
+      retention: duration.default(parseDuration('7d')),
+      dedupeWindow: duration.default(parseDuration('2m')),
+      /** JetStream replicas of the streams that `migrate up` makes. */
+      replicas: z.int().min(1).max(5).default(1),
+      tables: z.partialRecord(z.enum(SERVICES), outboxMapping).default({}),
+    })
+    .prefault({}),
+  worker: z
+    .strictObject({
+      host: z.string().default('127.0.0.1'),
+      port: z.int().min(0).max(65535).default(9464),
+      drainTimeout: duration.default(parseDuration('20s')),
+    })
+    .prefault({}),
+})
+
+const fileSchema = z.strictObject({
+  currentContext: z.string().optional(),
+  runbookBaseUrl: url('http', 'https').optional(),
+  contexts: z.record(z.string(), contextSchema).default({}),
+})
+
+export interface Config {
+  /** The context's name; `env` when the servers came from TABIB_*_URL, `none` when there are none. */
+  readonly context: string
+  /** A production context asks for a fresh acknowledgement; a URL that is not loopback and has no context counts as one. */
+  readonly production: boolean
+  readonly databaseUrl: string | undefined
+  /** Owner of the schemas, for `migrate` alone; the database URL when not set. */
+  readonly ownerDatabaseUrl: string | undefined
+  readonly natsUrl: string | undefined
+  readonly redisUrl: string | undefined
+  readonly redisCacheUrl: string | undefined
+  readonly pager: { alertmanagerUrl?: string; webhookUrl?: string; webhookTokenFile?: string }
+  readonly outbox: {
+    poison: 'hold' | 'skip'
+    retentionMs: number
+    dedupeWindowMs: number
+    replicas: number
+    tables: Partial<Record<Service, OutboxMapping>>
+  }
+  readonly worker: { host: string; port: number; drainTimeoutMs: number }
+  /** Where alert rules link their runbooks: a URL's base, or the repository-relative path when not set. */
+  readonly runbookBaseUrl: string
+  /** True when a context or an external URL was given: `up`, `drill` and benchmarks then refuse. */
+  readonly external: boolean
+}
+
+export interface ConfigSources {
+  env?: NodeJS.ProcessEnv
+  cwd?: string
+  /** `--context`; beats TABIB_CONTEXT and TABIB_*_URL. */
+  context?: string | undefined
+  /** `--database-url`; a password in it is refused. */
+  databaseUrl?: string | undefined
+  databaseUrlFile?: string | undefined
+}
+
+interface Problem {
+  path: string
+  message: string
+}
+
+/**
+ * Reads the configuration: flags > environment > `tabib.yaml` in or above the working directory > the user's file in
+ * the XDG directory > defaults.
+ *
+ * @throws TabibError CONFIG_INVALID with every problem at once, each with its path.
+ */
+export function loadConfig(sources: ConfigSources = {}): Config {
+  const env = sources.env ?? process.env
+  const problems: Problem[] = []
+  const file = readConfigFile(sources.cwd ?? process.cwd(), env, problems)
+  const explicitName = sources.context ?? env.TABIB_CONTEXT
+  const fileContextName = explicitName ?? file.data.currentContext
+  const envUrls = readEnvironment(env, problems)
+  // An explicit --context beats TABIB_*_URL; TABIB_*_URL beats the file's current context.
+  const useEnv = sources.context === undefined && Object.values(envUrls).some(Boolean)
+  const name = useEnv ? (explicitName ?? 'env') : (fileContextName ?? 'none')
+  const named = fileContextName === undefined ? undefined : file.data.contexts[fileContextName]
+  if (fileContextName !== undefined && named === undefined && !(useEnv && explicitName === undefined)) {
+    const known = Object.keys(file.data.contexts)
+    problems.push({
+      path: sources.context ? '--context' : env.TABIB_CONTEXT ? 'TABIB_CONTEXT' : 'currentContext',
+      message: `no context "${fileContextName}"; known: ${known.length ? known.join(', ') : 'none'}`,
+    })
+  }
+  const context = named ?? contextSchema.parse({})
+  const secretFrom = (inline: string | undefined, path: string | undefined, where: string): string | undefined => {
+    if (path === undefined) return inline
+    const absolute = resolve(file.path ? dirname(file.path) : process.cwd(), path)
+    try {
+      return readFileSync(absolute, 'utf8').trim()
+    } catch (error) {
+      problems.push({ path: where, message: `cannot read ${absolute}: ${(error as NodeJS.ErrnoException).code}` })
+      return undefined
+    }
+  }
+  if (sources.databaseUrl !== undefined) checkFlagUrl(sources.databaseUrl, problems)
+  const fromFlags = sources.databaseUrl ?? secretFrom(undefined, sources.databaseUrlFile, '--database-url-file')
+  const pick = (fromEnv: string | undefined, fromFile: string | undefined) => (useEnv && fromEnv ? fromEnv : fromFile)
+  const prefix = `contexts.${fileContextName}`
+  const databaseUrl =
+    fromFlags ??
+    pick(envUrls.database, secretFrom(context.database.url, context.database.urlFile, `${prefix}.database.urlFile`))
+  const ownerDatabaseUrl =
+    pick(
+      envUrls.owner,
+      secretFrom(context.database.ownerUrl, context.database.ownerUrlFile, `${prefix}.database.ownerUrlFile`),
+    ) ?? databaseUrl
+  const natsUrl = pick(envUrls.nats, secretFrom(context.nats.url, context.nats.urlFile, `${prefix}.nats.urlFile`))
+  const redisUrl = pick(envUrls.redis, secretFrom(context.redis.url, context.redis.urlFile, `${prefix}.redis.urlFile`))
+  if (problems.length > 0) throw invalid(problems)
+
+  const urls = [databaseUrl, natsUrl, redisUrl].filter((one) => one !== undefined)
+  return Object.freeze({
+    context: name,
+    production: named?.production ?? urls.some((one) => !isLoopback(one)),
+    databaseUrl,
+    ownerDatabaseUrl,
+    natsUrl,
+    redisUrl,
+    redisCacheUrl: context.redis.cacheUrl ?? redisUrl,
+    pager: {
+      ...defined('alertmanagerUrl', env.TABIB_ALERTMANAGER_URL ?? context.pager.alertmanagerUrl),
+      ...defined('webhookUrl', env.TABIB_PAGER_WEBHOOK_URL ?? context.pager.webhookUrl),
+      ...defined('webhookTokenFile', context.pager.webhookTokenFile),
+    },
+    outbox: {
+      poison: context.outbox.poison,
+      retentionMs: context.outbox.retention,
+      dedupeWindowMs: context.outbox.dedupeWindow,
+      replicas: context.outbox.replicas,
+      tables: context.outbox.tables as Partial<Record<Service, OutboxMapping>>,
+    },
+    worker: {
+      host: context.worker.host,
+      port: envUrls.workerPort ?? context.worker.port,
+      drainTimeoutMs: context.worker.drainTimeout,
+    },
+    runbookBaseUrl: file.data.runbookBaseUrl ?? '',
+    external: urls.length > 0 || name !== 'none',
+  })
+}
+
+/** Milliseconds of `500ms`, `30s`, `15m`, `24h` or `7d`. */
+export function parseDuration(text: string): number {
+  const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text) ?? []
+  const ms = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? '']
+  if (amount === undefined || ms === undefined) {
+    throw new TabibError('USAGE', `"${text}" is not a duration; write 500ms, 30s, 15m, 24h or 7d`)
+  }
+  return Number(amount) * ms
+}
+
+function readConfigFile(cwd: string, env: NodeJS.ProcessEnv, problems: Problem[]) {
+  const empty = fileSchema.parse({})
+  const path = findConfigFile(cwd, env)
+  if (path === undefined) return { data: empty, path }
+  let raw: unknown
+  try {
+    raw = parseYaml(readFileSync(path, 'utf8')) ?? {}
+  } catch (error) {
+    problems.push({ path, message: (error as Error).message.split('\n')[0] ?? 'not readable as YAML' })
+    return { data: empty, path }
+  }
+  const parsed = fileSchema.safeParse(raw)
+  if (parsed.success) return { data: parsed.data, path }
+  for (const issue of parsed.error.issues) {
+    problems.push({ path: `${path}: ${issue.path.join('.') || '(root)'}`, message: issue.message })
+  }
+  return { data: empty, path }
+}
+
+function findConfigFile(cwd: string, env: NodeJS.ProcessEnv): string | undefined {
+  if (env.TABIB_CONFIG) return resolve(cwd, env.TABIB_CONFIG)
+  for (let dir = resolve(cwd); ; dir = dirname(dir)) {
+    const path = join(dir, 'tabib.yaml')
+    if (existsSync(path)) return path
+    if (dirname(dir) === dir) break
+  }
+  const user = join(env.XDG_CONFIG_HOME ?? join(homedir(), '.config'), 'tabib', 'tabib.yaml')
+  return existsSync(user) ? user : undefined
+}
+
+function readEnvironment(env: NodeJS.ProcessEnv, problems: Problem[]) {
+  const read = (name: string, schema: z.ZodType<string>): string | undefined => {
+    const value = env[name]
+    if (!value) return undefined
+    const parsed = schema.safeParse(value)
+    if (!parsed.success) {
+      for (const issue of parsed.error.issues) problems.push({ path: name, message: `must be ${issue.message}` })
+    }
+    return value
+  }
+  const port = env.TABIB_WORKER_PORT
+  if (port && !/^\d{1,5}$/.test(port)) problems.push({ path: 'TABIB_WORKER_PORT', message: `"${port}" is no port` })
+  return {
+    database: read('TABIB_DATABASE_URL', url('postgres', 'postgresql')),
+    owner: read('TABIB_OWNER_DATABASE_URL', url('postgres', 'postgresql')),
+    nats: read('TABIB_NATS_URL', url('nats', 'tls', 'ws', 'wss')),
+    redis: read('TABIB_REDIS_URL', url('redis', 'rediss')),
+    workerPort: port ? Number(port) : undefined,
+  }
+}
+
+function checkFlagUrl(text: string, problems: Problem[]): void {
+  try {
+    if (new URL(text).password) {
+      problems.push({
+        path: '--database-url',
+        message: 'holds a password, which other users of this machine can read; use --database-url-file or PGPASSFILE',
+      })
+    }
+  } catch {
+    problems.push({ path: '--database-url', message: 'is not a URL; write postgres://host:port/database' })
+  }
+}
+
+function isLoopback(text: string): boolean {
+  return text.split(',').every((one) => {
+    const host = one.replace(/^\w+:\/\//, '').replace(/^[^@/]*@/, '')
+    return /^(localhost|127(\.\d+){3}|\[::1\])(:|\/|$)/.test(host)
+  })
+}
+
+function defined<K extends string>(key: K, value: string | undefined): { [key in K]?: string } {
+  return value === undefined ? {} : ({ [key]: value } as { [key in K]?: string })
+}
+
+function invalid(problems: Problem[]): TabibError {
+  const lines = problems.map(({ path, message }) => `  ${path}: ${message}`)
+  return new TabibError(
+    'CONFIG_INVALID',
+    `${problems.length} problem${problems.length === 1 ? '' : 's'} in the configuration:\n${lines.join('\n')}`,
+    { context: { problems }, suggestions: ['docs/configuration.md'] },
+  )
+}

@@ -1,0 +1,78 @@
+/** The CLI's promise: every outcome has one exit code (docs/cli.md). */
+export const EXIT = {
+  ok: 0,
+  findings: 1,
+  usage: 2,
+  unreachable: 3,
+  unauthorised: 4,
+  refused: 5,
+  stalePlan: 6,
+  partial: 7,
+  timedOut: 8,
+  bug: 70,
+  interrupted: 130,
+} as const
+
+/**
+ * Every error code with the exit code it ends a command with. A code is a promise to scripts: add, never rename.
+ * `docs/errors.md` lists the same codes; a test holds the two together.
+ */
+export const ERROR_CODES = {
+  USAGE: EXIT.usage,
+  CONFIG_INVALID: EXIT.usage,
+  NOT_FOUND: EXIT.usage,
+  POSTGRES_UNREACHABLE: EXIT.unreachable,
+  NATS_UNREACHABLE: EXIT.unreachable,
+  REDIS_UNREACHABLE: EXIT.unreachable,
+  PAGER_UNREACHABLE: EXIT.unreachable,
+  SERVER_MISSING: EXIT.unreachable,
+  SERVER_FAILED: EXIT.unreachable,
+  NOT_AUTHORISED: EXIT.unauthorised,
+  CONFIRMATION_REQUIRED: EXIT.refused,
+  REASON_REQUIRED: EXIT.refused,
+  SANDBOX_ONLY: EXIT.refused,
+  LOCKED: EXIT.refused,
+  MIGRATION_REQUIRED: EXIT.refused,
+  OUTBOX_RESTORED: EXIT.refused,
+  PLAN_STALE: EXIT.stalePlan,
+  PARTIAL: EXIT.partial,
+  TIMED_OUT: EXIT.timedOut,
+  BUG: EXIT.bug,
+} as const
+
+export type ErrorCode = keyof typeof ERROR_CODES
+
+export interface TabibErrorOptions {
+  /** Commands that can be pasted as they stand, most useful first. */
+  suggestions?: string[]
+  /** The runbook's path from the package root. */
+  ref?: string
+  /** Whether the same call may succeed later without anything else changing. */
+  retryable?: boolean
+  /** Values for machines; never a secret or patient data. */
+  context?: Record<string, unknown>
+  cause?: unknown
+}
+
+/** Every expected failure of tabib: what happened, the value seen, what to paste next. */
+export class TabibError extends Error {
+  readonly code: ErrorCode
+  readonly suggestions: string[]
+  readonly ref: string | undefined
+  readonly retryable: boolean
+  readonly context: Record<string, unknown>
+
+  constructor(code: ErrorCode, message: string, options: TabibErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = 'TabibError'
+    this.code = code
+    this.suggestions = options.suggestions ?? []
+    this.ref = options.ref
+    this.retryable = options.retryable ?? ERROR_CODES[code] === EXIT.unreachable
+    this.context = options.context ?? {}
+  }
+
+  get exitCode(): number {
+    return ERROR_CODES[this.code]
+  }
+}
