@@ -38,6 +38,7 @@ export const ERROR_CODES = {
   PARTIAL: EXIT.partial,
   TIMED_OUT: EXIT.timedOut,
   BUG: EXIT.bug,
+  INTERRUPTED: EXIT.interrupted,
 } as const
 
 export type ErrorCode = keyof typeof ERROR_CODES

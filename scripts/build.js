@@ -1,0 +1,67 @@
+// Bundles src/ into dist/, one lazily loaded entry a command, and writes oclif.manifest.json.
+//   --production   leaves out what only rehearses: `up`, `drill`, and all that nothing else imports
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Plugin, settings } from '@oclif/core'
+import { build } from 'esbuild'
+
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
+const production = process.argv.includes('--production')
+const pjson = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const REHEARSAL = /^src\/commands\/(up\.ts$|drill\/)/
+
+const commands = filesUnder('src/commands').filter((file) => !production || !REHEARSAL.test(file))
+const { outputFiles } = await build({
+  absWorkingDir: root,
+  entryPoints: ['src/main.ts', ...filesUnder('src/hooks'), ...commands],
+  outbase: 'src',
+  outdir: 'dist',
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20.19',
+  minify: true,
+  keepNames: true,
+  legalComments: 'none',
+  chunkNames: 'chunks/[name]-[hash]',
+  // oclif is bundled since every start pays for it; whatever else loads files of its own at run time stays outside.
+  external: [...Object.keys(pjson.dependencies).filter((name) => name !== '@oclif/core'), 'typescript'],
+  banner: { js: "import{createRequire as _cr}from'node:module';const require=_cr(import.meta.url);" },
+  write: false,
+})
+
+// Each file is replaced in one step: a tabib that runs meanwhile sees the old file or the new one.
+const written = new Set()
+for (const { path, contents } of outputFiles) {
+  written.add(path)
+  if (existsSync(path) && readFileSync(path).equals(contents)) continue
+  mkdirSync(dirname(path), { recursive: true })
+  replace(path, contents)
+}
+for (const file of filesUnder('dist')) if (!written.has(join(root, file))) rmSync(join(root, file))
+
+settings.enableAutoTranspile = false
+const plugin = new Plugin({
+  root,
+  type: 'core',
+  ignoreManifest: true,
+  errorOnManifestCreate: true,
+  respectNoCacheDefault: true,
+})
+await plugin.load()
+replace(join(root, 'oclif.manifest.json'), `${JSON.stringify(plugin.manifest)}\n`)
+
+function replace(path, contents) {
+  writeFileSync(`${path}.${process.pid}`, contents)
+  renameSync(`${path}.${process.pid}`, path)
+}
+
+function filesUnder(folder) {
+  if (!existsSync(join(root, folder))) return []
+  return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.name.endsWith('.d.ts'))
+    .map((entry) => relative(root, join(entry.parentPath, entry.name)))
+    .sort()
+}

@@ -1,0 +1,365 @@
+import { randomUUID } from 'node:crypto'
+import { hostname, userInfo } from 'node:os'
+import { Command, Flags, type Interfaces } from '@oclif/core'
+import type { App } from './app.ts'
+import type { Config } from './config.ts'
+import type { Asking } from './confirm.ts'
+import type { Operation, OperationDetails } from './domain/audit/operation.ts'
+import { EXIT, TabibError } from './errors.ts'
+import { asTabibError, type Envelope, hasFlag, mark, reportError, toJson } from './render.ts'
+
+/** A duration as `30s` or `15m`, in milliseconds. */
+export const durationFlag = Flags.custom<number>({
+  helpValue: '<duration>',
+  // The schema library behind the configuration is loaded when a duration is given, not at every start.
+  parse: async (text) => (await import('./config.ts')).parseDuration(text),
+})
+
+/** `--yes`, for what is dangerous to a moderate degree. */
+export const moderate = {
+  yes: Flags.boolean({ char: 'y', description: 'go ahead without asking', helpGroup: 'CONFIRMATION' }),
+  confirm: Flags.string({
+    multiple: true,
+    multipleNonGreedy: true,
+    helpValue: '<name>',
+    description: "in a production context: the context's name",
+    helpGroup: 'CONFIRMATION',
+  }),
+}
+
+/** `--confirm <name>` and `--reason <text>`, for what cannot be undone; `--yes` does not exist here. */
+export const severe = {
+  confirm: Flags.string({
+    multiple: true,
+    multipleNonGreedy: true,
+    helpValue: '<name>',
+    description: "the target's name; in a production context once more, with the context's name",
+    helpGroup: 'CONFIRMATION',
+  }),
+  reason: Flags.string({
+    helpValue: '<text>',
+    description: 'why, for the audit trail',
+    helpGroup: 'CONFIRMATION',
+  }),
+}
+
+/** `--dry-run` and `--apply <plan hash>`, for what is planned before it is done. */
+export const planned = {
+  'dry-run': Flags.boolean({ description: 'print the plan and its hash, change nothing', helpGroup: 'PLAN' }),
+  apply: Flags.string({
+    helpValue: '<plan hash>',
+    description: 'do exactly the plan with this hash; refused when the world has moved since',
+    exclusive: ['dry-run'],
+    helpGroup: 'PLAN',
+  }),
+}
+
+/** What a command ends with when nothing failed. */
+export interface Outcome {
+  /** Data for machines: what `--json` puts into the envelope. */
+  result: unknown
+  /** What people read; called only without `--json`. Empty text prints nothing. */
+  text: () => string
+  /** `findings` exits 1, `partial` exits 7. */
+  status?: Envelope['status']
+  warnings?: string[]
+}
+
+type FlagsOf<T extends typeof Command> = Interfaces.InferredFlags<
+  (typeof TabibCommand)['baseFlags'] & T['flags']
+>
+type ArgsOf<T extends typeof Command> = Interfaces.InferredArgs<T['args']>
+
+/**
+ * Base of every command: global flags, one envelope, one way to fail, danger, plans and audit (docs/cli.md).
+ *
+ * ```ts
+ * export default class OutboxStatus extends TabibCommand<typeof OutboxStatus> {
+ *   static override summary = '…'
+ *   static override examples = ['<%= config.bin %> outbox status --service billing']
+ *   static override flags = { service: Flags.option({ options: SERVICES })() }
+ *
+ *   async run(): Promise<void> {
+ *     const app = await this.openApp()
+ *     const result = await outboxStatus(app, this.flags)
+ *     this.succeed({ result, text: () => table(result, ['service', 'pending']) })
+ *   }
+ * }
+ * ```
+ */
+export abstract class TabibCommand<T extends typeof Command> extends Command {
+  static override baseFlags = {
+    json: Flags.boolean({ description: 'print one JSON envelope on stdout', helpGroup: 'GLOBAL' }),
+    context: Flags.string({
+      helpValue: '<name>',
+      description: 'a named context of tabib.yaml; beats TABIB_*_URL',
+      helpGroup: 'GLOBAL',
+    }),
+    'database-url': Flags.string({
+      helpValue: '<url>',
+      description: 'Postgres, without a password in it',
+      exclusive: ['database-url-file'],
+      helpGroup: 'GLOBAL',
+    }),
+    'database-url-file': Flags.string({
+      helpValue: '<file>',
+      description: 'file that holds the Postgres URL',
+      helpGroup: 'GLOBAL',
+    }),
+    timeout: durationFlag({ description: 'give up after this time, exit 8', helpGroup: 'GLOBAL' }),
+    quiet: Flags.boolean({ description: 'print no progress and no notes on stderr', helpGroup: 'GLOBAL' }),
+    debug: Flags.boolean({ description: 'print stacks of errors', helpGroup: 'GLOBAL' }),
+    'no-input': Flags.boolean({ description: 'never prompt', helpGroup: 'GLOBAL' }),
+  }
+
+  /** True for a command that stops itself on SIGINT and SIGTERM: a worker drains, `up` takes its servers down. */
+  static handlesSignals = false
+
+  /** Joins everything one run did: envelope, audit records, logs. */
+  protected readonly runId: string = randomUUID()
+  protected flags!: FlagsOf<T>
+  protected args!: ArgsOf<T>
+  /** The command that takes up this one after an interruption; set it as soon as there is something to resume. */
+  protected resumeWith: string | undefined
+
+  #app: Promise<App> | undefined
+  #config: Promise<Config> | undefined
+  #timer: NodeJS.Timeout | undefined
+  #signalWatched = false
+  #reported = false
+  readonly #stop = new AbortController()
+  readonly #abandoned = rejectable()
+
+  /** Aborted by SIGINT, SIGTERM and `--timeout`; its reason is the error that the command will end with. */
+  protected get signal(): AbortSignal {
+    this.#signalWatched = true
+    return this.#stop.signal
+  }
+
+  protected override async init(): Promise<void> {
+    await super.init()
+    const { args, flags } = await this.parse({
+      flags: this.ctor.flags,
+      baseFlags: (this.ctor as typeof TabibCommand).baseFlags,
+      args: this.ctor.args,
+      strict: this.ctor.strict,
+    })
+    this.flags = flags as FlagsOf<T>
+    this.args = args as ArgsOf<T>
+    const timeoutMs = this.flags.timeout
+    if (timeoutMs !== undefined) {
+      const error = new TabibError('TIMED_OUT', `not done after ${timeoutMs / 1000} s`, { retryable: true })
+      this.#timer = setTimeout(() => this.#abort(error), timeoutMs)
+    }
+  }
+
+  /** The configuration, read once. @throws TabibError CONFIG_INVALID with every problem at once. */
+  protected loadConfig(): Promise<Config> {
+    this.#config ??= import('./config.ts').then(({ loadConfig }) =>
+      loadConfig({
+        context: this.flags.context,
+        databaseUrl: this.flags['database-url'],
+        databaseUrlFile: this.flags['database-url-file'],
+      }),
+    )
+    return this.#config
+  }
+
+  /** Configuration and clients, each opened when first touched; closed when the command ends. */
+  protected openApp(): Promise<App> {
+    this.#app ??= (async () => {
+      const config = await this.loadConfig()
+      const { createApp } = await import('./app.ts')
+      return createApp(config)
+    })()
+    return this.#app
+  }
+
+  /** Prints the outcome once: the envelope with `--json`, else the text. Sets the exit code. */
+  protected succeed({ result, text, status = 'ok', warnings = [] }: Outcome): void {
+    process.exitCode = { ok: EXIT.ok, findings: EXIT.findings, partial: EXIT.partial }[status]
+    if (this.wantsJson) {
+      const envelope: Envelope = { schemaVersion: 1, runId: this.runId, status, result, warnings }
+      process.stdout.write(`${toJson(envelope)}\n`)
+      return
+    }
+    const printed = text()
+    if (printed !== '') process.stdout.write(`${printed}\n`)
+    for (const warning of warnings) this.note(`${mark('warning', process.stderr)} ${warning}`)
+  }
+
+  /** One line for people on stderr; nothing with `--quiet`. */
+  protected note(line: string): void {
+    if (!this.flags?.quiet) process.stderr.write(`${line}\n`)
+  }
+
+  protected get wantsJson(): boolean {
+    return hasFlag(this.argv, '--json')
+  }
+
+  /** Who acts, for the audit trail: TABIB_ACTOR, else user@host. */
+  protected get actor(): string {
+    return process.env.TABIB_ACTOR || `${userInfo().username}@${hostname()}`
+  }
+
+  /** The command as it is written in the audit trail: `dlq redrive`. */
+  protected get commandName(): string {
+    return (this.id ?? '').replaceAll(':', ' ')
+  }
+
+  /**
+   * Asks before something that can be undone with effort: `--yes` or a prompt; a production context wants its name.
+   * @throws TabibError CONFIRMATION_REQUIRED when nobody can be asked, or the answer is no.
+   */
+  protected async confirmModerate(what: string): Promise<void> {
+    const { confirmModerate } = await import('./confirm.ts')
+    await confirmModerate(what, await this.#asking())
+  }
+
+  /**
+   * Asks before something that cannot be undone: the target's name typed or given as `--confirm`, and a reason, which
+   * it returns. A production context wants its own name as well.
+   * @throws TabibError CONFIRMATION_REQUIRED, REASON_REQUIRED
+   */
+  protected async confirmSevere(target: string, what: string): Promise<{ reason: string }> {
+    const { confirmSevere } = await import('./confirm.ts')
+    return confirmSevere(target, what, await this.#asking())
+  }
+
+  /**
+   * Runs work that changes something between two audit records: `before`, and `after` with what became of it.
+   * Failing work is recorded as failed and its error thrown on.
+   */
+  protected async mutate<R>(details: OperationDetails, work: () => Promise<R>): Promise<R> {
+    const { db, config } = await this.openApp()
+    const { auditOperation } = await import('./domain/audit/operation.ts')
+    return auditOperation(db, await this.#operation(config, details), work)
+  }
+
+  /**
+   * As `mutate`, for a severe operation: nobody else may run one on the same target meanwhile.
+   * @throws TabibError LOCKED naming who holds the target.
+   */
+  protected async mutateAlone<R>(
+    target: string,
+    details: OperationDetails,
+    work: () => Promise<R>,
+  ): Promise<R> {
+    const { db, config } = await this.openApp()
+    const { auditOperation, holdTarget } = await import('./domain/audit/operation.ts')
+    const operation = await this.#operation(config, details)
+    await using _lock = await holdTarget(db, { target, ...operation })
+    return await auditOperation(db, operation, work)
+  }
+
+  /**
+   * Handles `--dry-run` and `--apply` for a plan that was just made.
+   * @returns the plan's hash when it is to be applied; undefined when it was only printed.
+   * @throws TabibError PLAN_STALE when `--apply` names another plan than this one.
+   */
+  protected async settlePlan(plan: unknown, text: () => string): Promise<string | undefined> {
+    const { planHash } = await import('./domain/audit/canonical-json.ts')
+    const hash = planHash(plan)
+    const flags = this.flags as { 'dry-run'?: boolean; apply?: string }
+    const again = `${this.config.bin} ${this.commandName} ${this.argv.filter((arg) => arg !== '--dry-run').join(' ')}`
+    if (flags['dry-run']) {
+      this.succeed({
+        result: { plan, planHash: hash },
+        text: () =>
+          `${text()}\n\nPlan ${hash}. Nothing was changed. To apply it:\n  ${again.trim()} --apply ${hash}`,
+      })
+      return undefined
+    }
+    if (flags.apply !== undefined && flags.apply !== hash) {
+      throw new TabibError(
+        'PLAN_STALE',
+        `the plan is now ${hash}, not ${flags.apply}: what it would change has moved`,
+        {
+          suggestions: [`${again.replace(/ --apply[ =]\S+/, '').trim()} --dry-run`],
+          context: { planHash: hash },
+        },
+      )
+    }
+    return hash
+  }
+
+  protected override async _run<R>(): Promise<R> {
+    const onSignal = (signal: NodeJS.Signals) => {
+      const resume = this.resumeWith === undefined ? [] : [this.resumeWith]
+      this.#abort(
+        new TabibError('INTERRUPTED', `interrupted by ${signal}`, { suggestions: resume, retryable: true }),
+      )
+    }
+    if (!(this.ctor as typeof TabibCommand).handlesSignals) {
+      process.on('SIGINT', onSignal)
+      process.on('SIGTERM', onSignal)
+    }
+    try {
+      return await Promise.race([super._run<R>(), this.#abandoned.promise])
+    } catch (error) {
+      this.#report(error)
+      return undefined as R
+    } finally {
+      clearTimeout(this.#timer)
+      process.off('SIGINT', onSignal)
+      process.off('SIGTERM', onSignal)
+    }
+  }
+
+  protected override async catch(thrown: unknown): Promise<void> {
+    this.#report(thrown)
+  }
+
+  protected override async finally(): Promise<void> {
+    const app = await this.#app?.catch(() => undefined)
+    await app?.[Symbol.asyncDispose]()
+  }
+
+  // Work that watches the signal gets time to end in order; all other work is left behind at once, as is a second time.
+  #abort(reason: TabibError): void {
+    const graceMs = this.#signalWatched && !this.#stop.signal.aborted ? 5_000 : 0
+    this.#stop.abort(reason)
+    setTimeout(() => this.#abandoned.reject(reason), graceMs)
+  }
+
+  #report(thrown: unknown): void {
+    if (this.#reported) return
+    this.#reported = true
+    const error = asTabibError(thrown)
+    process.exitCode = error.exitCode
+    reportError(error, { argv: this.argv, runId: this.runId })
+  }
+
+  async #operation(config: Config, details: OperationDetails): Promise<Operation> {
+    const { redactArgv } = await import('./domain/audit/operation.ts')
+    return {
+      ...details,
+      runId: this.runId,
+      actor: this.actor,
+      context: config.context,
+      command: this.commandName,
+      argsRedacted: redactArgv(this.argv),
+      version: this.config.version,
+    }
+  }
+
+  async #asking(): Promise<Asking> {
+    const config = await this.loadConfig()
+    const flags = this.flags as { yes?: boolean; confirm?: string[]; reason?: string; 'no-input'?: boolean }
+    return {
+      yes: flags.yes ?? false,
+      confirmed: flags.confirm ?? [],
+      reason: flags.reason,
+      productionContext: config.production ? config.context : undefined,
+      mayPrompt: Boolean(process.stdin.isTTY) && !flags['no-input'],
+    }
+  }
+}
+
+function rejectable(): { promise: Promise<never>; reject: (reason: Error) => void } {
+  let reject: (reason: Error) => void = () => {}
+  const promise = new Promise<never>((_, fail) => {
+    reject = fail
+  })
+  return { promise, reject }
+}
