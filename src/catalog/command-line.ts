@@ -1,0 +1,25 @@
+import { type Config, Parser } from '@oclif/core'
+
+/**
+ * Why `tabib …argv` would not parse: no such command, an unknown flag, a missing or superfluous argument. Undefined
+ * when it parses. Nothing is run.
+ */
+export async function commandProblem(
+  config: Pick<Config, 'findCommand'>,
+  argv: readonly string[],
+): Promise<string | undefined> {
+  const words = argv.findIndex((word) => word.startsWith('-'))
+  const most = words === -1 ? argv.length : words
+  for (let length = most; length > 0; length--) {
+    const command = config.findCommand(argv.slice(0, length).join(':'))
+    if (!command) continue
+    const { flags, baseFlags, args, strict } = await command.load()
+    try {
+      await Parser.parse([...argv.slice(length)], { flags: { ...baseFlags, ...flags }, args, strict })
+      return undefined
+    } catch (error) {
+      return `"tabib ${argv.join(' ')}" does not parse: ${error instanceof Error ? error.message.split('\n')[0] : error}`
+    }
+  }
+  return `"tabib ${argv.join(' ')}" names no command`
+}

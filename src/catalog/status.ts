@@ -1,0 +1,129 @@
+import type { App } from '../app.ts'
+import { TabibError } from '../errors.ts'
+import { type BuiltMode, type Fires, judge, type Reading } from './failure-mode.ts'
+import { runbookPath } from './runbook.ts'
+
+/** One detector's answer. */
+export interface ModeStatus {
+  id: string
+  kind: BuiltMode['kind']
+  title: string
+  severity: BuiltMode['severity']
+  verdict: 'ok' | 'firing' | 'unknown'
+  /** The figure that was judged; null when there was too little evidence. */
+  value: number | null
+  /** What the figure is held against: `> 30 s`. */
+  threshold: string
+  /** What was seen, or why nothing could be. */
+  message: string
+  evidence: Record<string, unknown>
+  /** The command to type next. */
+  next: string
+  runbook: string | null
+}
+
+/**
+ * Asks the detectors of the modes given, all at once, each within `timeoutMs`. A detector that cannot answer is
+ * `unknown`, never ok. Reads only.
+ *
+ * @throws TabibError POSTGRES_UNREACHABLE, NOT_AUTHORISED, CONFIG_INVALID, MIGRATION_REQUIRED: Postgres is the truth,
+ * and without it nothing can be judged.
+ */
+export async function readStatus(
+  app: App,
+  modes: readonly BuiltMode[],
+  { timeoutMs = 5_000 }: { timeoutMs?: number } = {},
+): Promise<ModeStatus[]> {
+  return Promise.all(modes.map((mode) => readMode(app, mode, timeoutMs)))
+}
+
+/** A detector's reading, or the time-out's error; what it was doing then is left to end by itself. */
+export async function readDetector(app: App, mode: BuiltMode, timeoutMs: number): Promise<Reading> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () =>
+        reject(
+          new TabibError('TIMED_OUT', `the detector of ${mode.id} gave no answer within ${timeoutMs} ms`),
+        ),
+      timeoutMs,
+    )
+  })
+  try {
+    return await Promise.race([mode.detect.measure(app), late])
+  } catch (error) {
+    throw isSchemaMissing(error)
+      ? new TabibError(
+          'MIGRATION_REQUIRED',
+          `the database lacks what ${mode.id} reads: ${(error as Error).message}`,
+          {
+            suggestions: ['tabib migrate up'],
+            cause: error,
+          },
+        )
+      : error
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** The threshold as an operator reads it: `> 30 s`, `< 1`, `climbs over 60 s`. */
+export function describeFires(fires: Fires): string {
+  if ('climbs' in fires) return `climbs over ${fires.overS} s`
+  const [sign, limit] = 'above' in fires ? ['>', fires.above] : ['<', fires.below]
+  return `${sign} ${limit}${fires.unit ? ` ${fires.unit}` : ''}`
+}
+
+/** The mode's command as it is pasted into a shell. */
+export function commandLine(mode: BuiltMode): string {
+  return ['tabib', ...mode.mitigate.command].map(quote).join(' ')
+}
+
+async function readMode(app: App, mode: BuiltMode, timeoutMs: number): Promise<ModeStatus> {
+  const { id, kind, title, severity, detect } = mode
+  const base = {
+    id,
+    kind,
+    title,
+    severity,
+    threshold: describeFires(detect.fires),
+    next: commandLine(mode),
+    runbook: runbookPath(id) ?? null,
+  }
+  try {
+    const reading = await readDetector(app, mode, timeoutMs)
+    const { value, evidence = {} } = reading
+    const verdict = judge(detect, reading)
+    const message = verdict === 'unknown' ? 'too little evidence yet' : detect.says(value ?? 0)
+    return { ...base, verdict, value: value ?? null, message, evidence }
+  } catch (error) {
+    if (!(error instanceof TabibError) || FATAL.has(error.code)) throw error
+    const next = error.suggestions[0] ?? base.next
+    return {
+      ...base,
+      verdict: 'unknown',
+      value: null,
+      message: error.message,
+      evidence: { code: error.code },
+      next,
+    }
+  }
+}
+
+const FATAL = new Set([
+  'POSTGRES_UNREACHABLE',
+  'NOT_AUTHORISED',
+  'CONFIG_INVALID',
+  'MIGRATION_REQUIRED',
+  'BUG',
+])
+
+// SQLSTATE: undefined table, function, column, schema.
+const SCHEMA_MISSING = new Set(['42P01', '42883', '42703', '3F000'])
+
+function isSchemaMissing(error: unknown): boolean {
+  return error instanceof Error && SCHEMA_MISSING.has((error as { code?: string }).code ?? '')
+}
+
+const quote = (word: string): string =>
+  /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
