@@ -152,14 +152,16 @@ create table tabib.outbox_progress (
   primary key (service, epoch, n)
 );
 
--- Written before an event is published while the relay is careful: an event that kills the process every time is
+-- Written before events are touched by a relay whose predecessor died: an event that kills the process every time is
 -- recognised by its attempts.
 create table tabib.outbox_attempt (
-  service text not null,
-  event_id text not null,
+  service text primary key,
+  -- How many of the next events were being relayed together when this was written.
+  suspects int not null,
+  -- The first of them, once they are relayed one by one, and how often it was tried.
+  event_id text,
   attempts int not null default 0,
-  last_at timestamptz not null default now(),
-  primary key (service, event_id)
+  last_at timestamptz not null default now()
 );
 
 -- Pending and lag over time, so that "climbs" can be judged by a command that runs once.
@@ -187,6 +189,7 @@ create table tabib.quarantine (
   aggregate_id text,
   type text,
   subject text,
+  occurred_at timestamptz,
   reason text not null,
   detail text,
   attempts int not null default 0,

@@ -11,7 +11,9 @@ const duration = z
   .regex(/^\d+(ms|s|m|h|d)$/, 'a duration such as 500ms, 30s, 15m, 24h or 7d')
   .transform(parseDuration)
 
-const identifier = z.string().regex(/^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$/, 'a table or column name')
+const identifier = z
+  .string()
+  .regex(/^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$/, 'a table or column name')
 
 const outboxMapping = z.strictObject({
   table: identifier,
@@ -36,9 +38,14 @@ const outboxMapping = z.strictObject({
 export type OutboxMapping = z.output<typeof outboxMapping>
 
 const url = (...protocols: string[]) =>
-  z.string().refine((text) => text.split(',').every((one) => protocols.some((p) => one.trim().startsWith(`${p}://`))), {
-    error: `a URL starting with ${protocols.map((p) => `${p}://`).join(' or ')}`,
-  })
+  z
+    .string()
+    .refine(
+      (text) => text.split(',').every((one) => protocols.some((p) => one.trim().startsWith(`${p}://`))),
+      {
+        error: `a URL starting with ${protocols.map((p) => `${p}://`).join(' or ')}`,
+      },
+    )
 
 const contextSchema = z.strictObject({
   production: z.boolean().optional(),
@@ -50,7 +57,9 @@ const contextSchema = z.strictObject({
       ownerUrlFile: z.string().optional(),
     })
     .default({}),
-  nats: z.strictObject({ url: url('nats', 'tls', 'ws', 'wss').optional(), urlFile: z.string().optional() }).default({}),
+  nats: z
+    .strictObject({ url: url('nats', 'tls', 'ws', 'wss').optional(), urlFile: z.string().optional() })
+    .default({}),
   redis: z
     .strictObject({
       url: url('redis', 'rediss').optional(),
@@ -157,30 +166,48 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     })
   }
   const context = named ?? contextSchema.parse({})
-  const secretFrom = (inline: string | undefined, path: string | undefined, where: string): string | undefined => {
+  const secretFrom = (
+    inline: string | undefined,
+    path: string | undefined,
+    where: string,
+  ): string | undefined => {
     if (path === undefined) return inline
     const absolute = resolve(file.path ? dirname(file.path) : process.cwd(), path)
     try {
       return readFileSync(absolute, 'utf8').trim()
     } catch (error) {
-      problems.push({ path: where, message: `cannot read ${absolute}: ${(error as NodeJS.ErrnoException).code}` })
+      problems.push({
+        path: where,
+        message: `cannot read ${absolute}: ${(error as NodeJS.ErrnoException).code}`,
+      })
       return undefined
     }
   }
   if (sources.databaseUrl !== undefined) checkFlagUrl(sources.databaseUrl, problems)
-  const fromFlags = sources.databaseUrl ?? secretFrom(undefined, sources.databaseUrlFile, '--database-url-file')
-  const pick = (fromEnv: string | undefined, fromFile: string | undefined) => (useEnv && fromEnv ? fromEnv : fromFile)
+  const fromFlags =
+    sources.databaseUrl ?? secretFrom(undefined, sources.databaseUrlFile, '--database-url-file')
+  const pick = (fromEnv: string | undefined, fromFile: string | undefined) =>
+    useEnv && fromEnv ? fromEnv : fromFile
   const prefix = `contexts.${fileContextName}`
   const databaseUrl =
     fromFlags ??
-    pick(envUrls.database, secretFrom(context.database.url, context.database.urlFile, `${prefix}.database.urlFile`))
+    pick(
+      envUrls.database,
+      secretFrom(context.database.url, context.database.urlFile, `${prefix}.database.urlFile`),
+    )
   const ownerDatabaseUrl =
     pick(
       envUrls.owner,
       secretFrom(context.database.ownerUrl, context.database.ownerUrlFile, `${prefix}.database.ownerUrlFile`),
     ) ?? databaseUrl
-  const natsUrl = pick(envUrls.nats, secretFrom(context.nats.url, context.nats.urlFile, `${prefix}.nats.urlFile`))
-  const redisUrl = pick(envUrls.redis, secretFrom(context.redis.url, context.redis.urlFile, `${prefix}.redis.urlFile`))
+  const natsUrl = pick(
+    envUrls.nats,
+    secretFrom(context.nats.url, context.nats.urlFile, `${prefix}.nats.urlFile`),
+  )
+  const redisUrl = pick(
+    envUrls.redis,
+    secretFrom(context.redis.url, context.redis.urlFile, `${prefix}.redis.urlFile`),
+  )
   if (problems.length > 0) throw invalid(problems)
 
   const urls = [databaseUrl, natsUrl, redisUrl].filter((one) => one !== undefined)
@@ -260,12 +287,14 @@ function readEnvironment(env: NodeJS.ProcessEnv, problems: Problem[]) {
     if (!value) return undefined
     const parsed = schema.safeParse(value)
     if (!parsed.success) {
-      for (const issue of parsed.error.issues) problems.push({ path: name, message: `must be ${issue.message}` })
+      for (const issue of parsed.error.issues)
+        problems.push({ path: name, message: `must be ${issue.message}` })
     }
     return value
   }
   const port = env.TABIB_WORKER_PORT
-  if (port && !/^\d{1,5}$/.test(port)) problems.push({ path: 'TABIB_WORKER_PORT', message: `"${port}" is no port` })
+  if (port && !/^\d{1,5}$/.test(port))
+    problems.push({ path: 'TABIB_WORKER_PORT', message: `"${port}" is no port` })
   return {
     database: read('TABIB_DATABASE_URL', url('postgres', 'postgresql')),
     owner: read('TABIB_OWNER_DATABASE_URL', url('postgres', 'postgresql')),
@@ -280,7 +309,8 @@ function checkFlagUrl(text: string, problems: Problem[]): void {
     if (new URL(text).password) {
       problems.push({
         path: '--database-url',
-        message: 'holds a password, which other users of this machine can read; use --database-url-file or PGPASSFILE',
+        message:
+          'holds a password, which other users of this machine can read; use --database-url-file or PGPASSFILE',
       })
     }
   } catch {

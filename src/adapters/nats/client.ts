@@ -2,10 +2,10 @@ import {
   type Consumer,
   type ConsumerConfig,
   type ConsumerInfo,
-  jetstream,
   type JetStreamManager,
-  jetstreamManager,
   type JsMsg,
+  jetstream,
+  jetstreamManager,
   type StreamConfig,
   type StreamInfo,
 } from '@nats-io/jetstream'
@@ -30,7 +30,11 @@ export type PublishOutcome =
   /** The stream answered with an error: the message as it is will not be taken. `code` is JetStream's err_code. */
   | { kind: 'refused'; code: number; description: string }
   /** Nobody knows whether it was stored: no stream listened, no answer in time, or the connection was lost. */
-  | { kind: 'unknown'; reason: 'no-responders' | 'timed-out' | 'disconnected' | 'unavailable'; description: string }
+  | {
+      kind: 'unknown'
+      reason: 'no-responders' | 'timed-out' | 'disconnected' | 'unavailable'
+      description: string
+    }
 
 export interface Publisher extends AsyncDisposable {
   /**
@@ -38,7 +42,12 @@ export interface Publisher extends AsyncDisposable {
    * `headers` are the encoded bytes (`encodeHeaders`), so that a hot path builds them once.
    * @throws TabibError NATS_UNREACHABLE when the connection is already closed; `done` is then not called.
    */
-  send(subject: string, headers: Uint8Array, payload: Uint8Array, done: (outcome: PublishOutcome) => void): void
+  send(
+    subject: string,
+    headers: Uint8Array,
+    payload: Uint8Array,
+    done: (outcome: PublishOutcome) => void,
+  ): void
   /** Messages sent whose outcome is not known yet. */
   readonly inFlight: number
 }
@@ -66,7 +75,10 @@ export interface Nats extends AsyncDisposable {
   /** Creates the stream or brings its configuration up to date; says which. */
   ensureStream(config: Partial<StreamConfig> & { name: string }): Promise<'created' | 'updated' | 'unchanged'>
   stream(name: string): Promise<StreamInfo | undefined>
-  ensureConsumer(stream: string, config: Partial<ConsumerConfig> & { durable_name: string }): Promise<ConsumerInfo>
+  ensureConsumer(
+    stream: string,
+    config: Partial<ConsumerConfig> & { durable_name: string },
+  ): Promise<ConsumerInfo>
   consumerInfo(stream: string, durable: string): Promise<ConsumerInfo | undefined>
   /** The pull consumer itself: `consume()` and `fetch()` of @nats-io/jetstream. */
   consumer(stream: string, durable: string): Promise<Consumer>
@@ -188,9 +200,12 @@ export function openNats(options: NatsOptions): Nats {
       jetStreamCall(async (jsm) => {
         const present = await unlessNotFound(jsm.consumers.info(stream, config.durable_name))
         if (!present) return jsm.consumers.add(stream, config)
-        return differs(config, present.config) ? jsm.consumers.update(stream, config.durable_name, config) : present
+        return differs(config, present.config)
+          ? jsm.consumers.update(stream, config.durable_name, config)
+          : present
       }),
-    consumerInfo: (stream, durable) => jetStreamCall((jsm) => unlessNotFound(jsm.consumers.info(stream, durable))),
+    consumerInfo: (stream, durable) =>
+      jetStreamCall((jsm) => unlessNotFound(jsm.consumers.info(stream, durable))),
     consumer: (stream, durable) =>
       jetStreamCall(async () => jetstream(await connection()).consumers.get(stream, durable)),
     message: (stream, seq) =>
@@ -295,13 +310,20 @@ function openPublisher(
     },
   })
   // Entries stand in the order they were sent, so the scan ends at the first that is still in time.
-  const timer = setInterval(() => {
-    const limit = performance.now() - ackTimeoutMs
-    for (const [key, { sentAt }] of inFlight) {
-      if (sentAt > limit) break
-      settle(key, { kind: 'unknown', reason: 'timed-out', description: `no acknowledgement within ${ackTimeoutMs} ms` })
-    }
-  }, Math.min(ackTimeoutMs / 4, 250))
+  const timer = setInterval(
+    () => {
+      const limit = performance.now() - ackTimeoutMs
+      for (const [key, { sentAt }] of inFlight) {
+        if (sentAt > limit) break
+        settle(key, {
+          kind: 'unknown',
+          reason: 'timed-out',
+          description: `no acknowledgement within ${ackTimeoutMs} ms`,
+        })
+      }
+    },
+    Math.min(ackTimeoutMs / 4, 250),
+  )
   timer.unref()
   const disconnected: PublishOutcome = {
     kind: 'unknown',
@@ -404,7 +426,9 @@ const isNotFound = (error: unknown): boolean =>
 
 const isTransportError = (error: unknown): boolean =>
   error instanceof Error &&
-  /Timeout|NoResponders|Closed|Connection|Draining|JetStreamNotEnabled/i.test(`${error.name} ${error.message}`)
+  /Timeout|NoResponders|Closed|Connection|Draining|JetStreamNotEnabled/i.test(
+    `${error.name} ${error.message}`,
+  )
 
 function credentials(servers: string[]): { servers: string[]; user?: string; pass?: string } {
   const first = new URL(servers[0]?.includes('://') ? servers[0] : `nats://${servers[0]}`)

@@ -38,7 +38,9 @@ export interface DatabaseOptions {
 // 64-bit integers come back as BigInt, numerics as text, timestamps as Date: a bigint never passes through a float.
 const types: pg.CustomTypesConfig = {
   getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
-    oid === 20 ? BigInt : pg.types.getTypeParser(oid, format as 'text')) as pg.CustomTypesConfig['getTypeParser'],
+    oid === 20
+      ? BigInt
+      : pg.types.getTypeParser(oid, format as 'text')) as pg.CustomTypesConfig['getTypeParser'],
 }
 
 /**
@@ -137,7 +139,17 @@ export function openDatabase(options: DatabaseOptions): Database {
   }
 }
 
-const UNREACHABLE_STATES = new Set(['57P01', '57P02', '57P03', '53300', '08000', '08001', '08003', '08004', '08006'])
+const UNREACHABLE_STATES = new Set([
+  '57P01',
+  '57P02',
+  '57P03',
+  '53300',
+  '08000',
+  '08001',
+  '08003',
+  '08004',
+  '08006',
+])
 const UNAUTHORISED_STATES = new Set(['28000', '28P01', '42501'])
 
 function translate(cause: unknown, where: string): unknown {
@@ -159,11 +171,15 @@ function translate(cause: unknown, where: string): unknown {
     /^E[A-Z]+$/.test(code ?? '') ||
     /timeout|terminated|connection|socket|not queryable/i.test(cause.message)
   if (!isWire) return cause
-  return new TabibError('POSTGRES_UNREACHABLE', `Postgres at ${where} is unreachable: ${cause.message || code}`, {
-    cause,
-    suggestions: ['tabib migrate status', 'tabib status billing/FM-01'],
-    ref: 'runbooks/billing/fm-01-postgres-primary-down.md',
-  })
+  return new TabibError(
+    'POSTGRES_UNREACHABLE',
+    `Postgres at ${where} is unreachable: ${cause.message || code}`,
+    {
+      cause,
+      suggestions: ['tabib migrate status', 'tabib status billing/FM-01'],
+      ref: 'runbooks/billing/fm-01-postgres-primary-down.md',
+    },
+  )
 }
 
 /** `host:port/database` of a connection URL: what may be shown, without user or password. */

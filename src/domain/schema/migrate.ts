@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Nats } from '../../adapters/nats/client.ts'
+import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { packageRoot } from '../../package-root.ts'
@@ -74,9 +74,13 @@ export async function migrationStatus({ db, nats }: { db: Database; nats: Nats }
 export async function assertMigrated({ db }: { db: Database }): Promise<void> {
   const { pending } = await databaseStatus({ db })
   if (pending.length === 0) return
-  throw new TabibError('MIGRATION_REQUIRED', `the database lacks ${pending.join(', ')}, which this version needs`, {
-    suggestions: ['tabib migrate status', 'tabib migrate up'],
-  })
+  throw new TabibError(
+    'MIGRATION_REQUIRED',
+    `the database lacks ${pending.join(', ')}, which this version needs`,
+    {
+      suggestions: ['tabib migrate status', 'tabib migrate up'],
+    },
+  )
 }
 
 async function databaseStatus({ db }: { db: Database }): Promise<{ applied: string[]; pending: string[] }> {
@@ -84,9 +88,13 @@ async function databaseStatus({ db }: { db: Database }): Promise<{ applied: stri
     .filter((file) => file.endsWith('.sql'))
     .map((file) => file.replace(/\.sql$/, ''))
     .sort()
-  const [table] = await db.query<{ present: boolean }>(`select to_regclass('tabib.migration') is not null as present`)
+  const [table] = await db.query<{ present: boolean }>(
+    `select to_regclass('tabib.migration') is not null as present`,
+  )
   const applied = table?.present
-    ? (await db.query<{ name: string }>('select name from tabib.migration order by id')).map(({ name }) => name)
+    ? (await db.query<{ name: string }>('select name from tabib.migration order by id')).map(
+        ({ name }) => name,
+      )
     : []
   return { applied, pending: wanted.filter((name) => !applied.includes(name)) }
 }

@@ -1,0 +1,45 @@
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Service } from '../../service.ts'
+
+/** How many of the next events are suspected of killing the relay: left behind by a process that died among them. */
+export async function suspectsLeft({ db }: { db: Queryable }, service: Service): Promise<number> {
+  const [row] = await db.query<{ suspects: number }>(
+    'select suspects from tabib.outbox_attempt where service = $1',
+    [service],
+  )
+  return row?.suspects ?? 0
+}
+
+/** Says, before they are touched, that the next `suspects` events are being relayed together. */
+export async function recordBatch(
+  { db }: { db: Queryable },
+  service: Service,
+  suspects: number,
+): Promise<void> {
+  await db.query(
+    `insert into tabib.outbox_attempt (service, suspects) values ($1, $2)
+     on conflict (service) do update set suspects = $2, event_id = null, attempts = 0, last_at = now()`,
+    [service, suspects],
+  )
+}
+
+/** Says, before it is touched, that one event is being relayed alone; returns how often that has been said of it. */
+export async function recordSingle(
+  { db }: { db: Queryable },
+  service: Service,
+  eventId: string,
+): Promise<number> {
+  const [row] = await db.query<{ attempts: number }>(
+    `update tabib.outbox_attempt
+     set attempts = case when event_id = $2 then attempts + 1 else 1 end, event_id = $2, last_at = now()
+     where service = $1
+     returning attempts`,
+    [service, eventId],
+  )
+  return row?.attempts ?? 0
+}
+
+/** The events did not kill the process: nobody is suspected any more. */
+export async function clearAttempts({ db }: { db: Queryable }, service: Service): Promise<void> {
+  await db.query('delete from tabib.outbox_attempt where service = $1', [service])
+}

@@ -1,0 +1,101 @@
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import type { Service } from '../../service.ts'
+import type { Lease } from './lease.ts'
+
+/** How far one outbox is published. Snapshots are Postgres's own (`pg_snapshot`), as text. */
+export interface Position {
+  /** Rows visible in this snapshot are published. */
+  done: string
+  /** The window under way, or null between windows: rows visible in it and not in `done`. */
+  target: string | null
+  /** Within the window, rows up to and including this seq are published. */
+  afterSeq: bigint
+  /** Stream sequence of the last acknowledged event: what lies behind it may be ours, unrecorded. */
+  streamSeq: number
+}
+
+/** A snapshot that sees no transaction: an outbox nobody has relayed yet starts here. */
+export const NOTHING_DONE: Position = { done: '3:3:', target: null, afterSeq: 0n, streamSeq: 0 }
+
+/**
+ * Reads the last saved position.
+ *
+ * @throws TabibError OUTBOX_RESTORED when it was saved in another cluster or database: transaction ids mean nothing
+ * across a dump and restore, and going on could skip or repeat events.
+ */
+export async function loadPosition({ db }: { db: Queryable }, service: Service): Promise<Position> {
+  const [row] = await db.query<{
+    done: string
+    target: string | null
+    after_seq: bigint
+    stream_seq: bigint
+    foreign: boolean
+    saved_in: string
+    here: string
+  }>(
+    `select p.done::text, p.target::text, p.after_seq, p.stream_seq,
+            (p.system_identifier, p.database_oid) is distinct from (here.system_identifier::text, here.oid) as foreign,
+            p.system_identifier || '/' || p.database_oid as saved_in,
+            here.system_identifier || '/' || here.oid as here
+     from tabib.outbox_progress p,
+          (select c.system_identifier, d.oid from pg_control_system() c, pg_database d
+           where d.datname = current_database()) here
+     where p.service = $1
+     order by p.epoch desc, p.n desc
+     limit 1`,
+    [service],
+  )
+  if (!row) return { ...NOTHING_DONE }
+  if (row.foreign) {
+    throw new TabibError(
+      'OUTBOX_RESTORED',
+      `the ${service} outbox was relayed in database ${row.saved_in} and now lies in ${row.here}: it was restored from ` +
+        'a dump, and its cursor means nothing here; nothing is relayed until it is reset',
+      {
+        suggestions: [
+          `tabib outbox reset --service ${service} --since <time of the dump> --dry-run`,
+          `tabib outbox status --service ${service}`,
+        ],
+        ref: 'runbooks/billing/fm-17-outbox-relay-behind.md',
+        context: { service, savedIn: row.saved_in, here: row.here },
+      },
+    )
+  }
+  return { done: row.done, target: row.target, afterSeq: row.after_seq, streamSeq: Number(row.stream_seq) }
+}
+
+/**
+ * Appends a position under the lease's epoch; false when the lease is no longer ours (fenced), and nothing is written.
+ * Saving may lag behind publishing: a successor finds what lies between in the stream, and doesn't publish it twice.
+ */
+export async function savePosition(
+  { db }: { db: Queryable },
+  lease: Lease,
+  { done, target, afterSeq, streamSeq }: Position,
+): Promise<boolean> {
+  const saved = await db.query(
+    `insert into tabib.outbox_progress
+       (service, epoch, n, done, target, after_seq, stream_seq, system_identifier, database_oid)
+     select l.service, l.epoch,
+            coalesce((select max(p.n) from tabib.outbox_progress p where p.service = $1 and p.epoch = $2), 0) + 1,
+            $4::pg_snapshot, $5::pg_snapshot, $6, $7, c.system_identifier::text, d.oid
+     from tabib.outbox_lease l, pg_control_system() c, pg_database d
+     where l.service = $1 and l.epoch = $2 and l.holder = $3 and not l.released and d.datname = current_database()
+     returning n`,
+    [lease.service, lease.epoch, lease.holder, done, target, afterSeq, streamSeq],
+    'outbox_position_save',
+  )
+  return saved.length > 0
+}
+
+/** Deletes positions that a later one has replaced; the newest of each service stays. */
+export async function prunePositions({ db }: { db: Queryable }, service: Service): Promise<void> {
+  await db.query(
+    `delete from tabib.outbox_progress p
+     where p.service = $1
+       and (p.epoch, p.n) < (select n.epoch, n.n - 1 from tabib.outbox_progress n
+                             where n.service = $1 order by n.epoch desc, n.n desc limit 1)`,
+    [service],
+  )
+}

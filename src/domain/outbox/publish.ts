@@ -1,0 +1,187 @@
+import type { Publisher, PublishOutcome } from '../../adapters/nats/client.ts'
+import type { Enveloped, Message, PoisonReason } from './envelope.ts'
+import type { OutboxRow } from './window.ts'
+
+/** What became of one event. `unknown` means NATS is away: it may or may not be in the stream. */
+export type Settled =
+  | { kind: 'stored'; streamSeq: number }
+  | { kind: 'poison'; reason: PoisonReason; detail: string; attempts: number }
+  | { kind: 'held' }
+  | { kind: 'unknown'; description: string }
+  /** Never sent: the publisher had stopped, or the lease had run out. */
+  | { kind: 'unsent' }
+
+export interface OrderedPublisher {
+  /**
+   * Publishes an event, after every earlier event of its aggregate is settled. `done` is called exactly once.
+   * Resolves when there is room for another: await it, or memory grows.
+   */
+  submit(row: OutboxRow, done: (row: OutboxRow, settled: Settled) => void): void | Promise<void>
+  /** Resolves when everything submitted is settled. */
+  drained(): Promise<void>
+  /** Why publishing stopped: set by the first outcome nobody can know. Nothing is sent after it. */
+  readonly stopped: string | undefined
+}
+
+export interface PublishOptions {
+  wrap: (row: OutboxRow) => Enveloped
+  /** Asked before every send; false stops for good. */
+  mayStillSend: () => boolean
+  /** Whether the aggregate waits behind a quarantined event. */
+  isHeld: (row: OutboxRow) => boolean
+  /** Called when an event turns out to be poison, before the next of its aggregate is looked at. */
+  onPoison: (row: OutboxRow) => void
+  /** Whether the stream is known to have the event already. */
+  isStored?: (row: OutboxRow) => boolean
+  maxInFlight?: number
+  /** How often a message that the stream refuses is sent before it counts as poison. */
+  maxAttempts?: number
+}
+
+interface Job {
+  row: OutboxRow
+  done: (row: OutboxRow, settled: Settled) => void
+  attempts: number
+}
+
+/**
+ * Publishes many aggregates at once and each aggregate one event at a time: an event is sent when the one before it is
+ * acknowledged. Pipelining within an aggregate would invert its order whenever event i fails and i + 1 succeeds.
+ */
+export function orderedPublisher(publisher: Publisher, options: PublishOptions): OrderedPublisher {
+  const { wrap, mayStillSend, isHeld, onPoison, isStored, maxInFlight = 4_096, maxAttempts = 5 } = options
+  // A key is present while one of its events is in flight; the array holds those that wait behind it.
+  const lanes = new Map<string, Job[] | undefined>()
+  let unsettled = 0
+  let stopped: string | undefined
+  let wakeSubmitter: (() => void) | undefined
+  let wakeDrained: (() => void) | undefined
+
+  const settle = (job: Job, settled: Settled) => {
+    unsettled -= 1
+    job.done(job.row, settled)
+    if (wakeSubmitter && unsettled < maxInFlight) {
+      wakeSubmitter()
+      wakeSubmitter = undefined
+    }
+    if (unsettled === 0 && wakeDrained) {
+      wakeDrained()
+      wakeDrained = undefined
+    }
+  }
+
+  /** True when the job is in flight; false when it settled at once. */
+  const start = (job: Job, key: string): boolean => {
+    if (stopped !== undefined || !mayStillSend()) {
+      stopped ??= 'the lease ran out'
+      settle(job, { kind: 'unsent' })
+      return false
+    }
+    if (isHeld(job.row)) {
+      settle(job, { kind: 'held' })
+      return false
+    }
+    if (isStored?.(job.row)) {
+      settle(job, { kind: 'stored', streamSeq: 0 })
+      return false
+    }
+    const wrapped = wrap(job.row)
+    if (wrapped.kind === 'poison') {
+      onPoison(job.row)
+      settle(job, { ...wrapped, attempts: 1 })
+      return false
+    }
+    send(job, key, wrapped.message)
+    return true
+  }
+
+  const send = (job: Job, key: string, message: Message) => {
+    job.attempts += 1
+    try {
+      publisher.send(message.subject, message.headers, message.payload, (outcome) => {
+        if (
+          outcome.kind === 'refused' &&
+          job.attempts < maxAttempts &&
+          stopped === undefined &&
+          mayStillSend()
+        ) {
+          send(job, key, message)
+          return
+        }
+        conclude(job, outcome)
+        next(key)
+      })
+    } catch (error) {
+      // The connection closed under us; the publisher has not called back for this one and will not.
+      stopped ??= error instanceof Error ? error.message : String(error)
+      settle(job, { kind: 'unsent' })
+      next(key)
+    }
+  }
+
+  const conclude = (job: Job, outcome: PublishOutcome) => {
+    switch (outcome.kind) {
+      case 'stored':
+        settle(job, { kind: 'stored', streamSeq: outcome.seq })
+        break
+      case 'refused':
+        if (job.attempts < maxAttempts) {
+          settle(job, { kind: 'unsent' })
+          break
+        }
+        onPoison(job.row)
+        settle(job, {
+          kind: 'poison',
+          reason: 'refused',
+          detail: `${outcome.description} (err_code ${outcome.code})`,
+          attempts: job.attempts,
+        })
+        break
+      case 'unknown':
+        stopped ??= outcome.description
+        settle(job, { kind: 'unknown', description: outcome.description })
+        break
+    }
+  }
+
+  const next = (key: string) => {
+    const waiting = lanes.get(key)
+    for (let job = waiting?.shift(); job !== undefined; job = waiting?.shift()) {
+      if (start(job, key)) return
+    }
+    lanes.delete(key)
+  }
+
+  return {
+    submit(row, done) {
+      const job: Job = { row, done, attempts: 0 }
+      const key = aggregateKey(row)
+      unsettled += 1
+      if (lanes.has(key)) {
+        const waiting = lanes.get(key)
+        if (waiting) waiting.push(job)
+        else lanes.set(key, [job])
+      } else {
+        lanes.set(key, undefined)
+        if (!start(job, key)) lanes.delete(key)
+      }
+      if (unsettled < maxInFlight) return undefined
+      return new Promise((resolve) => {
+        wakeSubmitter = resolve
+      })
+    },
+    drained() {
+      if (unsettled === 0) return Promise.resolve()
+      return new Promise((resolve) => {
+        wakeDrained = resolve
+      })
+    },
+    get stopped() {
+      return stopped
+    },
+  }
+}
+
+/** Identifies an aggregate within a service; the separator cannot occur in a Postgres text. */
+export const aggregateKey = (row: { aggregateType: string; aggregateId: string }): string =>
+  `${row.aggregateType}\0${row.aggregateId}`
