@@ -6,6 +6,7 @@ import type { Config } from './config.ts'
 import type { Asking } from './confirm.ts'
 import type { Operation, OperationDetails } from './domain/audit/operation.ts'
 import { EXIT, TabibError } from './errors.ts'
+import { nearest } from './nearest.ts'
 import { asTabibError, type Envelope, hasFlag, mark, reportError, toJson } from './render.ts'
 
 /** A duration as `30s` or `15m`, in milliseconds. */
@@ -122,7 +123,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /** The command that takes up this one after an interruption; set it as soon as there is something to resume. */
   protected resumeWith: string | undefined
 
-  #app: Promise<App> | undefined
+  readonly #apps: Partial<Record<'owner' | 'operator', Promise<App>>> = {}
   #config: Promise<Config> | undefined
   #timer: NodeJS.Timeout | undefined
   #signalWatched = false
@@ -165,14 +166,18 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     return this.#config
   }
 
-  /** Configuration and clients, each opened when first touched; closed when the command ends. */
-  protected openApp(): Promise<App> {
-    this.#app ??= (async () => {
+  /**
+   * Configuration and clients, each opened when first touched; closed when the command ends. `asOwner` connects to
+   * Postgres as the owner of the schemas, for `migrate` alone.
+   */
+  protected openApp({ asOwner = false }: { asOwner?: boolean } = {}): Promise<App> {
+    const role = asOwner ? 'owner' : 'operator'
+    this.#apps[role] ??= (async () => {
       const config = await this.loadConfig()
       const { createApp } = await import('./app.ts')
-      return createApp(config)
+      return createApp(asOwner ? { ...config, databaseUrl: config.ownerDatabaseUrl } : config)
     })()
-    return this.#app
+    return this.#apps[role]
   }
 
   /** Prints the outcome once: the envelope with `--json`, else the text. Sets the exit code. */
@@ -311,8 +316,10 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   }
 
   protected override async finally(): Promise<void> {
-    const app = await this.#app?.catch(() => undefined)
-    await app?.[Symbol.asyncDispose]()
+    for (const opening of Object.values(this.#apps)) {
+      const app = await opening.catch(() => undefined)
+      await app?.[Symbol.asyncDispose]()
+    }
   }
 
   // Work that watches the signal gets time to end in order; all other work is left behind at once, as is a second time.
@@ -326,8 +333,17 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     if (this.#reported) return
     this.#reported = true
     const error = asTabibError(thrown)
+    if (error.code === 'USAGE') error.suggestions.push(...this.#usageHints(thrown))
     process.exitCode = error.exitCode
     reportError(error, { argv: this.argv, runId: this.runId })
+  }
+
+  #usageHints(thrown: unknown): string[] {
+    const command = `${this.config.bin} ${this.commandName}`
+    const known = Object.keys({ ...this.ctor.baseFlags, ...this.ctor.flags }).map((name) => `--${name}`)
+    const unknown = thrown instanceof Error && 'flags' in thrown ? (thrown.flags as string[]) : []
+    const meant = unknown.map((flag) => nearest(flag, known)).filter((flag) => flag !== undefined)
+    return [...meant.map((flag) => `${command} ${flag}`), `${command} --help`]
   }
 
   async #operation(config: Config, details: OperationDetails): Promise<Operation> {

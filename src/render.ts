@@ -33,7 +33,7 @@ export function mark(
  * Rows under upper-case headings, columns two spaces apart; numbers and bigints to the right. An absent value is `-`.
  * Returns one string without a final newline.
  */
-export function table(rows: readonly Record<string, unknown>[], columns: readonly string[]): string {
+export function table<R extends object>(rows: readonly R[], columns: readonly (keyof R & string)[]): string {
   const cells = rows.map((row) => columns.map((name) => cell(row[name])))
   const widths = columns.map((name, i) => Math.max(width(name), ...cells.map((row) => width(row[i] ?? ''))))
   const toRight = columns.map((name) => rows.length > 0 && rows.every((row) => isNumeric(row[name])))
@@ -46,6 +46,13 @@ export function table(rows: readonly Record<string, unknown>[], columns: readonl
       .join('  ')
       .trimEnd()
   return [paint('bold', line(columns.map((name) => name.toUpperCase()))), ...cells.map(line)].join('\n')
+}
+
+/** One value a line, names to the left; what is absent is left out. */
+export function details(values: Record<string, unknown>): string {
+  const present = Object.entries(values).filter(([, value]) => value !== undefined && value !== null)
+  const longest = Math.max(...present.map(([name]) => name.length))
+  return present.map(([name, value]) => `${paint('bold', name.padEnd(longest))}  ${cell(value)}`).join('\n')
 }
 
 export const FINDING_FORMATS = ['table', 'json', 'junit', 'sarif', 'github', 'tap'] as const
@@ -84,7 +91,11 @@ export function redactUrls(text: string): string {
 
 /** Whatever was thrown as the error that is shown; what nobody expected becomes BUG. */
 export function asTabibError(error: unknown): TabibError {
-  if (error instanceof TabibError) return error
+  if (error instanceof TabibError) {
+    // oclif writes its own words around what a flag's parser throws.
+    error.message = withoutHelpHint(error.message)
+    return error
+  }
   if (isParseError(error)) {
     return new TabibError('USAGE', withoutHelpHint(error.message), {
       cause: error,
