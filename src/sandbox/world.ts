@@ -1,8 +1,22 @@
-import type { App } from '../app.ts'
-import type { Service } from '../service.ts'
-import type { NatsServer } from './servers/nats.ts'
-import type { PostgresServer } from './servers/postgres.ts'
-import type { RedisServer } from './servers/redis.ts'
+import { spawn as spawnChild } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { type Database, openDatabase } from '../adapters/postgres/client.ts'
+import { type App, createApp, createLogger } from '../app.ts'
+import { type Config, loadConfig } from '../config.ts'
+import { migrateUp } from '../domain/schema/migrate.ts'
+import { TabibError } from '../errors.ts'
+import { packageRoot } from '../package-root.ts'
+import { type Service, schemaOf } from '../service.ts'
+import { killTree } from './faults/process.ts'
+import { openSandboxFolder, type SandboxFolder } from './folder.ts'
+import { requirePrograms } from './servers/find.ts'
+import { type NatsServer, startNats } from './servers/nats.ts'
+import { type PostgresServer, startPostgres } from './servers/postgres.ts'
+import { type RedisServer, startRedis } from './servers/redis.ts'
 
 /** A `tabib` process that the world started: the same binary an operator runs, pointed at the sandbox. */
 export interface TabibProcess extends AsyncDisposable {
@@ -18,7 +32,12 @@ export interface TabibProcess extends AsyncDisposable {
 /** Everything a rehearsal needs as one disposable value: private servers, an app on them, and processes to hurt. */
 export interface World extends AsyncDisposable {
   readonly app: App
-  readonly db: App['db']
+  /** tabib's own role: relay and auditor. */
+  readonly db: Database
+  /** A service's role (tabib_app): row-level security applies to what it does. */
+  readonly service: Database
+  /** The schemas' owner: for `disarm`, and for rows that nobody else may backdate. */
+  readonly owner: Database
   readonly postgres: PostgresServer
   readonly nats: NatsServer
   readonly redis: RedisServer
@@ -27,9 +46,248 @@ export interface World extends AsyncDisposable {
   /** Starts `tabib …argv` on this world. */
   spawn(argv: string[], options?: { env?: Record<string, string> }): TabibProcess
   /** Runs `tabib …argv --json` to its end and returns exit code and the parsed envelope. */
-  tabib(argv: string[]): Promise<{ exitCode: number; envelope: unknown; stderr: string }>
-  /** Starts the workers named and resolves when each has made its first pass. */
+  tabib(argv: string[]): Promise<{ exitCode: number | null; envelope: unknown; stderr: string }>
+  /** Starts the workers named in one process and resolves when each has its heartbeat on record. */
   startWorkers(names: string[]): Promise<TabibProcess>
-  /** Inserts `count` events as a producer would, in one transaction, backdated by `ageS` seconds. Returns event ids. */
-  produce(service: Service, options: { count: number; ageS?: number; aggregateId?: string; type?: string; data?: unknown }): Promise<string[]>
+  /**
+   * Inserts `count` events as a producer would, in one transaction; returns their ids. With `ageS` their times are that
+   * many seconds ago, which takes the owner: no producer may backdate. Without `aggregateId` each has its own aggregate.
+   */
+  produce(service: Service, options: ProduceOptions): Promise<string[]>
+}
+
+export interface ProduceOptions {
+  count: number
+  ageS?: number
+  tenantId?: string
+  aggregateId?: string
+  type?: string
+  data?: unknown
+}
+
+export interface WorldOptions {
+  natsNodes?: 1 | 3 | undefined
+  /** Whether Postgres flushes at commit, as in production; see `startPostgres`. */
+  durable?: boolean | undefined
+  /** Puts a link in front of each server, for faults of the network. */
+  proxied?: boolean | undefined
+  /** Puts the server on a disk of this many MiB, for `fillDisk` (root only). */
+  diskMb?: { postgres?: number; nats?: number; redis?: number } | undefined
+  /** Bytes that JetStream may keep on disk in each node. */
+  natsMaxFileStore?: number | undefined
+  /** Further Postgres settings. */
+  postgresSettings?: Record<string, string> | undefined
+  log?: Logger | undefined
+}
+
+/** @throws TabibError SANDBOX_ONLY when a context or an external URL is set: rehearsals touch only what they started. */
+export function assertSandboxAllowed(config: Pick<Config, 'external' | 'context'>): void {
+  if (!config.external) return
+  throw new TabibError(
+    'SANDBOX_ONLY',
+    `this runs only on servers that it starts itself, and the configuration names others (context "${config.context}")`,
+    {
+      suggestions: [
+        'env -u TABIB_CONTEXT -u TABIB_DATABASE_URL -u TABIB_NATS_URL -u TABIB_REDIS_URL tabib up',
+      ],
+      context: { context: config.context },
+    },
+  )
+}
+
+/**
+ * Starts Postgres, NATS and Redis together, makes a database and the streams, and opens an app on them.
+ *
+ * @throws TabibError SERVER_MISSING, SERVER_FAILED; nothing is left running then.
+ */
+export async function createWorld(options: WorldOptions = {}): Promise<World> {
+  // All at once, so that what is missing is installed in one go.
+  await requirePrograms(['postgres', 'initdb', 'nats-server', 'redis-server'])
+  const folder = await openSandboxFolder()
+  try {
+    return await build(folder, options)
+  } catch (error) {
+    await folder[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function build(folder: SandboxFolder, options: WorldOptions): Promise<World> {
+  const { proxied, diskMb = {} } = options
+  const [postgres, nats, redis] = await Promise.all([
+    startPostgres({
+      folder,
+      proxied,
+      durable: options.durable,
+      diskMb: diskMb.postgres,
+      settings: options.postgresSettings,
+    }),
+    startNats({
+      folder,
+      proxied,
+      nodes: options.natsNodes,
+      diskMb: diskMb.nats,
+      maxFileStore: options.natsMaxFileStore,
+    }),
+    startRedis({ folder, proxied, diskMb: diskMb.redis }),
+  ])
+  const { name, ownerUrl } = await postgres.createDatabase()
+  // A file of its own, so that the settings of whoever runs this do not reach into the sandbox.
+  const configFile = join(folder.path, 'tabib.yaml')
+  await writeFile(configFile, 'contexts: {}\n')
+  const env = {
+    TABIB_CONFIG: configFile,
+    TABIB_DATABASE_URL: postgres.url('tabib', name),
+    TABIB_OWNER_DATABASE_URL: ownerUrl,
+    TABIB_NATS_URL: nats.url,
+    TABIB_REDIS_URL: redis.url,
+    // Any free port: several worker processes run side by side.
+    TABIB_WORKER_PORT: '0',
+  }
+  const app = createApp(loadConfig({ env, cwd: folder.path }), { log: options.log ?? createLogger('warn') })
+  const owner = openDatabase({ url: ownerUrl, applicationName: 'tabib owner', maxConnections: 2 })
+  const service = openDatabase({ url: postgres.url('service', name), applicationName: 'sandbox service' })
+  await migrateUp({ db: owner, nats: app.nats }, { replicas: nats.nodes.length })
+  await postgres.grantRoles()
+
+  const processes = new Set<TabibProcess>()
+  const spawn: World['spawn'] = (argv, { env: more = {} } = {}) => {
+    const started = startTabib(folder, argv, { ...env, ...more })
+    processes.add(started)
+    void started.exited.then(() => processes.delete(started))
+    return started
+  }
+  return {
+    app,
+    db: app.db,
+    service,
+    owner,
+    postgres,
+    nats,
+    redis,
+    env,
+    spawn,
+    async tabib(argv) {
+      await using run = spawn([...argv, '--json'])
+      const exitCode = await run.exited
+      return { exitCode, envelope: parseEnvelope(argv, run), stderr: run.stderr() }
+    },
+    async startWorkers(names) {
+      const started = spawn(['worker', 'run', ...names])
+      await heartbeats(app.db, names, started)
+      return started
+    },
+    produce: (target, events) => produce({ service, owner }, target, events),
+    async [Symbol.asyncDispose]() {
+      await Promise.all([...processes].map((one) => one[Symbol.asyncDispose]()))
+      await Promise.allSettled([app[Symbol.asyncDispose](), owner.close(), service.close()])
+      await Promise.all([postgres, nats, redis].map((server) => server[Symbol.asyncDispose]()))
+      await folder[Symbol.asyncDispose]()
+    },
+  }
+}
+
+function startTabib(folder: SandboxFolder, argv: string[], env: Record<string, string>): TabibProcess {
+  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('TABIB_'))
+  const child = spawnChild(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv], {
+    cwd: folder.path,
+    env: { ...Object.fromEntries(inherited), NO_COLOR: '1', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  })
+  const { pid } = child
+  if (pid === undefined) throw new TabibError('SERVER_FAILED', `could not start ${process.execPath}`)
+  const recorded = folder.record(pid)
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text
+  })
+  const exited = new Promise<number | null>((resolve) => {
+    // `close` and not `exit`: all output has been read by then.
+    child.once('close', async (code) => {
+      await recorded
+      await folder.forget(pid)
+      resolve(code)
+    })
+  })
+  return {
+    pid,
+    signal: (signal) => {
+      child.kill(signal)
+    },
+    exited,
+    stdout: () => stdout,
+    stderr: () => stderr,
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode === null && child.signalCode === null) await killTree(pid)
+      await exited
+    },
+  }
+}
+
+function parseEnvelope(argv: string[], run: TabibProcess): unknown {
+  try {
+    return JSON.parse(run.stdout())
+  } catch (cause) {
+    const seen = run.stdout().slice(0, 500) || run.stderr().slice(-500)
+    throw new TabibError('BUG', `tabib ${argv.join(' ')} --json printed no envelope but:\n${seen}`, { cause })
+  }
+}
+
+const HEARTBEAT_LIMIT_MS = 30_000
+
+async function heartbeats(db: Database, names: string[], started: TabibProcess): Promise<void> {
+  let ended = false
+  void started.exited.then(() => {
+    ended = true
+  })
+  const deadline = performance.now() + HEARTBEAT_LIMIT_MS
+  for (let waitMs = 10; ; waitMs = Math.min(waitMs * 2, 250)) {
+    const beating = await db.query<{ name: string }>(
+      'select name from tabib.worker_heartbeat where pid = $1 and name = any($2)',
+      [started.pid, names],
+    )
+    if (beating.length === names.length) return
+    if (ended || performance.now() > deadline) {
+      const missing = names.filter((name) => !beating.some((row) => row.name === name))
+      const what = ended ? 'the process ended' : `no heartbeat within ${HEARTBEAT_LIMIT_MS} ms`
+      throw new TabibError(
+        'SERVER_FAILED',
+        `workers ${missing.join(', ')}: ${what}\n${started.stderr().slice(-2_000)}`,
+      )
+    }
+    await delay(waitMs)
+  }
+}
+
+async function produce(
+  { service, owner }: { service: Database; owner: Database },
+  target: Service,
+  {
+    count,
+    ageS,
+    tenantId = randomUUID(),
+    aggregateId,
+    type = 'recorded',
+    data = { rehearsal: true },
+  }: ProduceOptions,
+): Promise<string[]> {
+  const at = `now() - make_interval(secs => $6)`
+  const values = [count, tenantId, aggregateId ?? null, type, JSON.stringify(data), ageS ?? 0]
+  return (ageS === undefined ? service : owner).transaction(async (tx) => {
+    await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    const rows = await tx.query<{ id: string }>(
+      `insert into ${schemaOf(target)}.outbox
+         (tenant_id, aggregate_type, aggregate_id, type, data, occurred_at${ageS === undefined ? '' : ', created_at'})
+       select $2, 'rehearsal', coalesce($3, gen_random_uuid()::text), $4, $5, ${at}${ageS === undefined ? '' : `, ${at}`}
+       from generate_series(1, $1)
+       returning id`,
+      values,
+    )
+    return rows.map(({ id }) => id)
+  })
 }

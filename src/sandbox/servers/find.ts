@@ -1,0 +1,170 @@
+import { execFile, spawn } from 'node:child_process'
+import { accessSync, constants, existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { delimiter, join } from 'node:path'
+import { promisify } from 'node:util'
+import { TabibError } from '../../errors.ts'
+
+interface Program {
+  /** Names of the binary, the upstream one first. */
+  names: string[]
+  apt: string
+  dnf: string
+  brew: string
+  /** systemd units that the Debian package brings. */
+  units: string[]
+}
+
+const POSTGRES = { apt: 'postgresql', dnf: 'postgresql-server', brew: 'postgresql@17', units: ['postgresql'] }
+const PROGRAMS = {
+  postgres: { names: ['postgres'], ...POSTGRES },
+  initdb: { names: ['initdb'], ...POSTGRES },
+  'nats-server': {
+    names: ['nats-server'],
+    apt: 'nats-server',
+    dnf: 'nats-server',
+    brew: 'nats-server',
+    units: ['nats-server'],
+  },
+  'redis-server': {
+    names: ['redis-server'],
+    apt: 'redis-server',
+    dnf: 'redis',
+    brew: 'redis',
+    units: ['redis-server'],
+  },
+  promtool: {
+    names: ['promtool'],
+    apt: 'prometheus',
+    dnf: 'prometheus',
+    brew: 'prometheus',
+    units: ['prometheus'],
+  },
+  prometheus: {
+    names: ['prometheus'],
+    apt: 'prometheus',
+    dnf: 'prometheus',
+    brew: 'prometheus',
+    units: ['prometheus'],
+  },
+  alertmanager: {
+    names: ['alertmanager', 'prometheus-alertmanager'],
+    apt: 'prometheus-alertmanager',
+    dnf: 'alertmanager',
+    brew: 'alertmanager',
+    units: ['prometheus-alertmanager'],
+  },
+} satisfies Record<string, Program>
+
+export type ProgramName = keyof typeof PROGRAMS
+
+/** Where a program is; undefined when it is on neither PATH nor in the distribution's usual folders. Installs nothing. */
+export function findProgram(name: ProgramName, path = process.env.PATH ?? ''): string | undefined {
+  const folders = [...path.split(delimiter).filter(Boolean), ...usualFolders()]
+  for (const folder of folders) {
+    for (const binary of PROGRAMS[name].names) {
+      if (isExecutable(join(folder, binary))) return join(folder, binary)
+    }
+  }
+  return undefined
+}
+
+/**
+ * Finds the programs, and installs the Debian packages of those that are missing where that needs nobody's consent
+ * (root, and apt-get is there). The packages' own services are neither started nor enabled.
+ *
+ * @throws TabibError SERVER_MISSING with the commands to paste for apt, dnf, brew and compose.
+ */
+export async function requirePrograms<N extends ProgramName>(names: N[]): Promise<Record<N, string>> {
+  const missing = () => names.filter((name) => findProgram(name) === undefined)
+  if (missing().length > 0 && canInstall()) await install(missing())
+  const still = missing()
+  if (still.length > 0) throw missingError(still)
+  return Object.fromEntries(names.map((name) => [name, findProgram(name)])) as Record<N, string>
+}
+
+/** The error that tells how to install what is missing. */
+export function missingError(names: ProgramName[], cause?: unknown): TabibError {
+  const packages = (manager: 'apt' | 'dnf' | 'brew') =>
+    unique(names.map((name) => PROGRAMS[name][manager])).join(' ')
+  return new TabibError('SERVER_MISSING', `not found on this machine: ${names.join(', ')}`, {
+    suggestions: [
+      `sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages('apt')}`,
+      `sudo dnf install -y ${packages('dnf')}`,
+      `brew install ${packages('brew')}`,
+      'docker compose -f deploy/compose.yaml run --rm tabib up',
+    ],
+    retryable: false,
+    cause,
+  })
+}
+
+function usualFolders(): string[] {
+  const versions = (parent: string) =>
+    listFolder(parent)
+      .sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
+      .map((version) => join(parent, version, 'bin'))
+  return [
+    ...versions('/usr/lib/postgresql'),
+    '/usr/sbin',
+    '/usr/bin',
+    '/usr/local/bin',
+    '/opt/homebrew/bin',
+    ...listFolder('/opt/homebrew/opt')
+      .filter((name) => name.startsWith('postgresql'))
+      .map((name) => join('/opt/homebrew/opt', name, 'bin')),
+  ]
+}
+
+const canInstall = (): boolean => process.getuid?.() === 0 && isExecutable('/usr/bin/apt-get')
+
+async function install(names: ProgramName[]): Promise<void> {
+  const packages = unique(names.map((name) => PROGRAMS[name].apt))
+  const units = unique(names.flatMap((name) => PROGRAMS[name].units))
+  process.stderr.write(`installing ${packages.join(', ')} with apt-get (its services stay off)\n`)
+  const policy = '/usr/sbin/policy-rc.d'
+  const isOurs = !existsSync(policy)
+  try {
+    // deb-policy 9.3.3: a package asks this script before it starts a service, and 101 forbids it.
+    if (isOurs) writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
+    await aptGet(['update'])
+    await aptGet(['install', '-y', '--no-install-recommends', ...packages])
+    // Removes the links that would start them at the next boot.
+    if (isExecutable('/usr/bin/systemctl')) {
+      await promisify(execFile)('systemctl', ['disable', ...units]).catch(() => undefined)
+    }
+  } catch (cause) {
+    throw missingError(names, cause)
+  } finally {
+    if (isOurs) await rm(policy, { force: true })
+  }
+}
+
+function aptGet(args: string[]): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=300', ...args], {
+      env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' },
+      // stdout is for the command's data.
+      stdio: ['ignore', 'ignore', 'inherit'],
+    })
+    child.once('error', reject)
+    child.once('exit', (code) =>
+      code === 0 ? resolve() : reject(new Error(`apt-get ${args[0]} ended with exit code ${code}`)),
+    )
+  })
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+function listFolder(path: string): string[] {
+  return existsSync(path) ? readdirSync(path) : []
+}
+
+const unique = <T>(values: T[]): T[] => [...new Set(values)]

@@ -1,0 +1,159 @@
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { chown, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { openDatabase } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { mountSmallDisk } from '../faults/disk.ts'
+import { type Account, inFolder, type SandboxFolder } from '../folder.ts'
+import { requirePrograms } from './find.ts'
+import { freePort, type Server, type ServerOptions, startServerProcess } from './process.ts'
+
+/**
+ * The roles that log in. `tabib_owner` owns databases and runs migrations, `tabib` is what tabib itself uses (member of
+ * tabib_relay and tabib_auditor), `service` is a producer or consumer (member of tabib_app). None is a superuser.
+ */
+export type SandboxRole = 'tabib_owner' | 'tabib' | 'service'
+
+const ROLES: SandboxRole[] = ['tabib_owner', 'tabib', 'service']
+
+export interface PostgresServer extends Server {
+  /** Superuser, for the sandbox's own plumbing alone: it would hide every isolation fault from a test. */
+  readonly adminUrl: string
+  /** Through the link when the server is `proxied`. */
+  url(role: SandboxRole, database: string): string
+  /** Makes a database owned by tabib_owner, as a copy of `template` when given (nobody may be connected to that). */
+  createDatabase(options?: { template?: string }): Promise<{ name: string; ownerUrl: string }>
+  /** Drops it, and the connections to it. */
+  dropDatabase(name: string): Promise<void>
+  /** Puts the login roles into the group roles that the first migration makes. */
+  grantRoles(): Promise<void>
+}
+
+export interface PostgresOptions extends ServerOptions {
+  /** Whether commits survive a power failure. False saves the flushes; a kill -9 loses nothing either way. */
+  durable?: boolean | undefined
+  /** Further settings, e.g. `{ wal_level: 'logical' }`. */
+  settings?: Record<string, string> | undefined
+}
+
+/**
+ * Starts a private Postgres on a free loopback port: passwords are random, nothing but 127.0.0.1 is listened on.
+ *
+ * @throws TabibError SERVER_MISSING, SERVER_FAILED.
+ */
+export async function startPostgres(options: PostgresOptions = {}): Promise<PostgresServer> {
+  const programs = await requirePrograms(['postgres', 'initdb'])
+  return inFolder(options.folder, (folder) => start(folder, programs, options))
+}
+
+async function start(
+  folder: SandboxFolder,
+  programs: { postgres: string; initdb: string },
+  { durable = false, proxied = false, diskMb, settings = {} }: PostgresOptions,
+): Promise<PostgresServer> {
+  const account = await unprivilegedAccount()
+  const dir = await folder.make('postgres', account)
+  const disk = diskMb === undefined ? undefined : await mountSmallDisk(dir, diskMb, account)
+  const data = join(dir, 'data')
+  const adminPassword = randomBytes(16).toString('hex')
+  await initialise(programs.initdb, { dir, data, account, adminPassword })
+
+  const port = await freePort()
+  const all = {
+    listen_addresses: '127.0.0.1',
+    port: String(port),
+    unix_socket_directories: '',
+    max_connections: '200',
+    shared_buffers: '128MB',
+    // A small disk has room for few segments of 16 MiB.
+    ...(disk ? { max_wal_size: '64MB', min_wal_size: '32MB' } : { max_wal_size: '2GB' }),
+    timezone: 'UTC',
+    log_timezone: 'UTC',
+    ...(durable ? {} : { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }),
+    ...settings,
+  }
+  const server = await startServerProcess({
+    name: 'Postgres',
+    folder,
+    port,
+    proxied,
+    disk,
+    command: programs.postgres,
+    args: ['-D', data, ...Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+    dir,
+    account,
+    ready: /database system is ready to accept connections/,
+    // "Fast": open transactions are rolled back, not waited for.
+    stopSignal: 'SIGINT',
+  })
+  const passwords = Object.fromEntries(ROLES.map((role) => [role, randomBytes(16).toString('hex')]))
+  const adminUrl = `postgres://postgres:${adminPassword}@127.0.0.1:${port}/postgres`
+  const asAdmin = async (...statements: string[]) => {
+    await using admin = openDatabase({ url: adminUrl, maxConnections: 1, applicationName: 'tabib sandbox' })
+    for (const statement of statements) await admin.query(statement)
+  }
+  await asAdmin(
+    ...ROLES.map((role) => `create role ${role} login password '${passwords[role]}'`),
+    'alter role tabib_owner createrole',
+  )
+
+  const url = (role: SandboxRole, database: string) =>
+    `postgres://${role}:${passwords[role]}@127.0.0.1:${server.clientPort}/${database}`
+  return Object.assign(server, {
+    adminUrl,
+    url,
+    async createDatabase({ template }: { template?: string } = {}) {
+      const name = `tabib_${randomBytes(4).toString('hex')}`
+      await asAdmin(`create database ${name} owner tabib_owner${template ? ` template ${template}` : ''}`)
+      return { name, ownerUrl: url('tabib_owner', name) }
+    },
+    dropDatabase: (name: string) => asAdmin(`drop database if exists ${name} with (force)`),
+    grantRoles: () => asAdmin('grant tabib_relay, tabib_auditor to tabib', 'grant tabib_app to service'),
+  })
+}
+
+// Postgres refuses to run as root.
+async function unprivilegedAccount(): Promise<Account | undefined> {
+  if (process.getuid?.() !== 0) return undefined
+  const id = async (flag: string, name: string) =>
+    Number((await promisify(execFile)('id', [flag, name])).stdout)
+  for (const name of ['postgres', 'nobody']) {
+    try {
+      return { uid: await id('-u', name), gid: await id('-g', name) }
+    } catch {
+      // No such user; the next one.
+    }
+  }
+  throw new TabibError(
+    'SERVER_FAILED',
+    'Postgres does not run as root, and there is no user "postgres" or "nobody"',
+    {
+      suggestions: ['useradd --system postgres'],
+      retryable: false,
+    },
+  )
+}
+
+async function initialise(
+  initdb: string,
+  to: { dir: string; data: string; account: Account | undefined; adminPassword: string },
+): Promise<void> {
+  const passwordFile = join(to.dir, 'password')
+  await writeFile(passwordFile, to.adminPassword, { mode: 0o600 })
+  if (to.account) await chown(passwordFile, to.account.uid, to.account.gid)
+  const args = ['-D', to.data, '-U', 'postgres', '--pwfile', passwordFile, '--auth', 'scram-sha-256']
+  try {
+    await promisify(execFile)(initdb, [...args, '--encoding', 'UTF8', '--no-locale', '--no-sync'], {
+      cwd: to.dir,
+      env: { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' },
+      ...to.account,
+    })
+  } catch (cause) {
+    const { stderr = '' } = cause as { stderr?: string }
+    throw new TabibError('SERVER_FAILED', `initdb failed in ${to.data}:\n${stderr.trim()}`, { cause })
+  } finally {
+    await rm(passwordFile, { force: true })
+  }
+}
