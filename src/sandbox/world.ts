@@ -1,5 +1,6 @@
 import { spawn as spawnChild } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -189,7 +190,9 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
 
 function startTabib(folder: SandboxFolder, argv: string[], env: Record<string, string>): TabibProcess {
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('TABIB_'))
-  const child = spawnChild(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv], {
+  // In a checkout that was not built yet the same program runs from its sources.
+  const door = existsSync(join(packageRoot(), 'dist/main.js')) ? 'bin/run.js' : 'bin/dev.js'
+  const child = spawnChild(process.execPath, [join(packageRoot(), door), ...argv], {
     cwd: folder.path,
     env: { ...Object.fromEntries(inherited), NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

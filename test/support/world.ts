@@ -1,0 +1,17 @@
+import { afterAll, beforeAll } from 'vitest'
+import { createWorld, type World, type WorldOptions } from '../../src/sandbox/world.ts'
+
+/** A world of a test file's own; call what it returns inside a test. */
+export function useWorld(options: WorldOptions = {}): () => World {
+  let world: World | undefined
+  beforeAll(async () => {
+    world = await createWorld(options)
+  })
+  afterAll(async () => {
+    await world?.[Symbol.asyncDispose]()
+  })
+  return () => {
+    if (!world) throw new Error('the world exists only while tests run')
+    return world
+  }
+}
