@@ -1,7 +1,4 @@
 #!/usr/bin/env node
-// tabib from its TypeScript sources: no bundle, no manifest.
-import { register } from 'tsx/esm/api'
+import { runFromSource } from '../scripts/from-source.js'
 
-register()
-const { main } = await import('../src/main.ts')
-await main(process.argv.slice(2), { commands: './src/commands' })
+await runFromSource(process.argv.slice(2), './src/commands')
