@@ -46,9 +46,9 @@ export interface Drill {
   inject(world: World): Promise<AsyncDisposable>
   /**
    * For an alert: takes the fault's cause away where that isn't part of the mitigation (the network comes back).
-   * Called after detection, with and without mitigation.
+   * Called after detection, with and without mitigation; `fault` is what `inject` returned, and is disposed later still.
    */
-  relent?(world: World): Promise<void>
+  relent?(world: World, fault: AsyncDisposable): Promise<void>
   /** Removes the guard (a constraint, a check) for `--without-mitigation` of a guard. */
   disarm?(world: World): Promise<void>
   /** What was lost or doubled; empty when nothing was. A domain measure, asserted on at the end. */
