@@ -8,7 +8,6 @@ import { build } from 'esbuild'
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 const production = process.argv.includes('--production')
-const pjson = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const REHEARSAL = /^src\/commands\/(up\.ts$|drill\/)/
 
 const commands = filesUnder('src/commands').filter((file) => !production || !REHEARSAL.test(file))
@@ -26,8 +25,8 @@ const { outputFiles } = await build({
   keepNames: true,
   legalComments: 'none',
   chunkNames: 'chunks/[name]-[hash]',
-  // oclif is bundled since every start pays for it; whatever else loads files of its own at run time stays outside.
-  external: [...Object.keys(pjson.dependencies).filter((name) => name !== '@oclif/core'), 'typescript'],
+  // These load files of their own at run time, or are optional parts of what is bundled.
+  external: ['bullmq', 'fastify', 'node-pg-migrate', 'pino', 'pg-native', 'pg-cloudflare', 'typescript'],
   banner: { js: "import{createRequire as _cr}from'node:module';const require=_cr(import.meta.url);" },
   write: false,
 })
