@@ -1,0 +1,119 @@
+import { z } from 'zod'
+import { ERROR_CODES, type ErrorCode } from './errors.ts'
+
+const nullableText = z.string().nullable()
+
+const finding = z.looseObject({
+  id: z.string(),
+  check: z.string(),
+  severity: z.enum(['critical', 'error', 'warning', 'info']),
+  object: z.string(),
+  message: z.string(),
+  evidence: z.record(z.string(), z.unknown()),
+  fix: nullableText,
+  runbook: nullableText,
+  cacheKey: nullableText,
+  waived: z.boolean(),
+})
+
+const time = z.iso.datetime()
+
+/**
+ * The shapes that scripts may rely on (docs/cli.md, rule 5): fields are added, never removed or retyped, so a reader
+ * must allow for fields it does not know. `tabib schema` prints them as JSON Schema.
+ */
+export const OUTPUT_SCHEMAS = {
+  envelope: z
+    .looseObject({
+      schemaVersion: z.literal(1),
+      runId: z.uuid(),
+      status: z.enum(['ok', 'findings', 'partial']),
+      result: z.unknown(),
+      warnings: z.array(z.string()),
+    })
+    .describe('what --json prints when a command ran'),
+  error: z
+    .looseObject({
+      schemaVersion: z.literal(1),
+      runId: z.uuid(),
+      status: z.literal('error'),
+      error: z.looseObject({
+        code: z.enum(Object.keys(ERROR_CODES) as [ErrorCode, ...ErrorCode[]]),
+        message: z.string(),
+        exitCode: z.int(),
+        actions: z.array(z.string()),
+        runbook: nullableText,
+        retryable: z.boolean(),
+        context: z.record(z.string(), z.unknown()),
+      }),
+    })
+    .describe('what --json prints when a command failed'),
+  finding: finding.describe('one element of result.findings, the same in every check'),
+  findings: z.looseObject({ findings: z.array(finding) }).describe('result of every check'),
+  incident: z
+    .looseObject({
+      id: z.uuid(),
+      dedupeKey: z.string(),
+      severity: z.enum(['page', 'ticket', 'info']),
+      mode: z.string(),
+      service: nullableText,
+      title: z.string(),
+      detail: z.record(z.string(), z.unknown()),
+      runbook: nullableText,
+      occurrences: z.int(),
+      state: z.enum(['open', 'acked', 'resolved']),
+      openedAt: time,
+      lastSeenAt: time,
+      ackedAt: time.nullable(),
+      ackedBy: nullableText,
+      resolvedAt: time.nullable(),
+      resolvedBy: nullableText,
+      resolution: nullableText,
+      pagedAt: time.nullable(),
+      pageAttempts: z.int(),
+    })
+    .describe('result of `incident show`, one element of `incident list`'),
+  audit: z
+    .looseObject({
+      seq: z.string(),
+      ts: time,
+      prevHash: z.string(),
+      hash: z.string(),
+      runId: z.uuid(),
+      actor: z.string(),
+      context: z.string(),
+      command: z.string(),
+      argsRedacted: z.array(z.string()),
+      targets: z.array(z.string()),
+      phase: z.enum(['before', 'after']),
+      version: z.string(),
+      approver: z.string().optional(),
+      planHash: z.string().optional(),
+      reason: z.string().optional(),
+      incident: z.string().optional(),
+      failureMode: z.string().optional(),
+      tenantCount: z.int().optional(),
+      outcome: z.enum(['ok', 'failed']).optional(),
+      exitCode: z.int().optional(),
+      errorCode: z.string().optional(),
+      durationMs: z.int().optional(),
+    })
+    .describe('one element of `audit list`'),
+  measurement: z
+    .looseObject({
+      bench: z.string(),
+      case: z.string(),
+      value: z.number(),
+      unit: z.string(),
+      against: nullableText,
+      ratio: z.number().nullable(),
+      target: nullableText,
+      ok: z.boolean().nullable(),
+    })
+    .describe('one line of npm run bench -- NAME --json'),
+} as const
+
+/** A published shape as JSON Schema (draft 2020-12). */
+export function jsonSchemaOf(name: keyof typeof OUTPUT_SCHEMAS): object {
+  return z.toJSONSchema(OUTPUT_SCHEMAS[name])
+}
