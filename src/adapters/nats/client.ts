@@ -9,6 +9,7 @@ import {
   type StreamConfig,
   type StreamInfo,
 } from '@nats-io/jetstream'
+import type { NatsConnectionImpl } from '@nats-io/nats-core/internal'
 import { connect, createInbox, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node'
 import { TabibError } from '../../errors.ts'
 
@@ -36,18 +37,22 @@ export type PublishOutcome =
       description: string
     }
 
+/** A message as text, with its lengths in UTF-8: whoever made it had to know them to judge its size. */
+export interface PublishableMessage {
+  subject: string
+  /** The whole header block: `NATS/1.0`, one `Name: value` a line, an empty line; CR LF throughout. */
+  headers: string
+  payload: string
+  headerBytes: number
+  payloadBytes: number
+}
+
 export interface Publisher extends AsyncDisposable {
   /**
    * Sends one message without waiting and calls `done` exactly once with its outcome.
-   * `headers` are the encoded bytes (`encodeHeaders`), so that a hot path builds them once.
    * @throws TabibError NATS_UNREACHABLE when the connection is already closed; `done` is then not called.
    */
-  send(
-    subject: string,
-    headers: Uint8Array,
-    payload: Uint8Array,
-    done: (outcome: PublishOutcome) => void,
-  ): void
+  send(message: PublishableMessage, done: (outcome: PublishOutcome) => void): void
   /** Messages sent whose outcome is not known yet. */
   readonly inFlight: number
 }
@@ -96,15 +101,6 @@ export interface Nats extends AsyncDisposable {
 }
 
 export type { JsMsg }
-
-const textEncoder = new TextEncoder()
-
-/** Encodes NATS headers once (`NATS/1.0`, one `Name: value` a line). Values must hold no CR or LF. */
-export function encodeHeaders(headers: Record<string, string>): Uint8Array {
-  let text = 'NATS/1.0\r\n'
-  for (const name in headers) text += `${name}: ${headers[name]}\r\n`
-  return textEncoder.encode(`${text}\r\n`)
-}
 
 export function openNats(options: NatsOptions): Nats {
   const servers = options.url.split(',').map((url) => url.trim())
@@ -282,15 +278,20 @@ interface InFlight {
   sentAt: number
 }
 
+// Large enough that a write to the socket carries over a hundred messages, small enough not to delay the first.
+const CHUNK_CHARS = 65_536
+
 /**
- * Publishes raw: one reply inbox for all acknowledgements and one timer for all time-outs, so that a message costs no
- * promise, no subscription and no timer of its own (a `js.publish()` loop was measured at a quarter of the rate).
+ * Publishes raw: one reply inbox for all acknowledgements, one timer for all time-outs, and one encoding and one write
+ * for many messages. A `js.publish()` loop costs a promise, a subscription and a timer a message, and was measured at a
+ * quarter of the rate; `nc.publish()` costs three typed arrays a message, and was measured at half.
  */
 function openPublisher(
   nc: NatsConnection,
   ackTimeoutMs: number,
   unreachable: (cause: unknown) => TabibError,
 ): Publisher {
+  const { protocol } = nc as NatsConnectionImpl
   const inbox = `${createInbox()}.`
   const inFlight = new Map<number, InFlight>()
   let token = 0
@@ -335,21 +336,21 @@ function openPublisher(
     settleAll(disconnected)
   })
 
-  const options = { reply: '', headers: undefined as unknown as MsgHdrs }
+  let chunk = ''
+  const flush = () => {
+    if (chunk === '' || nc.isClosed()) return
+    const bytes = Buffer.from(chunk, 'utf8')
+    chunk = ''
+    protocol.sendCommand(bytes)
+  }
   return {
-    send(subject, headers, payload, done) {
+    send({ subject, headers, payload, headerBytes, payloadBytes }, done) {
       if (nc.isClosed()) throw unreachable(new Error('connection closed'))
       token += 1
-      options.reply = inbox + token
-      // The client asks its headers for nothing but their bytes, and those are ready.
-      options.headers = { encode: () => headers } as unknown as MsgHdrs
       inFlight.set(token, { done, sentAt: performance.now() })
-      try {
-        nc.publish(subject, payload, options)
-      } catch (error) {
-        inFlight.delete(token)
-        throw nc.isClosed() ? unreachable(error) : error
-      }
+      if (chunk === '') queueMicrotask(flush)
+      chunk += `HPUB ${subject} ${inbox}${token} ${headerBytes} ${headerBytes + payloadBytes}\r\n${headers}${payload}\r\n`
+      if (chunk.length >= CHUNK_CHARS) flush()
     },
     get inFlight() {
       return inFlight.size
@@ -384,13 +385,23 @@ function readAck(message: Msg): PublishOutcome {
       description: 'no stream listens on the subject, or JetStream is not available',
     }
   }
+  const text = Buffer.from(message.data.buffer, message.data.byteOffset, message.data.byteLength).toString(
+    'latin1',
+  )
+  // The common answer, read without building an object for it: {"stream":"billing-evt", "seq":42}
+  const streamEnd = text.indexOf('"', 11)
+  if (text.startsWith('{"stream":"') && text.startsWith('", "seq":', streamEnd)) {
+    const seq = Number(text.slice(streamEnd + 9, -1))
+    if (Number.isSafeInteger(seq))
+      return { kind: 'stored', stream: text.slice(11, streamEnd), seq, duplicate: false }
+  }
   try {
-    const ack = message.json<{
+    const ack = JSON.parse(text) as {
       stream?: string
       seq?: number
       duplicate?: boolean
       error?: { code: number; err_code?: number; description?: string }
-    }>()
+    }
     if (ack.error) {
       const code = ack.error.err_code ?? ack.error.code
       const description = ack.error.description ?? `error ${code}`

@@ -1,13 +1,6 @@
-import { encodeHeaders } from '../../adapters/nats/client.ts'
+import type { PublishableMessage } from '../../adapters/nats/client.ts'
 import type { Service } from '../../service.ts'
 import type { OutboxRow } from './window.ts'
-
-/** A row as it goes over the wire. */
-export interface Message {
-  subject: string
-  headers: Uint8Array
-  payload: Uint8Array
-}
 
 /** Why an event can never be published as it stands. Stable words: they are stored, filtered on and documented. */
 export type PoisonReason =
@@ -19,7 +12,7 @@ export type PoisonReason =
   | 'crashes-relay'
 
 export type Enveloped =
-  | { kind: 'message'; message: Message }
+  | { kind: 'message'; message: PublishableMessage }
   | { kind: 'poison'; reason: PoisonReason; detail: string }
 
 export interface EnvelopeOptions {
@@ -30,7 +23,8 @@ export interface EnvelopeOptions {
   dataIsJsonb: boolean
   /** `Nats-Msg-Id` when it isn't the event's id: a replay needs one that the stream has not seen. */
   messageId?: string
-  extraHeaders?: Record<string, string>
+  /** Further header lines, each ended by CR LF. */
+  extraHeaders?: string
 }
 
 /**
@@ -56,29 +50,35 @@ export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
     const flaw = jsonFlaw(row.data)
     if (flaw !== undefined) return poison('unserialisable', flaw)
   }
-  const headers: Record<string, string> = {
-    'Nats-Msg-Id': options.messageId ?? row.id,
-    'Content-Type': 'application/cloudevents+json',
-    tenant_id: row.tenantId,
-    aggregate_type: headerValue(row.aggregateType),
-    aggregate_id: headerValue(row.aggregateId),
-    agg_seq: row.seq.toString(),
-    ...options.extraHeaders,
-  }
+  let headers =
+    `NATS/1.0\r\nNats-Msg-Id: ${options.messageId ?? row.id}\r\nContent-Type: application/cloudevents+json\r\n` +
+    `tenant_id: ${row.tenantId}\r\naggregate_type: ${headerValue(row.aggregateType)}\r\n` +
+    `aggregate_id: ${headerValue(row.aggregateId)}\r\nagg_seq: ${row.seq}\r\n${options.extraHeaders ?? ''}`
   if (row.headers !== null) {
-    const flaw = addOwnHeaders(headers, row.headers)
-    if (flaw !== undefined) return poison('bad-header', flaw)
+    const own = ownHeaders(row.headers)
+    if (own.flaw !== undefined) return poison('bad-header', own.flaw)
+    headers += own.lines
   }
-  const json =
-    `{"specversion":"1.0","id":${JSON.stringify(row.id)},"source":"/${service}",` +
-    `"type":${JSON.stringify(`${service}.${row.aggregateType}.${row.type}`)},` +
-    `"subject":${JSON.stringify(`${row.aggregateType}/${row.aggregateId}`)},"time":"${toRfc3339(row.occurredAt)}",` +
+  headers += '\r\n'
+  const payload =
+    `{"specversion":"1.0","id":${quote(row.id)},"source":"/${service}",` +
+    `"type":${quote(`${service}.${row.aggregateType}.${row.type}`)},` +
+    `"subject":${quote(`${row.aggregateType}/${row.aggregateId}`)},"time":"${toRfc3339(row.occurredAt)}",` +
     `"datacontenttype":"application/json","tenantid":"${row.tenantId}","sequence":"${row.seq}","data":${row.data}}`
-  const message = { subject, headers: encodeHeaders(headers), payload: Buffer.from(json, 'utf8') }
-  const bytes = message.headers.length + message.payload.length
+  const message = {
+    subject,
+    headers,
+    payload,
+    headerBytes: Buffer.byteLength(headers),
+    payloadBytes: Buffer.byteLength(payload),
+  }
+  const bytes = message.headerBytes + message.payloadBytes
   if (bytes > maxPayload) return poison('too-large', `${bytes} bytes; the server takes ${maxPayload}`)
   return { kind: 'message', message }
 }
+
+// Most names and ids need no escape, and looking is cheaper than JSON.stringify.
+const quote = (text: string): string => (/^[\w\-./: ]*$/.test(text) ? `"${text}"` : JSON.stringify(text))
 
 const poison = (reason: PoisonReason, detail: string): Enveloped => ({ kind: 'poison', reason, detail })
 
@@ -102,18 +102,22 @@ const headerValue = (text: string): string => (CONTROL.test(text) ? encodeURICom
 
 const RESERVED = /^(nats-|tenant_id$|aggregate_type$|aggregate_id$|agg_seq$|content-type$)/i
 
-function addOwnHeaders(headers: Record<string, string>, text: string): string | undefined {
+function ownHeaders(text: string): { lines: string; flaw?: string } {
   const own: unknown = JSON.parse(text)
-  if (own === null) return undefined
-  if (typeof own !== 'object' || Array.isArray(own)) return 'headers is not a JSON object'
+  let lines = ''
+  if (own === null) return { lines }
+  if (typeof own !== 'object' || Array.isArray(own)) return { lines, flaw: 'headers is not a JSON object' }
   for (const [name, value] of Object.entries(own)) {
-    if (!/^[A-Za-z0-9_-]+$/.test(name)) return `header name ${JSON.stringify(name.slice(0, 100))}`
-    if (RESERVED.test(name)) return `header ${name} is the relay's own`
-    if (typeof value === 'object') return `header ${name} is not a string, number or boolean`
-    if (CONTROL.test(String(value))) return `header ${name} holds a control character`
-    headers[name] = String(value)
+    if (!/^[A-Za-z0-9_-]+$/.test(name))
+      return { lines, flaw: `header name ${JSON.stringify(name.slice(0, 100))}` }
+    if (RESERVED.test(name)) return { lines, flaw: `header ${name} is the relay's own` }
+    if (value === null || typeof value === 'object') {
+      return { lines, flaw: `header ${name} is not a string, number or boolean` }
+    }
+    if (CONTROL.test(String(value))) return { lines, flaw: `header ${name} holds a control character` }
+    lines += `${name}: ${value}\r\n`
   }
-  return undefined
+  return { lines }
 }
 
 // RFC 8259 section 8.1 wants UTF-8, which has no lone surrogates; JSON.parse lets them pass, and 1e400 as Infinity.

@@ -1,5 +1,5 @@
-import type { Publisher, PublishOutcome } from '../../adapters/nats/client.ts'
-import type { Enveloped, Message, PoisonReason } from './envelope.ts'
+import type { PublishableMessage, Publisher, PublishOutcome } from '../../adapters/nats/client.ts'
+import type { Enveloped, PoisonReason } from './envelope.ts'
 import type { OutboxRow } from './window.ts'
 
 /** What became of one event. `unknown` means NATS is away: it may or may not be in the stream. */
@@ -60,7 +60,8 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
   const settle = (job: Job, settled: Settled) => {
     unsettled -= 1
     job.done(job.row, settled)
-    if (wakeSubmitter && unsettled < maxInFlight) {
+    // Some room at once rather than one place at a time: small writes to the socket cost more than they gain.
+    if (wakeSubmitter && unsettled <= maxInFlight * 0.75) {
       wakeSubmitter()
       wakeSubmitter = undefined
     }
@@ -95,10 +96,10 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
     return true
   }
 
-  const send = (job: Job, key: string, message: Message) => {
+  const send = (job: Job, key: string, message: PublishableMessage) => {
     job.attempts += 1
     try {
-      publisher.send(message.subject, message.headers, message.payload, (outcome) => {
+      publisher.send(message, (outcome) => {
         if (
           outcome.kind === 'refused' &&
           job.attempts < maxAttempts &&

@@ -73,7 +73,7 @@ export async function releasable(
   limit: number,
 ): Promise<Released[]> {
   return db.query<Released>(
-    `select q.id as "quarantineId", q.attempts, q.seq, q.event_id as id, q.tenant_id as "tenantId",
+    `select q.id as "quarantineId", q.attempts, q.seq::text, q.event_id as id, q.tenant_id as "tenantId",
        q.aggregate_type as "aggregateType", q.aggregate_id as "aggregateId", q.type,
        convert_from(q.payload, 'UTF8') as data, q.headers::text as headers, q.subject,
        (q.occurred_at at time zone 'UTC')::text || '+00' as "occurredAt"

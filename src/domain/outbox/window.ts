@@ -5,7 +5,8 @@ import type { OutboxSource } from './source.ts'
 
 /** One outbox row as the relay reads it: text as Postgres prints it, nothing parsed that is only passed on. */
 export interface OutboxRow {
-  seq: bigint
+  /** Text: a 64-bit number that is only compared by Postgres. */
+  seq: string
   id: string
   tenantId: string
   aggregateType: string
@@ -98,7 +99,7 @@ export async function openWindowReader(
         order by ${c.seq} limit $3)
       union all
       (select ${columns} from ${table}
-        where ${c.seq} > $5::bigint and ${c.xid} = any($2::xid8[])
+        where ${c.seq} + 0 > $5::bigint and ${c.xid} = any($2::xid8[])
           and pg_visible_in_snapshot(${c.xid}, $6::pg_snapshot)
         order by ${c.seq} + 0 limit $3)
     ) w order by seq limit $3`
@@ -170,7 +171,7 @@ const asText: pg.CustomTypesConfig = { getTypeParser: (() => (text: string) => t
 
 function toRow(row: string[]): OutboxRow {
   return {
-    seq: BigInt(row[0]!),
+    seq: row[0]!,
     id: row[1]!,
     tenantId: row[2]!,
     aggregateType: row[3]!,
