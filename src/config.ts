@@ -166,13 +166,14 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     })
   }
   const context = named ?? contextSchema.parse({})
+  const beside = (path: string) => resolve(file.path ? dirname(file.path) : process.cwd(), path)
   const secretFrom = (
     inline: string | undefined,
     path: string | undefined,
     where: string,
   ): string | undefined => {
     if (path === undefined) return inline
-    const absolute = resolve(file.path ? dirname(file.path) : process.cwd(), path)
+    const absolute = beside(path)
     try {
       return readFileSync(absolute, 'utf8').trim()
     } catch (error) {
@@ -184,8 +185,9 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     }
   }
   if (sources.databaseUrl !== undefined) checkFlagUrl(sources.databaseUrl, problems)
-  const fromFlags =
-    sources.databaseUrl ?? secretFrom(undefined, sources.databaseUrlFile, '--database-url-file')
+  // A path typed at the prompt is relative to where it was typed.
+  const flagFile = sources.databaseUrlFile && resolve(sources.cwd ?? process.cwd(), sources.databaseUrlFile)
+  const fromFlags = sources.databaseUrl ?? secretFrom(undefined, flagFile, '--database-url-file')
   const pick = (fromEnv: string | undefined, fromFile: string | undefined) =>
     useEnv && fromEnv ? fromEnv : fromFile
   const prefix = `contexts.${fileContextName}`
@@ -222,7 +224,10 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     pager: {
       ...defined('alertmanagerUrl', env.TABIB_ALERTMANAGER_URL ?? context.pager.alertmanagerUrl),
       ...defined('webhookUrl', env.TABIB_PAGER_WEBHOOK_URL ?? context.pager.webhookUrl),
-      ...defined('webhookTokenFile', context.pager.webhookTokenFile),
+      ...defined(
+        'webhookTokenFile',
+        context.pager.webhookTokenFile && beside(context.pager.webhookTokenFile),
+      ),
     },
     outbox: {
       poison: context.outbox.poison,
