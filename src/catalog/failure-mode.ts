@@ -14,7 +14,10 @@ export type ModeId = `${Service}/${string}` | `sync/${string}` | `tabib/${string
 export type Fires =
   | { above: number; unit?: string }
   | { below: number; unit?: string }
-  /** Every metric named rises over the window: a fitted slope above zero, and more at its end than at its start. */
+  /**
+   * Every metric named rises over the window: the least of its later half is above the most of its earlier half, which
+   * the ups and downs of normal work are not. Its `value` is the smallest of those rises.
+   */
   | { climbs: string[]; overS: number }
 
 /** What a detector saw. `value` is the figure that `fires` judges; undefined when there is too little evidence yet. */
@@ -105,6 +108,6 @@ export function judge(detect: Pick<Detect, 'fires'>, reading: Reading): 'ok' | '
   const { fires } = detect
   if ('above' in fires) return value > fires.above ? 'firing' : 'ok'
   if ('below' in fires) return value < fires.below ? 'firing' : 'ok'
-  // A measure of a climb reads the slope; see `Fires`.
+  // The value of a climb is a rise; see `Fires`.
   return value > 0 ? 'firing' : 'ok'
 }

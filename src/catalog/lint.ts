@@ -51,20 +51,21 @@ function againstSpec(modes: readonly FailureMode[]): Finding[] {
   ]
 }
 
-function againstRunbook({ id }: BuiltMode): Finding[] {
+function againstRunbook({ id, title }: BuiltMode): Finding[] {
   const path = runbookPath(id)
   if (path === undefined) return [finding('runbook', id, `has no runbook runbooks/${id.toLowerCase()}-….md`)]
   const text = readFileSync(join(packageRoot(), path), 'utf8')
   const headings = [...text.matchAll(/^## (.*)$/gm)].map(([, heading]) => heading)
   const problems: string[] = []
-  if (!text.startsWith(`# ${id}: `)) problems.push(`${path} does not begin with "# ${id}: "`)
+  if (!text.startsWith(`# ${id}: ${title}\n`))
+    problems.push(`${path} does not begin with "# ${id}: ${title}"`)
   if (headings.join() !== RUNBOOK_SECTIONS.join()) {
     problems.push(`${path} has the sections ${headings.join(', ')}; it needs ${RUNBOOK_SECTIONS.join(', ')}`)
   }
   const empty = RUNBOOK_SECTIONS.filter((section) => runbookSection(id, section) === '')
   if (empty.length > 0) problems.push(`${path} says nothing under ${empty.join(', ')}`)
-  if (!runbookIndex().includes(`](${path.replace('runbooks/', '')})`)) {
-    problems.push(`runbooks/README.md does not link ${path}`)
+  if (!runbookIndex().includes(`[${title}](${path.replace('runbooks/', '')})`)) {
+    problems.push(`runbooks/README.md does not link ${path} under that title`)
   }
   return problems.map((problem) => finding('runbook', id, problem))
 }

@@ -77,9 +77,13 @@ export function expression(metric: string, fires: Fires): string {
   if ('above' in fires) return `max(${metric}) > ${fires.above}`
   // A figure that must stay up is missing as well when nobody is left to export it.
   if ('below' in fires) return `max(${metric}) < ${fires.below} or absent(${metric})`
-  const window = `${fires.overS}s`
+  // A range holds both its ends: a second less, or a sample on the boundary would stand in both halves.
+  const half = fires.overS / 2
   return fires.climbs
-    .flatMap((name) => [`max(deriv(${name}[${window}])) > 0`, `max(${name}) > max(${name} offset ${window})`])
+    .map((name) => {
+      const later = `max(min_over_time(${name}[${half - 1}s]))`
+      return `${later} > max(max_over_time(${name}[${half}s] offset ${half}s))`
+    })
     .join('\nand ')
 }
 

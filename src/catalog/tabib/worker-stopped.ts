@@ -15,7 +15,7 @@ export default failureMode({
     fires: { below: 1 },
     says: (ratio) => `${Math.round(ratio * 100)} % of the workers that should run have beaten in time`,
     for: '1m',
-    entails: [],
+    entails: ['billing/FM-02', 'billing/FM-17', 'communication/C06', 'communication/C09', 'virtual-care/F12'],
   },
   mitigate: { command: ['worker', 'run', '--all', '--once'] },
   drill: {

@@ -1,0 +1,72 @@
+import type { Registry } from 'prom-client'
+import type { App } from '../app.ts'
+import { outboxLag, outboxPending } from '../domain/outbox/backlog.ts'
+import { metricPrefixOf, SERVICES } from '../service.ts'
+import type { FailureMode } from './failure-mode.ts'
+import { catalog } from './index.ts'
+import { readDetector } from './status.ts'
+
+interface Figure {
+  name: string
+  help: string
+  read(): Promise<number | undefined>
+}
+
+/**
+ * Registers a gauge for every metric that the catalog's rules read, and pending and lag of each outbox. Each is
+ * measured when /metrics is scraped; one that cannot be read then is left out, since an old figure would look healthy.
+ */
+export async function catalogMetrics(
+  app: App,
+  registry: Registry,
+  { modes = catalog, timeoutMs = 5_000 }: { modes?: readonly FailureMode[]; timeoutMs?: number } = {},
+): Promise<void> {
+  const { Gauge } = await import('prom-client')
+  const known = new Set<string>()
+  for (const { name, help, read } of [...outboxFigures(app), ...modeFigures(app, modes, timeoutMs)]) {
+    if (known.has(name)) continue
+    known.add(name)
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      async collect() {
+        const value = await read().catch((error: unknown) => {
+          app.log.warn({ metric: name, err: error }, 'a metric could not be read')
+          return undefined
+        })
+        if (value === undefined) this.remove()
+        else this.set(value)
+      },
+    })
+  }
+}
+
+function outboxFigures(app: App): Figure[] {
+  return SERVICES.flatMap((service) => {
+    const prefix = metricPrefixOf(service)
+    return [
+      {
+        name: `${prefix}_outbox_pending`,
+        help: `Committed ${service} events that are not published yet.`,
+        read: () => outboxPending(app, { service }),
+      },
+      {
+        name: `${prefix}_outbox_lag_seconds`,
+        help: `Age of the oldest committed ${service} event that is not published yet.`,
+        read: () => outboxLag(app, { service }),
+      },
+    ]
+  })
+}
+
+function modeFigures(app: App, modes: readonly FailureMode[], timeoutMs: number): Figure[] {
+  return modes
+    .filter((mode) => mode.state === 'built')
+    .filter(({ detect }) => !('climbs' in detect.fires))
+    .map((mode) => ({
+      name: mode.detect.metric,
+      help: `${mode.title} (${mode.id}).`,
+      read: async () => (await readDetector(app, mode, timeoutMs)).value,
+    }))
+}
