@@ -264,11 +264,14 @@ function findingsAsTap(findings: readonly Finding[], check: string): string {
     const description = `${finding.id} ${finding.object}: ${finding.message}`
       .replace(/#/g, '\\#')
       .replace(/\s+/g, ' ')
-    return `not ok ${i + 1} - ${description}${finding.waived ? ' # TODO waived' : ''}`
+    return finding.waived ? `ok ${i + 1} - ${description} # SKIP waived` : `not ok ${i + 1} - ${description}`
   })
   return ['TAP version 13', `1..${findings.length}`, ...lines].join('\n')
 }
 
+// XML 1.0 has no way to write most control characters.
 function xml(text: string): string {
-  return text.replace(/[<>&"']/g, (character) => `&#${character.charCodeAt(0)};`)
+  return text
+    .replace(/[^\P{Cc}\t\n\r]/gu, '')
+    .replace(/[<>&"']/g, (character) => `&#${character.charCodeAt(0)};`)
 }
