@@ -80,6 +80,8 @@ export interface Nats extends AsyncDisposable {
   /** Creates the stream or brings its configuration up to date; says which. */
   ensureStream(config: Partial<StreamConfig> & { name: string }): Promise<'created' | 'updated' | 'unchanged'>
   stream(name: string): Promise<StreamInfo | undefined>
+  /** Deletes a stream with all it holds; false when there was none. For sandboxes: no command does this. */
+  deleteStream(name: string): Promise<boolean>
   ensureConsumer(
     stream: string,
     config: Partial<ConsumerConfig> & { durable_name: string },
@@ -105,8 +107,11 @@ export type { JsMsg }
 export function openNats(options: NatsOptions): Nats {
   const servers = options.url.split(',').map((url) => url.trim())
   const where = servers.map(describeNatsUrl).join(', ')
+  const timeoutMs = options.connectTimeoutMs ?? 5_000
   let opening: Promise<NatsConnection> | undefined
   let managing: Promise<JetStreamManager> | undefined
+  // Pending while the connection is lost: the client drops requests made then, and their callers wait for nothing.
+  let online: { promise: Promise<void>; resolve: () => void } | undefined
 
   const unreachable = (cause: unknown, what = 'is unreachable') =>
     new TabibError(
@@ -123,7 +128,7 @@ export function openNats(options: NatsOptions): Nats {
     opening ??= connect({
       ...credentials(servers),
       name: options.name ?? 'tabib',
-      timeout: options.connectTimeoutMs ?? 5_000,
+      timeout: timeoutMs,
       reconnect: options.onDisconnect !== 'fail',
       maxReconnectAttempts: options.onDisconnect === 'fail' ? 0 : -1,
       reconnectTimeWait: 250,
@@ -135,7 +140,9 @@ export function openNats(options: NatsOptions): Nats {
         void nc.closed().then(() => {
           opening = undefined
           managing = undefined
+          online?.resolve()
         })
+        void watch(nc)
         return nc
       },
       (cause) => {
@@ -145,8 +152,24 @@ export function openNats(options: NatsOptions): Nats {
     )
     return opening
   }
-  const manager = async (): Promise<JetStreamManager> => {
+  const watch = async (nc: NatsConnection): Promise<void> => {
+    for await (const { type } of nc.status()) {
+      if (type === 'disconnect') online ??= signal()
+      if (type !== 'reconnect') continue
+      online?.resolve()
+      online = undefined
+    }
+  }
+  const live = async (): Promise<NatsConnection> => {
     const nc = await connection()
+    if (!online) return nc
+    await withTimeout(online.promise, timeoutMs).catch((cause) => {
+      throw unreachable(cause)
+    })
+    return connection()
+  }
+  const manager = async (): Promise<JetStreamManager> => {
+    const nc = await live()
     managing ??= jetstreamManager(nc, { checkAPI: false })
     return managing
   }
@@ -169,8 +192,8 @@ export function openNats(options: NatsOptions): Nats {
 
   const nats: Nats = {
     async ping() {
-      const nc = await connection()
-      await withTimeout(nc.flush(), options.connectTimeoutMs ?? 5_000).catch((cause) => {
+      const nc = await live()
+      await withTimeout(nc.flush(), timeoutMs).catch((cause) => {
         throw unreachable(cause, 'did not answer')
       })
     },
@@ -192,6 +215,8 @@ export function openNats(options: NatsOptions): Nats {
         return 'updated'
       }),
     stream: (name) => jetStreamCall((jsm) => unlessNotFound(jsm.streams.info(name))),
+    deleteStream: async (name) =>
+      (await jetStreamCall((jsm) => unlessNotFound(jsm.streams.delete(name)))) ?? false,
     ensureConsumer: (stream, config) =>
       jetStreamCall(async (jsm) => {
         const present = await unlessNotFound(jsm.consumers.info(stream, config.durable_name))
@@ -455,6 +480,14 @@ function credentials(servers: string[]): { servers: string[]; user?: string; pas
 /** `host:port` of a NATS URL: what may be shown, without user or password. */
 function describeNatsUrl(url: string): string {
   return url.replace(/^\w+:\/\//, '').replace(/^[^@]*@/, '')
+}
+
+function signal(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {}
+  const promise = new Promise<void>((fulfil) => {
+    resolve = fulfil
+  })
+  return { promise, resolve }
 }
 
 async function withTimeout<T>(work: Promise<T>, timeoutMs: number): Promise<T> {

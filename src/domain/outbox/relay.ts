@@ -383,7 +383,8 @@ interface PageResult {
 function account(result: PageResult, row: OutboxRow, outcome: Settled): void {
   switch (outcome.kind) {
     case 'stored':
-      result.published += 1
+      // Without a sequence it was in the stream before: a predecessor published it.
+      if (outcome.streamSeq > 0) result.published += 1
       if (outcome.streamSeq > result.streamSeq) result.streamSeq = outcome.streamSeq
       break
     case 'poison':

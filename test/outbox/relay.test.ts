@@ -1,0 +1,386 @@
+import { randomUUID } from 'node:crypto'
+import { afterEach, describe, expect, it } from 'vitest'
+import { type Nats, openNats, type StoredMessage } from '../../src/adapters/nats/client.ts'
+import type { Database } from '../../src/adapters/postgres/client.ts'
+import { openRelay, type Relay, type RelayOptions, type RelayPass } from '../../src/domain/outbox/relay.ts'
+import { outboxSource } from '../../src/domain/outbox/source.ts'
+import { eventStreamOf } from '../../src/service.ts'
+import { useDatabase } from '../support/database.ts'
+import { useNats } from '../support/nats.ts'
+
+const SERVICE = 'billing'
+const STREAM = eventStreamOf(SERVICE)
+const LEASE_MS = 400
+
+const database = useDatabase()
+const nats = useNats()
+const opened: { relay: Relay; nats: Nats }[] = []
+
+function relay(options: Partial<RelayOptions> = {}): Relay {
+  const client = openNats({ url: nats.server.url, onDisconnect: 'fail' })
+  const one = openRelay(
+    { db: database.db, nats: client },
+    { source: outboxSource(SERVICE), holder: randomUUID(), poison: 'hold', leaseTtlMs: LEASE_MS, ...options },
+  )
+  opened.push({ relay: one, nats: client })
+  return one
+}
+
+afterEach(async () => {
+  for (const one of opened.splice(0)) {
+    await one.relay[Symbol.asyncDispose]()
+    await one.nats.close()
+  }
+  await database.owner.query(
+    'delete from tabib.outbox_progress; delete from tabib.outbox_attempt; delete from tabib.quarantine',
+  )
+  await database.owner.query('truncate billing.outbox')
+  await nats.client.deleteStream(STREAM)
+})
+
+async function freshStream(duplicateWindowMs = 120_000): Promise<void> {
+  await nats.client.ensureStream({
+    name: STREAM,
+    subjects: [`${SERVICE}.evt.>`],
+    duplicate_window: duplicateWindowMs * 1e6,
+  })
+}
+
+interface Produced {
+  aggregateId?: string
+  aggregateType?: string
+  type?: string
+  data?: unknown
+  subject?: string
+  headers?: unknown
+}
+
+async function produce(db: Pick<Database, 'query'>, events: Produced[]): Promise<string[]> {
+  const ids: string[] = []
+  for (const {
+    aggregateId = randomUUID(),
+    aggregateType = 'charge',
+    type = 'captured',
+    data = {},
+    subject,
+    headers,
+  } of events) {
+    const id = randomUUID()
+    await db.query(
+      `insert into billing.outbox (id, tenant_id, aggregate_type, aggregate_id, type, data, subject, headers)
+       values ($1, $2, $3, $4, $5, $6, $7, $8)`,
+      [
+        id,
+        randomUUID(),
+        aggregateType,
+        aggregateId,
+        type,
+        JSON.stringify(data),
+        subject ?? null,
+        headers ? JSON.stringify(headers) : null,
+      ],
+    )
+    ids.push(id)
+  }
+  return ids
+}
+
+async function relayed(one: Relay): Promise<Extract<RelayPass, { kind: 'relayed' }>> {
+  const sum = { kind: 'relayed' as const, published: 0, quarantined: 0, held: 0, more: false }
+  for (;;) {
+    const pass = await one.pass()
+    if (pass.kind !== 'relayed') throw new Error(`the pass ended ${JSON.stringify(pass)}`)
+    sum.published += pass.published
+    sum.quarantined += pass.quarantined
+    sum.held += pass.held
+    if (!pass.more) return sum
+  }
+}
+
+async function stream(): Promise<StoredMessage[]> {
+  const messages: StoredMessage[] = []
+  for await (const message of nats.client.messages(STREAM, 1, { payloads: true })) messages.push(message)
+  return messages
+}
+const idsInStream = async () => (await stream()).map(({ headers }) => headers.get('Nats-Msg-Id'))
+
+describe('what goes over the wire', () => {
+  it('is a CloudEvents 1.0 event with its place in headers, and numbers keep every digit', async () => {
+    await freshStream()
+    const id = randomUUID()
+    const tenant = randomUUID()
+    await database.service.query(
+      `insert into billing.outbox (id, tenant_id, aggregate_type, aggregate_id, type, data, headers)
+       values ($1, $2, 'charge', 'ch "1"', 'captured', '{"amount": 123456789012345678901234567890.10, "name": "احمد"}', '{"traceparent": "00-ab"}')`,
+      [id, tenant],
+    )
+    await relayed(relay())
+    const [message] = await stream()
+    expect(message?.subject).toBe('billing.evt.charge.captured')
+    expect(Object.fromEntries(message?.headers ?? [])).toMatchObject({
+      'Nats-Msg-Id': id,
+      tenant_id: tenant,
+      aggregate_type: 'charge',
+      aggregate_id: 'ch "1"',
+      traceparent: '00-ab',
+    })
+    const text = Buffer.from(message?.payload ?? []).toString()
+    expect(JSON.parse(text)).toMatchObject({
+      specversion: '1.0',
+      id,
+      source: '/billing',
+      type: 'billing.charge.captured',
+      subject: 'charge/ch "1"',
+      datacontenttype: 'application/json',
+      tenantid: tenant,
+      data: { name: 'احمد' },
+    })
+    expect(text).toContain('123456789012345678901234567890.10')
+    expect(Date.parse(JSON.parse(text).time)).not.toBeNaN()
+  })
+})
+
+describe('no event lost, none out of order', () => {
+  it('publishes what a transaction committed late, and what others committed meanwhile is not delayed by it', async () => {
+    await freshStream()
+    const one = relay()
+    await using slow = await database.service.connection()
+    await slow.query('begin')
+    const late = await produce(slow, [{}, {}])
+    const prompt = await produce(database.service, [{}, {}, {}])
+    expect((await relayed(one)).published).toBe(3)
+    const afterwards = await produce(database.service, [{}])
+    expect((await relayed(one)).published).toBe(1)
+    expect(await idsInStream()).toEqual([...prompt, ...afterwards])
+    await slow.query('commit')
+    expect((await relayed(one)).published).toBe(2)
+    expect(await idsInStream()).toEqual([...prompt, ...afterwards, ...late])
+  })
+
+  it('drains a backlog larger than a page in the order of each aggregate, late commits among it', async () => {
+    await freshStream()
+    await using slow = await database.service.connection()
+    await slow.query('begin')
+    await produce(slow, [{ aggregateId: 'late' }])
+    await database.service.query(
+      `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
+       select gen_random_uuid(), 'charge', (i % 7)::text, 'captured', '{}' from generate_series(1, 2000) i`,
+    )
+    const one = relay({ pageSize: 64 })
+    expect((await relayed(one)).published).toBe(2000)
+    await slow.query('commit')
+    await database.service.query(
+      `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
+       select gen_random_uuid(), 'charge', (i % 7)::text, 'captured', '{}' from generate_series(1, 1000) i`,
+    )
+    expect((await relayed(one)).published).toBe(1001)
+    const lastOf = new Map<string, number>()
+    for (const { headers } of await stream()) {
+      const aggregate = headers.get('aggregate_id') ?? ''
+      const place = Number(headers.get('agg_seq'))
+      expect(place).toBeGreaterThan(lastOf.get(aggregate) ?? 0)
+      lastOf.set(aggregate, place)
+    }
+    expect(lastOf.size).toBe(8)
+  })
+
+  it('ignores what was rolled back', async () => {
+    await freshStream()
+    await expect(
+      database.service.transaction(async (tx) => {
+        await produce(tx, [{}])
+        throw new Error('no')
+      }),
+    ).rejects.toThrow('no')
+    expect((await relayed(relay())).published).toBe(0)
+  })
+
+  it('does not publish twice what a relay published and could not record, even past the dedupe window', async () => {
+    await freshStream(100)
+    const crashed = relay()
+    const ids = await produce(database.service, [{}, {}, {}])
+    expect((await relayed(crashed)).published).toBe(3)
+    // As kill -9 leaves it: published, no position saved, lease not given back.
+    await database.owner.query('delete from tabib.outbox_progress')
+    await database.owner.query(`update tabib.outbox_lease set expires_at = now() - interval '1 s'`)
+    await until(async () => {
+      const probe = await nats.client.stream(STREAM)
+      return Date.now() - Date.parse(probe?.state.last_ts ?? '') > 300
+    })
+    const more = await produce(database.service, [{}])
+    await relayed(relay())
+    expect(await idsInStream()).toEqual([...ids, ...more])
+  })
+
+  it('lets one relay publish at a time, and a standby take over when the lease is given back', async () => {
+    await freshStream()
+    const first = relay()
+    const second = relay()
+    await produce(database.service, [{}])
+    expect(await first.pass()).toMatchObject({ kind: 'relayed', published: 1 })
+    expect(await second.pass()).toMatchObject({ kind: 'standby' })
+    await first[Symbol.asyncDispose]()
+    await produce(database.service, [{}])
+    expect((await relayed(second)).published).toBe(1)
+  })
+
+  it('fences a relay whose lease was taken: it sends nothing, records nothing, and stands by', async () => {
+    await freshStream()
+    const paused = relay()
+    await produce(database.service, [{}])
+    expect((await relayed(paused)).published).toBe(1)
+    await database.owner.query(`update tabib.outbox_lease set expires_at = now() - interval '1 s'`)
+    const successor = relay({ leaseTtlMs: 60_000 })
+    expect((await relayed(successor)).published).toBe(0)
+    await until(async () => {
+      const pass = await paused.pass()
+      return pass.kind === 'standby'
+    })
+    await produce(database.service, [{}])
+    expect((await relayed(successor)).published).toBe(1)
+    expect((await stream()).length).toBe(2)
+  })
+
+  it('goes on where it was when NATS comes back after a kill', async () => {
+    await freshStream()
+    const one = relay()
+    const before = await produce(database.service, [{}])
+    await relayed(one)
+    await nats.server.kill()
+    const during = await produce(database.service, [{}, {}])
+    expect(await one.pass()).toMatchObject({ kind: 'blocked' })
+    await nats.server.restart()
+    await until(async () => (await one.pass()).kind === 'relayed')
+    await relayed(one)
+    expect(await idsInStream()).toEqual([...before, ...during])
+  })
+
+  it('refuses a database that was restored elsewhere, and says what to type', async () => {
+    await freshStream()
+    const one = relay()
+    await produce(database.service, [{}])
+    await relayed(one)
+    await one[Symbol.asyncDispose]()
+    await database.owner.query(`update tabib.outbox_progress set system_identifier = '1'`)
+    await expect(relay().pass()).rejects.toMatchObject({
+      code: 'OUTBOX_RESTORED',
+      suggestions: [expect.stringContaining('tabib outbox reset --service billing'), expect.any(String)],
+    })
+  })
+})
+
+describe('poison', () => {
+  const POISON: [string, Produced, string][] = [
+    ['data over max_payload', { data: { pad: randomHex(600_000) } }, 'too-large'],
+    ['a wildcard in the subject', { subject: 'billing.evt.charge.*' }, 'bad-subject'],
+    ['a space in the type', { type: 'was captured' }, 'bad-subject'],
+    ['an empty aggregate type', { aggregateType: '' }, 'bad-subject'],
+    ["a subject outside the service's", { subject: 'communication.evt.charge.captured' }, 'bad-subject'],
+    ['a header with a line break', { headers: { note: 'a\r\nNats-Msg-Id: x' } }, 'bad-header'],
+    ["a header that is the relay's own", { headers: { 'Nats-Msg-Id': 'x' } }, 'bad-header'],
+  ]
+
+  it.each(POISON)('%s goes to quarantine whole, and other aggregates go on', async (_what, event, reason) => {
+    await freshStream()
+    const [bad] = await produce(database.service, [{ aggregateId: 'bad', ...event }])
+    const [good] = await produce(database.service, [{ aggregateId: 'good' }])
+    expect(await relayed(relay())).toMatchObject({ published: 1, quarantined: 1 })
+    expect(await idsInStream()).toEqual([good])
+    const rows = await database.db.query(
+      `select event_id, reason, state, convert_from(payload, 'UTF8')::jsonb = (select data from billing.outbox where id = $1) as whole
+       from tabib.quarantine`,
+      [bad],
+    )
+    expect(rows).toEqual([{ event_id: bad, reason, state: 'open', whole: true }])
+  })
+
+  it('that the stream refuses is tried a bounded number of times', async () => {
+    await nats.client.ensureStream({ name: STREAM, subjects: [`${SERVICE}.evt.>`], max_msg_size: 1_000 })
+    const [bad] = await produce(database.service, [{ data: { pad: 'x'.repeat(2_000) } }])
+    const [good] = await produce(database.service, [{}])
+    expect(await relayed(relay())).toMatchObject({ published: 1, quarantined: 1 })
+    expect(await idsInStream()).toEqual([good])
+    expect(await database.db.query('select event_id, reason, attempts from tabib.quarantine')).toEqual([
+      { event_id: bad, reason: 'refused', attempts: 5 },
+    ])
+  })
+
+  it('holds later events of its aggregate, and releases all in order once it is redriven', async () => {
+    await nats.client.ensureStream({ name: STREAM, subjects: [`${SERVICE}.evt.>`], max_msg_size: 1_000 })
+    const one = relay()
+    const ids = await produce(database.service, [
+      { aggregateId: 'a' },
+      { aggregateId: 'a', data: { pad: 'x'.repeat(2_000) } },
+      { aggregateId: 'a' },
+      { aggregateId: 'b' },
+      { aggregateId: 'a' },
+    ])
+    expect(await relayed(one)).toMatchObject({ published: 2, quarantined: 1, held: 2 })
+    expect(await idsInStream()).toEqual([ids[0], ids[3]])
+    await nats.client.ensureStream({ name: STREAM, subjects: [`${SERVICE}.evt.>`], max_msg_size: -1 })
+    await database.db.query(`update tabib.quarantine set state = 'redriving' where reason = 'refused'`)
+    const later = await produce(database.service, [{ aggregateId: 'a' }])
+    await until(async () => {
+      await relayed(one)
+      return (await idsInStream()).length === 6
+    })
+    expect(await idsInStream()).toEqual([ids[0], ids[3], ids[1], ids[2], ids[4], ...later])
+    expect(await database.db.query(`select distinct state from tabib.quarantine`)).toEqual([
+      { state: 'redriven' },
+    ])
+  })
+
+  it('is passed by under the policy skip', async () => {
+    await freshStream()
+    const ids = await produce(database.service, [
+      { aggregateId: 'a', type: 'bad type' },
+      { aggregateId: 'a' },
+    ])
+    expect(await relayed(relay({ poison: 'skip' }))).toMatchObject({ published: 1, quarantined: 1, held: 0 })
+    expect(await idsInStream()).toEqual([ids[1]])
+  })
+})
+
+describe('an event that kills the relay', () => {
+  it('is found by its attempts, set aside unread, and the rest is published', async () => {
+    await freshStream()
+    const ids = await produce(database.service, [{}, {}, {}, {}])
+    // Every predecessor died: first among a batch, then five times with the third event alone.
+    await database.owner.query(
+      `update tabib.outbox_lease set released = false, holder = 'dead', expires_at = now() - interval '1 s'`,
+    )
+    await database.db.query(
+      `insert into tabib.outbox_attempt (service, suspects, event_id, attempts) values ('billing', 4, $1, 5)`,
+      [ids[0]],
+    )
+    const result = await relayed(relay())
+    expect(result).toMatchObject({ published: 3, quarantined: 1 })
+    expect(await database.db.query('select event_id, reason from tabib.quarantine')).toEqual([
+      { event_id: ids[0], reason: 'crashes-relay' },
+    ])
+    expect(await idsInStream()).toEqual(ids.slice(1))
+    expect(await database.db.query('select * from tabib.outbox_attempt')).toEqual([])
+  })
+
+  it('is not suspected when the relay lives on', async () => {
+    await freshStream()
+    await produce(database.service, [{}, {}])
+    await database.owner.query(
+      `update tabib.outbox_lease set released = false, holder = 'dead', expires_at = now() - interval '1 s'`,
+    )
+    expect(await relayed(relay())).toMatchObject({ published: 2, quarantined: 0 })
+  })
+})
+
+async function until(met: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + 15_000
+  while (!(await met())) {
+    if (performance.now() > deadline) throw new Error('not met within 15 s')
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+// Random, so that it does not shrink when it is stored.
+function randomHex(bytes: number): string {
+  return Array.from({ length: Math.ceil(bytes / 16) }, () => randomUUID().replaceAll('-', '')).join('')
+}
