@@ -52,7 +52,11 @@ export async function openSandboxFolder(): Promise<SandboxFolder> {
         // Already gone.
       }
     }
-    rmSync(path, { recursive: true, force: true })
+    try {
+      rmSync(path, { recursive: true, force: true })
+    } catch {
+      // A mounted disk; the next start unmounts it.
+    }
   }
   process.once('exit', onExit)
 

@@ -19,7 +19,7 @@ export interface Server extends AsyncDisposable {
   /** SIGSTOP: connections stay open and nobody answers. */
   pause(): Promise<void>
   resume(): Promise<void>
-  /** Orderly shutdown. */
+  /** Orderly shutdown, made a SIGKILL for a server that is still there after 5 s. */
   stop(): Promise<void>
   /** Stops it if it runs, and starts it on the same data and port; resolves when it takes connections. */
   restart(): Promise<void>
@@ -63,6 +63,7 @@ export interface ServerProcessOptions {
 }
 
 const KEPT_LINES = 400
+const STOP_LIMIT_MS = 5_000
 
 /**
  * Starts a server and waits for its own word that it is ready.
@@ -143,9 +144,13 @@ export async function startServerProcess(options: ServerProcessOptions): Promise
   }
   const kill = () => end(killTree)
   const stop = () =>
-    end((running) => {
+    end(async (running) => {
       resumeTree(running)
       process.kill(running, options.stopSignal)
+      // Some never leave on their own: nats-server 2.9.10 hangs once a write has found its disk full.
+      const timer = setTimeout(() => child?.kill('SIGKILL'), STOP_LIMIT_MS)
+      await exited
+      clearTimeout(timer)
     })
 
   await start().catch(async (error) => {
