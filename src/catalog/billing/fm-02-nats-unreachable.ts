@@ -19,7 +19,7 @@ export default failureMode({
   drill: {
     inject: async (world) => {
       await world.nats.kill()
-      for (let ageS = 120; ageS >= 0; ageS -= 10) await world.produce('billing', { count: 10, ageS })
+      for (let ageS = 120; ageS >= 0; ageS -= 5) await world.produce('billing', { count: 5, ageS })
       // What the sampler would have written in those two minutes.
       await world.db.query(
         `insert into tabib.outbox_sample (service, at, pending, lag_s)

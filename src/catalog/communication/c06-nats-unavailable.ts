@@ -46,12 +46,12 @@ export default failureMode({
 
 const ELECTION_LIMIT_MS = 30_000
 
-/** Resolves once the healed cluster has elected the stream's leader. */
+/** Resolves once the healed cluster has elected the stream's leader and every replica has caught up with it. */
 async function streamHasLeader(world: World, stream: string): Promise<void> {
   const deadline = performance.now() + ELECTION_LIMIT_MS
   for (;;) {
-    const info = await world.app.nats.stream(stream).catch(() => undefined)
-    if (info?.cluster?.leader) return
+    const cluster = (await world.app.nats.stream(stream).catch(() => undefined))?.cluster
+    if (cluster?.leader && cluster.replicas?.every(({ current, offline }) => current && !offline)) return
     if (performance.now() > deadline) {
       throw new TabibError(
         'TIMED_OUT',

@@ -76,42 +76,36 @@ export async function sampleOutbox(app: OutboxReader, { service }: { service: Se
 export interface Climb {
   /** Above zero when both climb; undefined when either half of the window has fewer than two samples. */
   value: number | undefined
-  evidence: { pending: number | null; lagS: number | null; samples: number }
+  evidence: { pending: number; lagS: number; samples: number }
 }
 
 /**
- * Whether pending and lag both climb over the last `overS` seconds of samples: the least of the later half against
- * the most of the earlier half, and of the two rises the smaller. Ups and downs of normal work never rise so.
+ * Whether pending and lag both climb over the last `overS` seconds, by the samples and the figures of now: the least of
+ * the later half against the most of the earlier half, and of the two rises the smaller. Ups and downs of normal work
+ * never rise so, and a backlog that was just drained rises no more.
  */
 export async function outboxClimb(
-  { db }: { db: Queryable },
+  app: OutboxReader,
   { service, overS }: { service: Service; overS: number },
 ): Promise<Climb> {
-  const [row] = await db.query<{
-    rise: number | null
-    enough: boolean
-    pending: number
-    lag: number
-    samples: number
-  }>(
+  const [pending, lagS] = [await outboxPending(app, { service }), await outboxLag(app, { service })]
+  const [row] = await app.db.query<{ rise: number | null; enough: boolean; samples: number }>(
     `select least(
               min(pending) filter (where later) - max(pending) filter (where not later),
               min(lag_s) filter (where later) - max(lag_s) filter (where not later))::float8 as rise,
             count(*) filter (where later) > 1 and count(*) filter (where not later) > 1 as enough,
-            (array_agg(pending order by at desc))[1]::float8 as pending,
-            (array_agg(lag_s order by at desc))[1] as lag,
             count(*)::int as samples
      from (
-       select at, pending, lag_s, at > now() - make_interval(secs => $2 / 2) as later
+       select pending, lag_s, at > now() - make_interval(secs => $2 / 2) as later
        from tabib.outbox_sample
        where service = $1 and at > now() - make_interval(secs => $2)
+       union all
+       select $3::bigint, $4::float8, true
      ) recent`,
-    [service, overS],
+    [service, overS, pending, lagS],
   )
-  return {
-    value: row?.enough && row.rise !== null ? row.rise : undefined,
-    evidence: { pending: row?.pending ?? null, lagS: row?.lag ?? null, samples: row?.samples ?? 0 },
-  }
+  const value = row?.enough && row.rise !== null ? row.rise : undefined
+  return { value, evidence: { pending, lagS, samples: row?.samples ?? 0 } }
 }
 
 export interface Liveness {
