@@ -12,7 +12,7 @@ import { freePort, type Server, type ServerOptions, startServerProcess } from '.
 
 /**
  * The roles that log in. `tabib_owner` owns databases and runs migrations, `tabib` is what tabib itself uses (member of
- * tabib_relay and tabib_auditor), `service` is a producer or consumer (member of tabib_app). None is a superuser.
+ * tabib_app, tabib_relay and tabib_auditor), `service` is a producer or consumer (member of tabib_app). None is a superuser.
  */
 export type SandboxRole = 'tabib_owner' | 'tabib' | 'service'
 
@@ -111,7 +111,8 @@ async function start(
       return { name, ownerUrl: url('tabib_owner', name) }
     },
     dropDatabase: (name: string) => asAdmin(`drop database if exists ${name} with (force)`),
-    grantRoles: () => asAdmin('grant tabib_relay, tabib_auditor to tabib', 'grant tabib_app to service'),
+    grantRoles: () =>
+      asAdmin('grant tabib_app, tabib_relay, tabib_auditor to tabib', 'grant tabib_app to service'),
   })
 }
 
