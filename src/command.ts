@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { hostname, userInfo } from 'node:os'
 import { Command, Flags, type Interfaces } from '@oclif/core'
 import type { App } from './app.ts'
@@ -117,7 +116,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   static handlesSignals = false
 
   /** Joins everything one run did: envelope, audit records, logs. */
-  protected readonly runId: string = randomUUID()
+  protected readonly runId: string = crypto.randomUUID()
   protected flags!: FlagsOf<T>
   protected args!: ArgsOf<T>
   /** The command that takes up this one after an interruption; set it as soon as there is something to resume. */

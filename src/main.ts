@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import type { Interfaces } from '@oclif/core'
 import { run } from '@oclif/core/run'
 import { settings } from '@oclif/core/settings'
@@ -25,7 +24,7 @@ export async function main(
     if (!isExit(thrown)) {
       const error = asTabibError(thrown)
       process.exitCode = error.exitCode
-      reportError(error, { argv, runId: randomUUID() })
+      reportError(error, { argv, runId: crypto.randomUUID() })
     }
   }
   // What a command left open (a socket, a timer) must not keep the caller waiting.
