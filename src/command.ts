@@ -122,7 +122,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /** The command that takes up this one after an interruption; set it as soon as there is something to resume. */
   protected resumeWith: string | undefined
 
-  readonly #apps: Partial<Record<'owner' | 'operator', Promise<App>>> = {}
+  readonly #apps: Partial<Record<'operator' | 'owner' | 'relay', Promise<App>>> = {}
   #config: Promise<Config> | undefined
   #timer: NodeJS.Timeout | undefined
   #signalWatched = false
@@ -166,17 +166,19 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   }
 
   /**
-   * Configuration and clients, each opened when first touched; closed when the command ends. `asOwner` connects to
-   * Postgres as the owner of the schemas, for `migrate` alone.
+   * Configuration and clients, each opened when first touched; closed when the command ends. `owner` connects to
+   * Postgres as the owner of the schemas, for `migrate` alone; `relay` never sends to NATS what it could not send at
+   * once, as relaying wants it.
    */
-  protected openApp({ asOwner = false }: { asOwner?: boolean } = {}): Promise<App> {
-    const role = asOwner ? 'owner' : 'operator'
-    this.#apps[role] ??= (async () => {
+  protected openApp(as: 'operator' | 'owner' | 'relay' = 'operator'): Promise<App> {
+    this.#apps[as] ??= (async () => {
       const config = await this.loadConfig()
       const { createApp } = await import('./app.ts')
-      return createApp(asOwner ? { ...config, databaseUrl: config.ownerDatabaseUrl } : config)
+      return createApp(as === 'owner' ? { ...config, databaseUrl: config.ownerDatabaseUrl } : config, {
+        onDisconnect: as === 'relay' ? 'fail' : 'resume',
+      })
     })()
-    return this.#apps[role]
+    return this.#apps[as]
   }
 
   /** Prints the outcome once: the envelope with `--json`, else the text. Sets the exit code. */

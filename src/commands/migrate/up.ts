@@ -15,7 +15,7 @@ Runs that start at the same time wait for each other; a second run changes nothi
 
   async run(): Promise<void> {
     const config = await this.loadConfig()
-    const owner = await this.openApp({ asOwner: true })
+    const owner = await this.openApp('owner')
     const { applied, pending, streams } = await migrationStatus(owner)
     const missing = streams.filter(({ present }) => !present).map(({ name }) => name)
     const plan = { migrations: pending, streams: missing }

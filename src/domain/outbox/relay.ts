@@ -353,6 +353,9 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
         if (error instanceof TabibError && error.code === 'NATS_UNREACHABLE') {
           return { kind: 'blocked', published: 0, reason: error.message }
         }
+        // Whoever cannot relay must not keep others from it, nor look alive.
+        if (lease) await releaseLease({ db }, lease).catch(() => {})
+        lease = undefined
         throw error
       } finally {
         clearInterval(renewal)
