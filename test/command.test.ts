@@ -221,28 +221,35 @@ describe('danger', () => {
   })
 
   test('at a terminal the target’s name is typed, and anything else changes nothing', async () => {
-    const ended = await Promise.all([
-      atTerminal(['danger', '--severe'], 'billing\nsent twice\n'),
-      atTerminal(['danger', '--severe'], 'y\n'),
-      atTerminal(['danger', '--no-input'], 'y\n'),
-      atTerminal(['danger'], 'y\n'),
+    const exitCodes = await Promise.all([
+      atTerminal(['danger', '--severe'], ['billing\n', 'sent twice\n']),
+      atTerminal(['danger', '--severe'], ['billing\nsent twice\n']),
+      atTerminal(['danger', '--severe'], ['y\n']),
+      atTerminal(['danger', '--no-input'], []),
+      atTerminal(['danger'], ['y\n']),
       // Ctrl-D, Ctrl-C
-      atTerminal(['danger'], '\x04'),
-      atTerminal(['danger'], '\x03'),
+      atTerminal(['danger'], ['\x04']),
+      atTerminal(['danger'], ['\x03']),
     ])
-    expect(ended.map(({ exitCode }) => exitCode)).toEqual([0, 5, 5, 0, 5, 130])
+    expect(exitCodes).toEqual([0, 0, 5, 5, 0, 5, 130])
   })
 
-  // script(1) of util-linux gives the command a terminal.
-  function atTerminal(argv: string[], typed: string) {
+  // script(1) of util-linux gives the command a terminal; each answer is typed when its prompt has come.
+  async function atTerminal(argv: string[], answers: string[]): Promise<number | undefined> {
     const line = [process.execPath, FIXTURE, ...argv].map((word) => `'${word}'`).join(' ')
-    return execa('script', ['-qec', line, '/dev/null'], {
+    const terminal = execa('script', ['-qec', line, '/dev/null'], {
       cwd: emptyFolder,
       env: environment({ TERM: 'dumb' }),
       extendEnv: false,
-      input: typed,
       reject: false,
     })
+    const left = [...answers]
+    terminal.stdout.on('data', (chunk: Buffer) => {
+      if (!/(: |\[y\/N\] )$/.test(String(chunk))) return
+      const answer = left.shift()
+      if (answer !== undefined) terminal.stdin.write(answer)
+    })
+    return (await terminal).exitCode
   }
 })
 
