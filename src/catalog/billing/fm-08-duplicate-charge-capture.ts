@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { duplicateCharges } from '../../domain/inbox/duplicates.ts'
+import { captureCharge } from '../../domain/ledger/capture-charge.ts'
+import { duplicateCharges } from '../../domain/ledger/duplicate-charges.ts'
 import { failureMode } from '../failure-mode.ts'
 
 export default failureMode({
@@ -9,10 +10,7 @@ export default failureMode({
   severity: 'page',
   detect: {
     metric: 'billing_duplicate_charges',
-    measure: async (app) => {
-      const { count, keys } = await duplicateCharges(app)
-      return { value: count, evidence: count > 0 ? { events: keys } : {} }
-    },
+    measure: async (app) => ({ value: await duplicateCharges(app) }),
     fires: { above: 0 },
     says: (count) =>
       count > 0 ? `${count} charges repeat an event that was already charged` : 'no event is charged twice',
@@ -37,11 +35,8 @@ export default failureMode({
             [eventId, tenantId],
           )
           if (first.length === 0) return
-          await tx.query(
-            `insert into billing.charge (tenant_id, patient_id, event_id, amount_minor, currency, code)
-             values ($1, gen_random_uuid(), $2, 50000, 'AFN', 'REHEARSAL')`,
-            [tenantId, eventId],
-          )
+          const data = { sessionId: randomUUID(), patientId: randomUUID() }
+          await captureCharge(tx, { id: eventId, tenantId, data })
         })
       }
       return {
@@ -56,8 +51,8 @@ export default failureMode({
       await world.owner.query('alter table billing.inbox drop constraint inbox_pkey')
     },
     verify: async (world) => {
-      const { count, keys } = await duplicateCharges(world)
-      return count > 0 ? [`${count} charges repeat an event: ${keys.join(', ')}`] : []
+      const count = await duplicateCharges(world)
+      return count > 0 ? [`${count} charges repeat an event`] : []
     },
   },
 })

@@ -23,6 +23,10 @@ export default failureMode({
     inject: async (world) => {
       const relay = await world.startWorkers(['outbox-relay'])
       relay.signal('SIGSTOP')
+      // It hung as long ago as the oldest event, so its lease has long run out.
+      await world.db.query(
+        `update tabib.outbox_lease set expires_at = now() - interval '40 s' where service = 'billing'`,
+      )
       await world.produce('billing', { count: 50, ageS: 45 })
       return relay
     },

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { duplicateSessions } from '../../domain/inbox/duplicates.ts'
+import { duplicateSessions } from '../../domain/sessions/duplicate-sessions.ts'
+import { scheduleSession } from '../../domain/sessions/schedule.ts'
 import { failureMode } from '../failure-mode.ts'
 
 export default failureMode({
@@ -9,10 +10,7 @@ export default failureMode({
   severity: 'ticket',
   detect: {
     metric: 'communication_duplicate_sessions',
-    measure: async (app) => {
-      const { count, keys } = await duplicateSessions(app)
-      return { value: count, evidence: count > 0 ? { appointments: keys } : {} }
-    },
+    measure: async (app) => ({ value: await duplicateSessions(app) }),
     fires: { above: 0 },
     says: (count) =>
       count > 0 ? `${count} sessions repeat an appointment` : 'no appointment has two sessions',
@@ -38,11 +36,7 @@ export default failureMode({
             [delivered, tenantId],
           )
           if (first.length === 0) return
-          await tx.query(
-            `insert into communication.virtual_session (tenant_id, appointment_id, event_id) values ($1, $2, $3)
-             on conflict do nothing`,
-            [tenantId, appointmentId, delivered],
-          )
+          await scheduleSession(tx, { id: delivered, tenantId, data: { appointmentId } })
         })
       }
       return {
@@ -62,8 +56,8 @@ export default failureMode({
       await world.owner.query('alter table communication.inbox drop constraint inbox_pkey')
     },
     verify: async (world) => {
-      const { count, keys } = await duplicateSessions(world)
-      return count > 0 ? [`${count} sessions repeat an appointment: ${keys.join(', ')}`] : []
+      const count = await duplicateSessions(world)
+      return count > 0 ? [`${count} sessions repeat an appointment`] : []
     },
   },
 })
