@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { TabibError } from '../../errors.ts'
 import { mountSmallDisk } from '../faults/disk.ts'
 import { type Link, openLink } from '../faults/proxy.ts'
 import { inFolder, type SandboxFolder } from '../folder.ts'
@@ -13,7 +15,7 @@ export interface NatsNode extends Server {
   readonly url: string
 }
 
-/** One node, or a cluster of three. What it inherits from `Server` does to a cluster what it does to its first node. */
+/** One node, or a cluster of three; `port`, `pid`, `dir` and `link` are those of the first. */
 export interface NatsServer extends AsyncDisposable {
   /** The URLs of all nodes, comma-separated. */
   readonly url: string
@@ -28,7 +30,7 @@ export interface NatsServer extends AsyncDisposable {
   stop(): Promise<void>
   restart(): Promise<void>
   logTail(lines?: number): string
-  /** The link in front of the only node; of a cluster, that in front of its first. */
+  /** @throws TabibError SERVER_FAILED when it was started without `proxied`. Other nodes: `nodes[i].link`. */
   readonly link: Link
   /** Fills the disks of all nodes; disposing frees them. */
   fillDisk(): Promise<AsyncDisposable>
@@ -61,6 +63,7 @@ async function start(folder: SandboxFolder, command: string, options: NatsOption
   const names = options.nodes === 3 ? ['n1', 'n2', 'n3'] : ['n1']
   const user = 'tabib'
   const password = randomBytes(16).toString('hex')
+  const monitorPorts = await Promise.all(names.map(freePort))
   const clusterPorts = await Promise.all(names.map(freePort))
   const routes = names.length > 1 ? await openRoutes(clusterPorts) : []
   const routeUrl = ({ port }: Link) => `nats://route:${password}@127.0.0.1:${port}`
@@ -81,6 +84,7 @@ async function start(folder: SandboxFolder, command: string, options: NatsOption
       },
       ...(options.maxPayload === undefined ? {} : { max_payload: options.maxPayload }),
       ...(names.length > 1 && {
+        http: `127.0.0.1:${monitorPorts[index]}`,
         cluster: {
           name: 'sandbox',
           listen: `127.0.0.1:${clusterPorts[index]}`,
@@ -109,10 +113,10 @@ async function start(folder: SandboxFolder, command: string, options: NatsOption
     return Object.assign(node, { url: `nats://${user}:${password}@127.0.0.1:${node.clientPort}` })
   }
   const nodes = await Promise.all(names.map(startNode))
-  const elected = async () => {
-    if (nodes.length > 1) await Promise.all(nodes.map((node) => node.logged(/metadata leader/)))
+  const settled = async () => {
+    if (nodes.length > 1) await clusterSettled(monitorPorts, nodes)
   }
-  await elected()
+  await settled()
 
   const first = nodes[0] as NatsNode
   const each = async (act: (node: NatsNode) => PromiseLike<void>) => {
@@ -143,7 +147,7 @@ async function start(folder: SandboxFolder, command: string, options: NatsOption
     stop: () => each((node) => node.stop()),
     async restart() {
       await each((node) => node.restart())
-      await elected()
+      await settled()
     },
     logTail: (lines) => nodes.map((node) => node.logTail(lines)).join('\n'),
     get link() {
@@ -163,6 +167,41 @@ async function start(folder: SandboxFolder, command: string, options: NatsOption
       await each((node) => node[Symbol.asyncDispose]())
       await Promise.all(routes.map(({ link }) => link[Symbol.asyncDispose]()))
     },
+  }
+}
+
+const SETTLE_LIMIT_MS = 30_000
+
+/** Waits until JetStream has a leader that all nodes follow: earlier, a stream with three replicas may be refused. */
+async function clusterSettled(monitorPorts: number[], nodes: NatsNode[]): Promise<void> {
+  const deadline = performance.now() + SETTLE_LIMIT_MS
+  for (;;) {
+    const views = await Promise.all(monitorPorts.map(metaCluster))
+    const leaders = new Set(views.map((view) => view?.leader))
+    const isSettled = views.some(
+      (view) => view?.replicas?.length === 2 && view.replicas.every(({ current }) => current),
+    )
+    if (isSettled && leaders.size === 1) return
+    if (performance.now() > deadline) {
+      const logs = nodes.map((node) => node.logTail(10)).join('\n')
+      throw new TabibError(
+        'SERVER_FAILED',
+        `the NATS cluster has no settled leader after 30 s; its logs end with:\n${logs}`,
+      )
+    }
+    await delay(20)
+  }
+}
+
+/** A node's view of JetStream's own consensus group (`/jsz`); only the leader lists its replicas. */
+async function metaCluster(
+  monitorPort: number,
+): Promise<{ leader?: string; replicas?: { current: boolean }[] } | undefined> {
+  try {
+    const response = await fetch(`http://127.0.0.1:${monitorPort}/jsz`)
+    return ((await response.json()) as { meta_cluster?: object }).meta_cluster
+  } catch {
+    return undefined
   }
 }
 
