@@ -1,5 +1,6 @@
 import { type Logger, pino } from 'pino'
-import { type Nats, openNats } from './adapters/nats/client.ts'
+import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
+import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import type { Config } from './config.ts'
@@ -12,27 +13,45 @@ export interface App extends AsyncDisposable {
   readonly nats: Nats
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
+  readonly pager: Pager
   readonly log: Logger
 }
 
-export function createApp(config: Config, { log = createLogger() }: { log?: Logger } = {}): App {
+export interface AppOptions {
+  log?: Logger
+  /** How NATS behaves when its connection is lost; see `NatsOptions`. */
+  onDisconnect?: NatsOptions['onDisconnect']
+  /** Size of the Postgres pool. */
+  maxConnections?: number
+}
+
+export function createApp(config: Config, options: AppOptions = {}): App {
+  const { log = createLogger(), onDisconnect = 'resume', maxConnections = 8 } = options
   let db: Database | undefined
   let nats: Nats | undefined
   let redis: Redis | undefined
+  let pager: Pager | undefined
   return {
     config,
     log,
     get db() {
-      db ??= openDatabase({ url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL') })
+      db ??= openDatabase({
+        url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'),
+        maxConnections,
+      })
       return db
     },
     get nats() {
-      nats ??= openNats({ url: required(config.natsUrl, 'NATS', 'TABIB_NATS_URL') })
+      nats ??= openNats({ url: required(config.natsUrl, 'NATS', 'TABIB_NATS_URL'), onDisconnect })
       return nats
     },
     get redis() {
       redis ??= openRedis({ url: required(config.redisCacheUrl, 'Redis', 'TABIB_REDIS_URL') })
       return redis
+    },
+    get pager() {
+      pager ??= openPager(config.pager)
+      return pager
     },
     async [Symbol.asyncDispose]() {
       redis?.disconnect()

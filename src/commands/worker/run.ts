@@ -1,0 +1,129 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { Args, Flags } from '@oclif/core'
+import type { App } from '../../app.ts'
+import { TabibCommand } from '../../command.ts'
+import { assertMigrated } from '../../domain/schema/migrate.ts'
+import { TabibError } from '../../errors.ts'
+import { toJson } from '../../render.ts'
+import { type RunningWorker, runOnce, startWorker, thisInstance, type Worker } from '../../worker.ts'
+import { findWorker, workers } from '../../workers/index.ts'
+
+export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
+  static override summary = 'Run background workers until SIGTERM, or one pass with --once.'
+  static override description =
+    'SIGTERM and SIGINT drain: the pass under way ends, no other starts; a second signal ends the process at once. ' +
+    'With --once a pass that another process is at is skipped, exit 0.'
+  static override examples = [
+    '<%= config.bin %> worker run --all',
+    '<%= config.bin %> worker run outbox-relay',
+    '<%= config.bin %> worker run outbox-monitor --once',
+  ]
+  static override args = {
+    name: Args.string({ multiple: true, description: 'workers, as `worker list` names them' }),
+  }
+  static override flags = {
+    all: Flags.boolean({ description: 'every worker' }),
+    once: Flags.boolean({ description: 'one pass of each, as cron calls it' }),
+    port: Flags.integer({
+      min: 0,
+      max: 65_535,
+      helpValue: '<port>',
+      description: 'of /livez, /readyz and /metrics; 0 takes any free one',
+      exclusive: ['once'],
+    }),
+  }
+  static override handlesSignals = true
+
+  readonly #stop = new AbortController()
+
+  async run(): Promise<void> {
+    const chosen = this.#chosen()
+    const app = await this.openApp()
+    await assertMigrated(app)
+    const unwatch = this.#watchSignals()
+    try {
+      await (this.flags.once ? this.#once(app, chosen) : this.#run(app, chosen))
+    } finally {
+      unwatch()
+    }
+  }
+
+  async #once(app: App, chosen: readonly Worker[]): Promise<void> {
+    const instance = thisInstance(this.config.version)
+    const result: Record<string, object> = {}
+    for (const worker of chosen) result[worker.name] = await runOnce(app, worker, instance, this.#stop.signal)
+    this.succeed({
+      result,
+      text: () =>
+        Object.entries(result)
+          .map(([name, outcome]) => `${name}: ${toJson(outcome, 0)}`)
+          .join('\n'),
+    })
+  }
+
+  async #run(app: App, chosen: readonly Worker[]): Promise<void> {
+    const instance = thisInstance(this.config.version)
+    const running = chosen.map((worker) => startWorker(app, worker, instance))
+    await aborted(this.#stop.signal)
+    await drainWithin(running, app.config.worker.drainTimeoutMs)
+    const result = running.map(({ worker, state: { passes, failures } }) => ({
+      name: worker.name,
+      passes,
+      failures,
+    }))
+    this.succeed({
+      result,
+      text: () => result.map((one) => `${one.name}: ${one.passes} passes, ${one.failures} failed`).join('\n'),
+    })
+  }
+
+  #chosen(): readonly Worker[] {
+    const names = this.args.name ?? []
+    if (this.flags.all) return workers
+    if (names.length > 0) return [...new Set(names)].map(findWorker)
+    throw new TabibError('USAGE', 'name the workers to run, or give --all', {
+      suggestions: ['tabib worker list', 'tabib worker run --all'],
+    })
+  }
+
+  #watchSignals(): () => void {
+    const onSignal = (signal: NodeJS.Signals) => {
+      if (this.#stop.signal.aborted) process.exit(new TabibError('INTERRUPTED', signal).exitCode)
+      this.note(`${signal}: draining; a second one ends at once`)
+      this.#stop.abort()
+    }
+    // --timeout ends the work as a signal does; the exit code is its own.
+    this.signal.addEventListener('abort', () => this.#stop.abort(), { once: true })
+    process.on('SIGINT', onSignal)
+    process.on('SIGTERM', onSignal)
+    return () => {
+      process.off('SIGINT', onSignal)
+      process.off('SIGTERM', onSignal)
+    }
+  }
+}
+
+async function drainWithin(running: readonly RunningWorker[], limitMs: number): Promise<void> {
+  const left = new Set(running.map(({ worker }) => worker.name))
+  const timer = new AbortController()
+  const late = delay(limitMs, 'late', { signal: timer.signal })
+  const drained = Promise.all(
+    running.map(async (one) => {
+      await one.drain()
+      left.delete(one.worker.name)
+    }),
+  )
+  const outcome = await Promise.race([drained, late]).finally(() => timer.abort())
+  if (outcome !== 'late') return
+  throw new TabibError('TIMED_OUT', `${[...left].join(', ')} had not drained after ${limitMs / 1_000} s`, {
+    suggestions: ['tabib worker list'],
+    retryable: true,
+  })
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}

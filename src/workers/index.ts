@@ -1,0 +1,21 @@
+import { TabibError } from '../errors.ts'
+import { nearest } from '../nearest.ts'
+import type { Worker } from '../worker.ts'
+import { outboxMonitor } from './outbox-monitor.ts'
+import { outboxRelay } from './outbox-relay.ts'
+import { pager } from './pager.ts'
+
+/** Every background worker. */
+export const workers: readonly Worker[] = [outboxRelay, outboxMonitor, pager]
+
+/** The worker with this name. @throws TabibError NOT_FOUND naming the one that was probably meant. */
+export function findWorker(name: string): Worker {
+  const found = workers.find((worker) => worker.name === name)
+  if (found) return found
+  const known = workers.map((worker) => worker.name)
+  const meant = nearest(name, known)
+  throw new TabibError('NOT_FOUND', `no worker "${name}"; there are ${known.join(', ')}`, {
+    suggestions: [...(meant ? [`tabib worker run ${meant}`] : []), 'tabib worker list'],
+    context: { name },
+  })
+}
