@@ -128,7 +128,11 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   #signalWatched = false
   #reported = false
   readonly #stop = new AbortController()
+  /** Rejects when running work is given up. */
   readonly #abandoned = rejectable()
+  /** Rejects when the command is left, whatever still runs. */
+  readonly #left = rejectable()
+  #mutating = false
 
   /** Aborted by SIGINT, SIGTERM and `--timeout`; its reason is the error that the command will end with. */
   protected get signal(): AbortSignal {
@@ -239,7 +243,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   protected async mutate<R>(details: OperationDetails, work: () => Promise<R>): Promise<R> {
     const { db, config } = await this.openApp()
     const { auditOperation } = await import('./domain/audit/operation.ts')
-    return auditOperation(db, await this.#operation(config, details), work)
+    return auditOperation(db, await this.#operation(config, details), () => this.#whileWanted(work))
   }
 
   /**
@@ -255,7 +259,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const { auditOperation, holdTarget } = await import('./domain/audit/operation.ts')
     const operation = await this.#operation(config, details)
     await using _lock = await holdTarget(db, { target, ...operation })
-    return await auditOperation(db, operation, work)
+    return await auditOperation(db, operation, () => this.#whileWanted(work))
   }
 
   /**
@@ -301,7 +305,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
       process.on('SIGTERM', onSignal)
     }
     try {
-      return await Promise.race([super._run<R>(), this.#abandoned.promise])
+      return await Promise.race([super._run<R>(), this.#left.promise])
     } catch (error) {
       this.#report(error)
       return undefined as R
@@ -323,11 +327,20 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     }
   }
 
-  // Work that watches the signal gets time to end in order; all other work is left behind at once, as is a second time.
+  // Work that watches the signal gets time to end in order; all other work is given up at once. What was being changed
+  // gets time for its audit record. A second signal waits for nothing.
   #abort(reason: TabibError): void {
-    const graceMs = this.#signalWatched && !this.#stop.signal.aborted ? 5_000 : 0
+    const isFirst = !this.#stop.signal.aborted
     this.#stop.abort(reason)
-    setTimeout(() => this.#abandoned.reject(reason), graceMs)
+    const orderlyMs = isFirst && this.#signalWatched ? 5_000 : 0
+    const recordMs = isFirst && this.#mutating ? 3_000 : 0
+    setTimeout(() => this.#abandoned.reject(reason), orderlyMs)
+    setTimeout(() => this.#left.reject(reason), orderlyMs + recordMs)
+  }
+
+  async #whileWanted<R>(work: () => Promise<R>): Promise<R> {
+    this.#mutating = true
+    return await Promise.race([work(), this.#abandoned.promise])
   }
 
   #report(thrown: unknown): void {
@@ -378,5 +391,7 @@ function rejectable(): { promise: Promise<never>; reject: (reason: Error) => voi
   const promise = new Promise<never>((_, fail) => {
     reject = fail
   })
+  // Nobody may be waiting for it.
+  promise.catch(() => {})
   return { promise, reject }
 }

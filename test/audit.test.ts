@@ -1,3 +1,5 @@
+import { join } from 'node:path'
+import { execa } from 'execa'
 import { beforeAll, beforeEach, expect, test } from 'vitest'
 import { type Database, openDatabase } from '../src/adapters/postgres/client.ts'
 import { appendAudit } from '../src/domain/audit/append.ts'
@@ -5,6 +7,7 @@ import { listAudit } from '../src/domain/audit/list.ts'
 import { auditOperation, holdTarget, redactArgv } from '../src/domain/audit/operation.ts'
 import { parseAnchor, verifyAudit } from '../src/domain/audit/verify.ts'
 import { TabibError } from '../src/errors.ts'
+import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
 
 const database = useDatabase()
@@ -208,6 +211,22 @@ test('the lock of an operator whose process died runs out', async () => {
   await using _dead = await holdTarget(db, mine)
   await db.query(`update tabib.operation_lock set expires_at = now() - interval '1 second'`)
   await using _next = await holdTarget(db, { ...mine, runId: 'b1a1d0a4-8f0e-4f55-9d5c-8f3c2a6d7e11' })
+})
+
+test('an interrupted command leaves its end in the trail, and the target free', async () => {
+  const child = execa(process.execPath, [join(packageRoot(), 'test/fixture/run.js'), 'change'], {
+    env: { TABIB_DATABASE_URL: database.url('tabib') },
+    reject: false,
+  })
+  child.stderr.on('data', (chunk: Buffer) => {
+    if (String(chunk).includes('changing')) child.kill('SIGINT')
+  })
+  expect((await child).exitCode).toBe(130)
+  expect(await listAudit({ db }, { limit: 10 })).toMatchObject([
+    { phase: 'after', outcome: 'failed', errorCode: 'INTERRUPTED', exitCode: 130 },
+    { phase: 'before', command: 'change', reason: 'to be interrupted' },
+  ])
+  expect(await db.query('select target from tabib.operation_lock')).toEqual([])
 })
 
 test('secrets on the command line do not reach the trail', () => {
