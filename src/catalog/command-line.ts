@@ -1,17 +1,22 @@
-import { type Config, Parser } from '@oclif/core'
+import { type Command, Parser } from '@oclif/core'
+
+/** Where commands are found by id (`outbox:relay`): oclif's configuration is one. */
+export interface CommandFinder {
+  findCommand(id: string): { load(): Promise<Command.Class> } | undefined
+}
 
 /**
  * Why `tabib …argv` would not parse: no such command, an unknown flag, a missing or superfluous argument. Undefined
  * when it parses. Nothing is run.
  */
 export async function commandProblem(
-  config: Pick<Config, 'findCommand'>,
+  commands: CommandFinder,
   argv: readonly string[],
 ): Promise<string | undefined> {
   const words = argv.findIndex((word) => word.startsWith('-'))
   const most = words === -1 ? argv.length : words
   for (let length = most; length > 0; length--) {
-    const command = config.findCommand(argv.slice(0, length).join(':'))
+    const command = commands.findCommand(argv.slice(0, length).join(':'))
     if (!command) continue
     const { flags, baseFlags, args, strict } = await command.load()
     try {

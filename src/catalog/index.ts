@@ -1,4 +1,5 @@
 import { TabibError } from '../errors.ts'
+import { nearest } from '../nearest.ts'
 import fm01 from './billing/fm-01-postgres-primary-down.ts'
 import fm02 from './billing/fm-02-nats-unreachable.ts'
 import fm03 from './billing/fm-03-tenant-service-down.ts'
@@ -140,42 +141,19 @@ export function findMode(id: string): FailureMode {
   const wanted = id.toLowerCase()
   const found = catalog.find((mode) => mode.id.toLowerCase() === wanted)
   if (found) return found
-  const near = nearModes(wanted)
-  throw new TabibError(
-    'NOT_FOUND',
-    `no failure mode "${id}"${near.length ? `; near it: ${near.join(', ')}` : ''}`,
-    {
-      suggestions: [...near.slice(0, 1).map((one) => `tabib explain ${one}`), 'tabib catalog list'],
-      context: { id, near },
-    },
+  const near = nearMode(wanted)
+  throw new TabibError('NOT_FOUND', `no failure mode "${id}"${near ? `; near it: ${near}` : ''}`, {
+    suggestions: [...(near ? [`tabib explain ${near}`] : []), 'tabib catalog list'],
+    context: { id },
+  })
+}
+
+function nearMode(wanted: string): string | undefined {
+  // Without its service an id is compared with ids without theirs.
+  const known = (id: string) => (wanted.includes('/') ? id : id.slice(id.indexOf('/') + 1)).toLowerCase()
+  const meant = nearest(
+    wanted,
+    catalog.map(({ id }) => known(id)),
   )
-}
-
-function nearModes(wanted: string): string[] {
-  const word = (text: string) => text.toLowerCase().replace(/[^a-z0-9]/g, '')
-  const last = word(wanted.slice(wanted.lastIndexOf('/') + 1))
-  return catalog
-    .map(({ id }) => {
-      const own = word(id.slice(id.indexOf('/') + 1))
-      const distance = Math.min(editDistance(wanted, id.toLowerCase()), editDistance(last, own))
-      return { id, distance }
-    })
-    .filter(({ distance, id }) => distance <= Math.min(2, id.length / 3))
-    .sort((a, b) => a.distance - b.distance)
-    .slice(0, 3)
-    .map(({ id }) => id)
-}
-
-/** Levenshtein's distance between two short words. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, column) => column)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
-      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1))
-    }
-    row = next
-  }
-  return row[b.length]!
+  return catalog.find(({ id }) => known(id) === meant)?.id
 }

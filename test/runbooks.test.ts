@@ -1,0 +1,85 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { type CommandFinder, commandProblem } from '../src/catalog/command-line.ts'
+import { catalog } from '../src/catalog/index.ts'
+import { lintCatalog } from '../src/catalog/lint.ts'
+import { packageRoot } from '../src/package-root.ts'
+import { workers } from '../src/workers/index.ts'
+
+const root = join(packageRoot(), 'runbooks')
+const runbooks = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter((path) =>
+  path.endsWith('.md'),
+)
+const text = (path: string) => readFileSync(join(root, path), 'utf8')
+
+/** Every line that begins with `tabib`, in a block or on its own, with its placeholders filled in. */
+function commandsOf(path: string): string[] {
+  return [...text(path).matchAll(/^\s*tabib (.*)$/gm)].map(([, line = '']) =>
+    line.replace(/<[a-z-]+-id>/g, '019a8f2e-7c00-7000-8000-000000000001').trim(),
+  )
+}
+
+const commands: CommandFinder = {
+  findCommand(id) {
+    const path = join(packageRoot(), 'src/commands', `${id.replaceAll(':', '/')}.ts`)
+    return existsSync(path) ? { load: async () => (await import(path)).default } : undefined
+  },
+}
+
+describe('a runbook', () => {
+  test.each(runbooks)('%s types commands that exist, with flags that they take', async (path) => {
+    for (const line of commandsOf(path)) {
+      expect(await commandProblem(commands, line.split(/\s+/)), `${path}: tabib ${line}`).toBeUndefined()
+    }
+  })
+
+  test.each(runbooks)('%s links only files that are there', (path) => {
+    for (const [, target = ''] of text(path).matchAll(/\]\(([^)#:]+)\)/g)) {
+      expect(runbooks, `${path} links ${target}`).toContain(join(dirname(path), target))
+    }
+  })
+
+  test.each(runbooks)('%s can be read on a phone: no line of code beyond 110 columns', (path) => {
+    for (const [, block = ''] of text(path).matchAll(/```\w+\n(.*?)```/gs)) {
+      expect(Math.max(...block.split('\n').map((line) => line.length))).toBeLessThanOrEqual(110)
+    }
+  })
+})
+
+describe('catalog lint', () => {
+  const surroundings = {
+    commandProblem: (argv: readonly string[]) => commandProblem(commands, argv),
+    workers: workers.map(({ name }) => name),
+  }
+
+  test('finds nothing: cards, runbooks, index, commands and specification agree', async () => {
+    expect(await lintCatalog(catalog, surroundings)).toEqual([])
+  })
+
+  test('finds a card that the specification lacks, and a row that has no card', async () => {
+    const [first, ...rest] = catalog
+    const invented = { ...first!, id: 'billing/FM-99' as const }
+    const findings = await lintCatalog([invented, ...rest], surroundings)
+    expect(findings.map(({ object }) => object).sort()).toEqual(['billing/FM-01', 'billing/FM-99'])
+  })
+
+  test('finds a command that does not parse, a worker that does not exist, and an unknown neighbour', async () => {
+    const broken = catalog.map((mode) =>
+      mode.state === 'built' && mode.id === 'billing/FM-17'
+        ? {
+            ...mode,
+            mitigate: { worker: 'outbox-relya', command: ['outbox', 'relay', '--servise', 'billing'] },
+            detect: { ...mode.detect, entails: ['billing/FM-99' as const] },
+          }
+        : mode,
+    )
+    const findings = await lintCatalog(broken, surroundings)
+    expect(findings.map(({ id }) => id).sort()).toEqual([
+      'catalog/command',
+      'catalog/entails',
+      'catalog/worker',
+    ])
+    expect(findings.every(({ object }) => object === 'billing/FM-17')).toBe(true)
+  })
+})
