@@ -161,6 +161,16 @@ function translate(cause: unknown, where: string): unknown {
       suggestions: ['tabib migrate status'],
     })
   }
+  if (code === '42P01' || code === '3F000' || code === '42703') {
+    return new TabibError(
+      'MIGRATION_REQUIRED',
+      `the database at ${where} lacks what this version reads: ${cause.message}`,
+      {
+        cause,
+        suggestions: ['tabib migrate status', 'tabib migrate up'],
+      },
+    )
+  }
   if (code === '55P03') {
     return new TabibError('LOCKED', `Postgres at ${where}: ${cause.message}`, { cause, retryable: true })
   }
