@@ -200,6 +200,8 @@ create table tabib.quarantine (
   state text not null default 'open' check (state in ('open', 'held', 'redriving', 'redriven', 'discarded')),
   redrives int not null default 0,
   redrive_run uuid,
+  -- When the copy of an inbox event reached the dead-letter stream; a sweep makes up for a crash before that.
+  dead_lettered_at timestamptz,
   quarantined_at timestamptz not null default now(),
   resolved_at timestamptz,
   resolved_by text
@@ -335,8 +337,8 @@ grant select on tabib.outbox_lease, tabib.outbox_progress, tabib.outbox_attempt,
   to tabib_auditor;
 -- The auditor sees that an event is quarantined and why, not what it says.
 grant select (id, service, origin, consumer, event_id, seq, stream, stream_seq, tenant_id, aggregate_type, aggregate_id,
-  type, subject, reason, attempts, fingerprint, redacted, state, redrives, redrive_run, quarantined_at, resolved_at,
-  resolved_by) on tabib.quarantine to tabib_auditor;
+  type, subject, reason, attempts, fingerprint, redacted, state, redrives, redrive_run, dead_lettered_at, quarantined_at,
+  resolved_at, resolved_by) on tabib.quarantine to tabib_auditor;
 grant insert, update on tabib.outbox_lease, tabib.quarantine, tabib.incident, tabib.worker_heartbeat,
   tabib.inbox_sweep to tabib_relay;
 grant insert, update, delete on tabib.outbox_attempt, tabib.operation_lock, tabib.worker_lease, tabib.tenant

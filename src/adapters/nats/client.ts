@@ -10,7 +10,14 @@ import {
   type StreamInfo,
 } from '@nats-io/jetstream'
 import type { NatsConnectionImpl } from '@nats-io/nats-core/internal'
-import { connect, createInbox, type Msg, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node'
+import {
+  connect,
+  createInbox,
+  headers,
+  type Msg,
+  type MsgHdrs,
+  type NatsConnection,
+} from '@nats-io/transport-node'
 import { TabibError } from '../../errors.ts'
 
 export interface NatsOptions {
@@ -57,6 +64,14 @@ export interface Publisher extends AsyncDisposable {
   readonly inFlight: number
 }
 
+/** A message for `store`. `headers` are without `Nats-Msg-Id`. */
+export interface StorableMessage {
+  subject: string
+  messageId: string
+  headers: ReadonlyMap<string, string>
+  payload: Uint8Array
+}
+
 /** A stored message with its place in the stream. */
 export interface StoredMessage {
   seq: number
@@ -77,6 +92,11 @@ export interface Nats extends AsyncDisposable {
   /** Bytes a message may have, headers included, as the server announced. */
   maxPayload(): Promise<number>
   openPublisher(options?: { ackTimeoutMs?: number }): Promise<Publisher>
+  /**
+   * Publishes one message of any bytes and waits for the stream's acknowledgement; for many, `openPublisher`. The
+   * message id makes it safe to repeat within the stream's dedupe window.
+   */
+  store(message: StorableMessage): Promise<{ seq: number; duplicate: boolean }>
   /** Creates the stream or brings its configuration up to date; says which. */
   ensureStream(config: Partial<StreamConfig> & { name: string }): Promise<'created' | 'updated' | 'unchanged'>
   stream(name: string): Promise<StreamInfo | undefined>
@@ -203,6 +223,18 @@ export function openNats(options: NatsOptions): Nats {
     async openPublisher({ ackTimeoutMs = 5_000 } = {}) {
       return openPublisher(await connection(), ackTimeoutMs, unreachable)
     },
+    store: ({ subject, messageId, headers: wanted, payload }) =>
+      jetStreamCall(async () => {
+        const all = headers()
+        for (const [name, value] of wanted) all.set(name, value)
+        const js = jetstream(await connection())
+        const { seq, duplicate } = await js.publish(subject, payload, {
+          msgID: messageId,
+          headers: all,
+          timeout: 5_000,
+        })
+        return { seq, duplicate }
+      }),
     ensureStream: (config) =>
       jetStreamCall(async (jsm) => {
         const present = await unlessNotFound(jsm.streams.info(config.name))
