@@ -40,7 +40,7 @@ const { outputFiles } = await build({
   legalComments: 'none',
   chunkNames: 'chunks/[name]-[hash]',
   // These load files of their own at run time, or are optional parts of what is bundled.
-  external: ['bullmq', 'fastify', 'node-pg-migrate', 'pino', 'pg-native', 'pg-cloudflare', 'typescript'],
+  external: ['bullmq', 'fastify', 'node-pg-migrate', 'pino', 'prom-client', 'pg-native', 'pg-cloudflare', 'typescript'],
   banner: { js: "const require=process.getBuiltinModule('module').createRequire(import.meta.url);" },
   plugins: [builtinsByRequire],
   write: false,

@@ -1,5 +1,6 @@
 import { hostname } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
+import { openScheduler, type Schedule, type Scheduler } from './adapters/redis/scheduler.ts'
 import type { App } from './app.ts'
 import { type Heartbeat, type Instance, recordHeartbeat } from './domain/workers/heartbeat.ts'
 import { acquirePassLease, type PassLease, releasePassLease, renewPassLease } from './domain/workers/lease.ts'
@@ -42,8 +43,8 @@ export interface Loop {
   readonly signal: AbortSignal
   /** A round of this loop ended well, with work done or none. */
   passed(loop: string, result: WorkerResult): void
-  /** A round failed; the loop goes on by itself, after a wait. */
-  failed(loop: string, error: unknown): void
+  /** A round failed, with an error or for a reason in words; the loop goes on by itself, after a wait. */
+  failed(loop: string, why: unknown): void
 }
 
 /** A worker at work in this process. */
@@ -81,6 +82,9 @@ const LEASE_TTL_MS = 15_000
 const PASS_LIMIT_MS = 300_000
 const SHORTEST_BACK_OFF_MS = 1_000
 const LONGEST_BACK_OFF_MS = 60_000
+const SHORTEST_NAP_MS = 100
+// How much later than due a job of the scheduler may begin before the timer makes the pass.
+const LONGEST_PATIENCE_MS = 5_000
 
 /** This process as heartbeats and leases name it. */
 export function thisInstance(version: string): Instance {
@@ -93,11 +97,55 @@ export function thisInstance(version: string): Instance {
   }
 }
 
-/** Starts a worker; whatever fails, it goes on until it is drained. */
-export function startWorker(app: App, worker: Worker, instance: Instance): RunningWorker {
+/** The workers of one process. */
+export interface Fleet {
+  readonly running: readonly RunningWorker[]
+  /** Whether the schedule's Redis answers; undefined when no worker here is scheduled by it. */
+  readonly scheduled: boolean | undefined
+  /** Drains all at once, within `limitMs`. Returns the names of those that had not stopped by then. */
+  drain(limitMs: number): Promise<string[]>
+}
+
+/**
+ * Starts workers; whatever fails, they go on until they are drained. Without Redis, or while it is away, a scheduled
+ * worker keeps its cadence by a timer of its own.
+ */
+export function startWorkers(app: App, workers: readonly Worker[], instance: Instance): Fleet {
+  const url = workers.every(isContinuous) ? undefined : app.config.redisUrl
+  const scheduler =
+    url === undefined ? undefined : openScheduler({ url, warn: (message) => app.log.warn(message) })
+  const running = workers.map((worker) => startWorker(app, worker, instance, scheduler))
+  return {
+    running,
+    get scheduled() {
+      return scheduler?.connected
+    },
+    async drain(limitMs) {
+      const left = new Set(running.map(({ worker }) => worker.name))
+      const drained = Promise.all(
+        running.map(async (one) => {
+          await one.drain()
+          left.delete(one.worker.name)
+        }),
+      )
+      const limit = new AbortController()
+      await Promise.race([drained, nap(limitMs, limit.signal)])
+      limit.abort()
+      await scheduler?.[Symbol.asyncDispose]()
+      return [...left]
+    },
+  }
+}
+
+function startWorker(
+  app: App,
+  worker: Worker,
+  instance: Instance,
+  scheduler: Scheduler | undefined,
+): RunningWorker {
   const stop = new AbortController()
   const site = openSite(app, worker, instance, stop.signal)
-  const work = isContinuous(worker) ? runLoops(site, worker) : runSchedule(site, worker)
+  const work = isContinuous(worker) ? runLoops(site, worker) : runSchedule(site, worker, scheduler)
   void site.beat()
   site.log.info('started')
   return {
@@ -190,8 +238,8 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
       addCounts(state.totals, name, result)
       if (state.errors.delete(name)) log.info({ loop: name }, 'works again')
     },
-    failed(name, error) {
-      const text = errorText(error)
+    failed(name, why) {
+      const text = typeof why === 'string' ? why : errorText(why)
       state.failures += 1
       state.heardAt.set(name, performance.now())
       // A back-off may fail many times an hour with the same words.
@@ -250,9 +298,16 @@ async function runLoops({ app, loop, signal }: Site, worker: ContinuousWorker): 
   }
 }
 
-/** Makes a scheduled worker's passes, one at a time on all hosts. */
-async function runSchedule(site: Site, worker: ScheduledWorker): Promise<void> {
-  const { state, signal } = site
+/**
+ * Makes a scheduled worker's passes, one at a time on all hosts. The scheduler says when; a timer stands by and makes
+ * the pass that nobody else has begun in time.
+ */
+async function runSchedule(
+  site: Site,
+  worker: ScheduledWorker,
+  scheduler: Scheduler | undefined,
+): Promise<void> {
+  const { signal, log } = site
   const { everyMs } = worker.cadence
   let running: Promise<Attempt> | undefined
   let failures = 0
@@ -263,22 +318,37 @@ async function runSchedule(site: Site, worker: ScheduledWorker): Promise<void> {
     })
     return running
   }
-  const step = async (): Promise<number> => {
+  const standBy = async (): Promise<number> => {
+    const patienceMs = everyMs + (scheduler?.connected ? Math.min(everyMs / 2, LONGEST_PATIENCE_MS) : 0)
     try {
-      const outcome = await attempt(everyMs)
+      const outcome = await attempt(patienceMs)
       failures = 0
-      return outcome.kind === 'fresh' ? everyMs - outcome.sinceMs : everyMs
+      return outcome.kind === 'fresh' ? patienceMs - outcome.sinceMs : patienceMs
     } catch {
       failures += 1
       return Math.min(everyMs, backOffMs(failures))
     }
   }
-  while (!signal.aborted) {
-    const waitMs = Math.max(100, await step())
-    state.nextPassAt = performance.now() + waitMs
-    await nap(waitMs, signal)
-  }
+  const schedule = await scheduler?.every(worker.name, everyMs, async () => {
+    // A burst of jobs that fell due while nobody worked is one pass.
+    if (!signal.aborted) await attempt(everyMs / 2)
+  })
+  const ensuring = keepScheduled(schedule, log)
+  while (!signal.aborted) await nap(Math.max(SHORTEST_NAP_MS, await standBy()), signal)
+  clearInterval(ensuring)
   await running?.catch(() => {})
+  await schedule?.close().catch(() => {})
+}
+
+function keepScheduled(schedule: Schedule | undefined, log: App['log']): NodeJS.Timeout | undefined {
+  if (!schedule) return undefined
+  const ensure = () => {
+    schedule.ensure().catch((error: unknown) => {
+      log.warn({ error: errorText(error) }, 'the schedule could not be put into Redis')
+    })
+  }
+  ensure()
+  return setInterval(ensure, BEAT_EVERY_MS)
 }
 
 type Attempt = Exclude<PassLease, { kind: 'held' }> | { kind: 'passed'; result: WorkerResult }
@@ -289,12 +359,16 @@ async function passAlone(site: Site, worker: ScheduledWorker, notWithinMs: numbe
   const held = { name: worker.name, holder: instance.id, ttlMs: LEASE_TTL_MS }
   try {
     const lease = await acquirePassLease(app, { ...held, notWithinMs })
+    if (lease.kind === 'fresh') {
+      state.nextPassAt = performance.now() + Math.max(0, worker.cadence.everyMs - lease.sinceMs)
+    }
     if (lease.kind !== 'held') return lease
   } catch (error) {
     loop.failed(worker.name, error)
     throw error
   }
   state.passStartedAt = performance.now()
+  state.nextPassAt = state.passStartedAt + worker.cadence.everyMs
   state.passing = true
   const given = leaseKeeper(site, worker, held)
   try {

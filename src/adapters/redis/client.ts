@@ -4,16 +4,24 @@ import { TabibError } from '../../errors.ts'
 export type { Redis }
 
 /**
- * Opens one Redis connection lazily. Commands fail at once while Redis is away instead of queueing without bound.
- * BullMQ takes the URL and opens connections of its own (it needs `maxRetriesPerRequest: null`).
+ * Opens one Redis connection lazily. Commands fail at once while Redis is away instead of queueing without bound;
+ * with `queue`, as BullMQ needs it, they wait until it is back.
  */
-export function openRedis({ url, name = 'tabib' }: { url: string; name?: string }): Redis {
+export function openRedis({
+  url,
+  name = 'tabib',
+  queue = false,
+}: {
+  url: string
+  name?: string
+  queue?: boolean
+}): Redis {
   const redis = new Redis(url, {
     connectionName: name,
     lazyConnect: true,
     connectTimeout: 5_000,
-    maxRetriesPerRequest: 1,
-    enableOfflineQueue: false,
+    maxRetriesPerRequest: queue ? null : 1,
+    enableOfflineQueue: queue,
     retryStrategy: (attempt) => Math.min(250 * attempt, 5_000) * (0.5 + Math.random() / 2),
   })
   // Unreachable is told by the failing command; without a listener ioredis writes to the console.

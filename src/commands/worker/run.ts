@@ -1,11 +1,10 @@
-import { setTimeout as delay } from 'node:timers/promises'
 import { Args, Flags } from '@oclif/core'
 import type { App } from '../../app.ts'
 import { TabibCommand } from '../../command.ts'
 import { assertMigrated } from '../../domain/schema/migrate.ts'
 import { TabibError } from '../../errors.ts'
 import { toJson } from '../../render.ts'
-import { type RunningWorker, runOnce, startWorker, thisInstance, type Worker } from '../../worker.ts'
+import { runOnce, startWorkers, thisInstance, type Worker } from '../../worker.ts'
 import { findWorker, workers } from '../../workers/index.ts'
 
 export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
@@ -62,11 +61,25 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   }
 
   async #run(app: App, chosen: readonly Worker[]): Promise<void> {
-    const instance = thisInstance(this.config.version)
-    const running = chosen.map((worker) => startWorker(app, worker, instance))
-    await aborted(this.#stop.signal)
-    await drainWithin(running, app.config.worker.drainTimeoutMs)
-    const result = running.map(({ worker, state: { passes, failures } }) => ({
+    const { host, port, drainTimeoutMs } = app.config.worker
+    const fleet = startWorkers(app, chosen, thisInstance(this.config.version))
+    let left: string[] = []
+    try {
+      const { serve } = await import('../../api/server.ts')
+      await using server = await serve(app, fleet, { host, port: this.flags.port ?? port })
+      this.note(`listening on ${server.url}: /livez /readyz /metrics`)
+      await aborted(this.#stop.signal)
+    } finally {
+      left = await fleet.drain(drainTimeoutMs)
+    }
+    if (left.length > 0) {
+      throw new TabibError(
+        'TIMED_OUT',
+        `${left.join(', ')} had not drained after ${drainTimeoutMs / 1_000} s; other hosts take over`,
+        { suggestions: ['tabib worker list'], retryable: true },
+      )
+    }
+    const result = fleet.running.map(({ worker, state: { passes, failures } }) => ({
       name: worker.name,
       passes,
       failures,
@@ -101,24 +114,6 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
       process.off('SIGTERM', onSignal)
     }
   }
-}
-
-async function drainWithin(running: readonly RunningWorker[], limitMs: number): Promise<void> {
-  const left = new Set(running.map(({ worker }) => worker.name))
-  const timer = new AbortController()
-  const late = delay(limitMs, 'late', { signal: timer.signal })
-  const drained = Promise.all(
-    running.map(async (one) => {
-      await one.drain()
-      left.delete(one.worker.name)
-    }),
-  )
-  const outcome = await Promise.race([drained, late]).finally(() => timer.abort())
-  if (outcome !== 'late') return
-  throw new TabibError('TIMED_OUT', `${[...left].join(', ')} had not drained after ${limitMs / 1_000} s`, {
-    suggestions: ['tabib worker list'],
-    retryable: true,
-  })
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -1,0 +1,44 @@
+import type { FastifyInstance } from 'fastify'
+import type { App } from '../app.ts'
+import { assertMigrated } from '../domain/schema/migrate.ts'
+import { TabibError } from '../errors.ts'
+import type { Fleet } from '../worker.ts'
+
+const ANSWER_WITHIN_MS = 2_000
+
+/**
+ * `/livez`: 503 when a worker of this process hangs, so that it is started again. It asks no server, whose absence no
+ * restart would mend. `/readyz`: 503 while something that these workers need is away, with the reason for each.
+ */
+export function healthRoutes(server: FastifyInstance, app: App, fleet: Fleet): void {
+  server.get('/livez', async (_request, reply) => {
+    const hanging = fleet.running.filter((one) => !one.alive()).map(({ worker }) => worker.name)
+    return reply.code(hanging.length === 0 ? 200 : 503).send({ live: hanging.length === 0, hanging })
+  })
+
+  server.get('/readyz', async (_request, reply) => {
+    const needsNats = fleet.running.some(({ worker }) => worker.needs.includes('nats'))
+    const [postgres, nats] = await Promise.all([
+      reasonOf('postgres', assertMigrated(app)),
+      needsNats ? reasonOf('nats', app.nats.ping()) : undefined,
+    ])
+    const reasons = { ...(postgres && { postgres }), ...(nats && { nats }) }
+    const ready = Object.keys(reasons).length === 0
+    // Scheduled workers go on by their own timers meanwhile, so this alone is no reason to be taken out of service.
+    const degraded = fleet.scheduled === false ? { redis: 'the schedule is away; own timers stand in' } : {}
+    return reply.code(ready ? 200 : 503).send({ ready, reasons, degraded })
+  })
+}
+
+/** Why a system cannot be used, in words that hold no secret; undefined when it can. */
+async function reasonOf(system: string, asking: Promise<unknown>): Promise<string | undefined> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(() => resolve(`no answer within ${ANSWER_WITHIN_MS / 1_000} s`), ANSWER_WITHIN_MS)
+  })
+  const answer = asking.then(
+    () => undefined,
+    (error: unknown) => (error instanceof TabibError ? error.message : `${system} answered with an error`),
+  )
+  return Promise.race([answer, late]).finally(() => clearTimeout(timer))
+}

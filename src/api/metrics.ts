@@ -1,0 +1,75 @@
+import type { FastifyInstance } from 'fastify'
+import { Counter, Gauge, Registry } from 'prom-client'
+import type { App } from '../app.ts'
+import { catalogMetrics } from '../catalog/metrics.ts'
+import type { Fleet, RunningWorker } from '../worker.ts'
+
+/** `/metrics` in Prometheus's text format: the catalog's figures, and what the workers of this process did. */
+export async function metricsRoute(server: FastifyInstance, app: App, fleet: Fleet): Promise<void> {
+  const registry = new Registry()
+  await catalogMetrics(app, registry)
+  workerMetrics(fleet, registry)
+  server.get('/metrics', async (_request, reply) =>
+    reply.type(registry.contentType).send(await registry.metrics()),
+  )
+}
+
+function workerMetrics({ running }: Fleet, registry: Registry): void {
+  const registers = [registry]
+  const labelNames = ['worker']
+  const read = (figure: (one: RunningWorker) => number | undefined) =>
+    function collect(this: { reset(): void } & ({ set: Set } | { inc: Set })) {
+      this.reset()
+      for (const one of running) {
+        const value = figure(one)
+        if (value === undefined) continue
+        const labels = { worker: one.worker.name }
+        if ('set' in this) this.set(labels, value)
+        else this.inc(labels, value)
+      }
+    }
+  new Gauge({
+    name: 'tabib_worker_last_pass_timestamp_seconds',
+    help: 'When the last pass of a worker of this process ended, as Unix time.',
+    labelNames,
+    registers,
+    collect: read(({ state: { lastPassAt } }) =>
+      lastPassAt === undefined ? undefined : (performance.timeOrigin + lastPassAt) / 1_000,
+    ),
+  })
+  new Gauge({
+    name: 'tabib_worker_alive',
+    help: '1 while a worker of this process makes progress, 0 when it hangs.',
+    labelNames,
+    registers,
+    collect: read((one) => (one.alive() ? 1 : 0)),
+  })
+  new Counter({
+    name: 'tabib_worker_passes_total',
+    help: 'Passes that ended well, since the process started.',
+    labelNames,
+    registers,
+    collect: read(({ state }) => state.passes),
+  })
+  new Counter({
+    name: 'tabib_worker_failures_total',
+    help: 'Passes that failed, since the process started.',
+    labelNames,
+    registers,
+    collect: read(({ state }) => state.failures),
+  })
+  const relay = running.find(({ worker }) => worker.name === 'outbox-relay')
+  if (!relay) return
+  new Counter({
+    name: 'tabib_outbox_published_total',
+    help: 'Events that the relay of this process published, since the process started.',
+    labelNames: ['service'],
+    registers,
+    collect() {
+      this.reset()
+      for (const [service, totals] of relay.state.totals) this.inc({ service }, totals.published ?? 0)
+    },
+  })
+}
+
+type Set = (labels: { worker: string }, value: number) => void
