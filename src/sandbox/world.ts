@@ -148,7 +148,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
   const app = createApp(loadConfig({ env, cwd: folder.path }), { log: options.log ?? createLogger('warn') })
   const owner = openDatabase({ url: ownerUrl, applicationName: 'tabib owner', maxConnections: 2 })
   const service = openDatabase({ url: postgres.url('service', name), applicationName: 'sandbox service' })
-  await migrateUp({ db: owner, nats: app.nats }, { replicas: nats.nodes.length })
+  await migrate({ db: owner, nats: app.nats }, nats.nodes.length)
   await postgres.grantRoles()
 
   const processes = new Set<TabibProcess>()
@@ -185,6 +185,19 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       await Promise.all([postgres, nats, redis].map((server) => server[Symbol.asyncDispose]()))
       await folder[Symbol.asyncDispose]()
     },
+  }
+}
+
+/** A young cluster may still lose a request to an election; migrating is safe to repeat. */
+async function migrate(systems: { db: Database; nats: App['nats'] }, replicas: number): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await migrateUp(systems, { replicas })
+      return
+    } catch (error) {
+      const mayPass = error instanceof TabibError && error.code === 'NATS_UNREACHABLE' && attempt < 4
+      if (!mayPass) throw error
+    }
   }
 }
 

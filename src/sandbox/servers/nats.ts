@@ -89,8 +89,9 @@ async function start(folder: SandboxFolder, command: string, options: NatsOption
           name: 'sandbox',
           listen: `127.0.0.1:${clusterPorts[index]}`,
           authorization: { user: 'route', password },
-          // Nodes must not tell each other, or clients, of a way around the links.
           no_advertise: true,
+          // Nodes tell each other of their peers and dial them; an address that leads nowhere leaves only the links.
+          advertise: '127.0.0.1:1',
           routes: routes.filter(({ from }) => from === index).map(({ link }) => routeUrl(link)),
         },
       }),
