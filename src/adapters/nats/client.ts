@@ -1,7 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import {
   type Consumer,
   type ConsumerConfig,
   type ConsumerInfo,
+  JetStreamApiError,
   type JetStreamManager,
   type JsMsg,
   jetstream,
@@ -193,12 +195,18 @@ export function openNats(options: NatsOptions): Nats {
     managing ??= jetstreamManager(nc, { checkAPI: false })
     return managing
   }
+  // Every call of JetStream's API made here may be made twice, and a cluster that elects a leader asks for just that.
   const jetStreamCall = async <T>(call: (jsm: JetStreamManager) => Promise<T>): Promise<T> => {
-    try {
-      return await call(await manager())
-    } catch (error) {
-      if (isTransportError(error)) throw unreachable(error, 'did not answer')
-      throw error
+    const deadline = performance.now() + timeoutMs
+    for (;;) {
+      try {
+        return await call(await manager())
+      } catch (error) {
+        const unavailable = isUnavailable(error)
+        if (unavailable && performance.now() < deadline) await delay(50 + Math.random() * 100)
+        else if (unavailable || isTransportError(error)) throw unreachable(error, 'did not answer')
+        else throw error
+      }
     }
   }
   const unlessNotFound = async <T>(call: Promise<T>): Promise<T | undefined> => {
@@ -277,11 +285,12 @@ export function openNats(options: NatsOptions): Nats {
       const info = await nats.stream(stream)
       const last = info?.state.last_seq ?? 0
       if (!info || info.state.messages === 0 || fromSeq > last) return
-      const js = jetstream(await connection())
-      const ordered = await js.consumers.get(stream, {
-        opt_start_seq: Math.max(fromSeq, info.state.first_seq),
-        headers_only: !payloads,
-      })
+      const ordered = await jetStreamCall(async () =>
+        jetstream(await connection()).consumers.get(stream, {
+          opt_start_seq: Math.max(fromSeq, info.state.first_seq),
+          headers_only: !payloads,
+        }),
+      )
       const messages = await ordered.consume({ max_messages: 1_000 })
       try {
         for await (const message of messages) {
@@ -491,6 +500,9 @@ function differs(wanted: object, present: object): boolean {
 
 const isNotFound = (error: unknown): boolean =>
   error instanceof Error && /not found|no message found/i.test(error.message)
+
+const isUnavailable = (error: unknown): boolean =>
+  error instanceof JetStreamApiError && TRANSIENT_ERR_CODES.has(error.code)
 
 const isTransportError = (error: unknown): boolean =>
   error instanceof Error &&
