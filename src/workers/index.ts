@@ -1,13 +1,22 @@
 import { TabibError } from '../errors.ts'
 import { nearest } from '../nearest.ts'
 import type { Worker } from '../worker.ts'
+import { inbox } from './inbox.ts'
+import { inboxSweep } from './inbox-sweep.ts'
 import { outboxMonitor } from './outbox-monitor.ts'
 import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
 import { pager } from './pager.ts'
 
 /** Every background worker. */
-export const workers: readonly Worker[] = [outboxRelay, outboxMonitor, outboxRetention, pager]
+export const workers: readonly Worker[] = [
+  outboxRelay,
+  outboxMonitor,
+  outboxRetention,
+  inbox,
+  inboxSweep,
+  pager,
+]
 
 /** The worker with this name. @throws TabibError NOT_FOUND naming the one that was probably meant. */
 export function findWorker(name: string): Worker {

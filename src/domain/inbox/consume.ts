@@ -105,7 +105,8 @@ export async function consumePass(
 }
 
 /**
- * Consumes until aborted. An outage of Postgres or NATS is waited out with back-off; `onPass` hears of every pass.
+ * Consumes until aborted. An outage of Postgres or NATS is waited out with back-off; `onPass` hears of every pass,
+ * `onOutage` of every attempt that failed.
  *
  * A batch is one event after the start and after every redelivery, and doubles while all goes well: an event that kills
  * the process then dies alone, and does not use up the deliveries of those behind it.
@@ -118,8 +119,14 @@ export async function runConsumer(
   {
     signal,
     onPass = () => {},
+    onOutage = () => {},
     expiresMs = 5_000,
-  }: { signal: AbortSignal; onPass?: (pass: ConsumerPass) => void; expiresMs?: number },
+  }: {
+    signal: AbortSignal
+    onPass?: (pass: ConsumerPass) => void
+    onOutage?: (error: unknown) => void
+    expiresMs?: number
+  },
 ): Promise<void> {
   let ready: AsyncDisposable | undefined
   let limit = 1
@@ -139,6 +146,7 @@ export async function runConsumer(
         onPass(pass)
       } catch (error) {
         if (!isOutage(error)) throw error
+        onOutage(error)
         await ready?.[Symbol.asyncDispose]()
         ready = undefined
         limit = 1
