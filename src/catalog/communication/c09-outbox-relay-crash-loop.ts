@@ -20,22 +20,26 @@ export default failureMode({
   },
   mitigate: { worker: 'outbox-relay', command: ['outbox', 'relay', '--service', 'communication'] },
   drill: {
-    // A relay that dies for good, on an event that has killed it as often as is borne; others wait behind it.
+    // An event too large for the relay's memory: it dies on it every time, whoever starts it again, and others wait
+    // behind. The next relay after these deaths must know the event without reading it.
     inject: async (world) => {
-      const relay = await world.startWorkers(['outbox-relay'])
-      relay.signal('SIGKILL')
-      await relay.exited
-      const [lethal] = await world.produce('communication', { count: 1, ageS: 20 })
+      await world.owner.query(
+        `insert into communication.outbox (tenant_id, aggregate_type, aggregate_id, type, data, created_at)
+         values (gen_random_uuid(), 'rehearsal', 'lethal', 'recorded', to_jsonb(repeat('x', 60000000)), now() - interval '20 s')`,
+      )
       await world.produce('communication', { count: 20, ageS: 15 })
-      await world.db.query(
-        `insert into tabib.outbox_attempt (service, suspects, event_id, attempts) values ('communication', 1, $1, 5)
-         on conflict (service) do update set suspects = 1, event_id = $1, attempts = 5`,
-        [lethal],
-      )
-      await world.db.query(
-        `update tabib.outbox_lease set expires_at = now() - interval '20 s' where service = 'communication'`,
-      )
-      return relay
+      for (let death = 1; death <= DEATHS; death++) {
+        await using relay = world.spawn(['outbox', 'relay', '--service', 'communication'], {
+          env: { NODE_OPTIONS: '--max-old-space-size=40' },
+        })
+        if ((await relay.exited) === 0)
+          throw new Error(`the relay survived the lethal event at attempt ${death}`)
+        // As if it had died long ago: a successor need not wait for the lease.
+        await world.db.query(
+          `update tabib.outbox_lease set expires_at = now() - interval '20 s' where service = 'communication'`,
+        )
+      }
+      return { async [Symbol.asyncDispose]() {} }
     },
     verify: async (world) => {
       const [poison] = await world.db.query<{ reason: string }>(
@@ -46,3 +50,6 @@ export default failureMode({
     },
   },
 })
+
+// Once among others, once in a batch, and as often alone as a relay bears.
+const DEATHS = 5
