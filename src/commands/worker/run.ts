@@ -2,7 +2,7 @@ import { Args, Flags } from '@oclif/core'
 import type { App } from '../../app.ts'
 import { TabibCommand } from '../../command.ts'
 import { assertMigrated } from '../../domain/schema/migrate.ts'
-import { TabibError } from '../../errors.ts'
+import { EXIT, TabibError } from '../../errors.ts'
 import { toJson } from '../../render.ts'
 import { runOnce, startWorkers, thisInstance, type Worker } from '../../worker.ts'
 import { findWorker, workers } from '../../workers/index.ts'
@@ -50,7 +50,11 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   async #once(app: App, chosen: readonly Worker[]): Promise<void> {
     const instance = thisInstance(this.config.version)
     const result: Record<string, object> = {}
-    for (const worker of chosen) result[worker.name] = await runOnce(app, worker, instance, this.#stop.signal)
+    for (const worker of chosen) {
+      result[worker.name] = await runOnce(app, worker, instance, this.#stop.signal)
+      // The pass ended early: what it says it did is not all there was to do.
+      this.#stop.signal.throwIfAborted()
+    }
     this.succeed({
       result,
       text: () =>
@@ -72,6 +76,7 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
     } finally {
       left = await fleet.drain(drainTimeoutMs)
     }
+    this.signal.throwIfAborted()
     if (left.length > 0) {
       throw new TabibError(
         'TIMED_OUT',
@@ -101,12 +106,17 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
 
   #watchSignals(): () => void {
     const onSignal = (signal: NodeJS.Signals) => {
-      if (this.#stop.signal.aborted) process.exit(new TabibError('INTERRUPTED', signal).exitCode)
+      if (this.#stop.signal.aborted) process.exit(EXIT.interrupted)
       this.note(`${signal}: draining; a second one ends at once`)
-      this.#stop.abort()
+      this.#stop.abort(
+        new TabibError('INTERRUPTED', `interrupted by ${signal}`, {
+          suggestions: [`tabib ${this.commandName} ${this.argv.join(' ')}`],
+          retryable: true,
+        }),
+      )
     }
     // --timeout ends the work as a signal does; the exit code is its own.
-    this.signal.addEventListener('abort', () => this.#stop.abort(), { once: true })
+    this.signal.addEventListener('abort', () => this.#stop.abort(this.signal.reason), { once: true })
     process.on('SIGINT', onSignal)
     process.on('SIGTERM', onSignal)
     return () => {
