@@ -303,6 +303,11 @@ describe('poison', () => {
     expect(await database.db.query('select event_id, reason, attempts from tabib.quarantine')).toEqual([
       { event_id: bad, reason: 'refused', attempts: 5 },
     ])
+    expect(await database.db.query(`select mode, state, occurrences from tabib.incident`)).toContainEqual({
+      mode: 'billing/FM-17',
+      state: 'open',
+      occurrences: 1,
+    })
   })
 
   it('holds later events of its aggregate, and releases all in order once it is redriven', async () => {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
-import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Queryable, Transaction } from '../../adapters/postgres/client.ts'
 import type { Service } from '../../service.ts'
+import { raiseIncident } from '../incident/raise.ts'
 import type { PoisonReason } from './envelope.ts'
 import { aggregateKey } from './publish.ts'
 import type { OutboxSource } from './source.ts'
@@ -16,10 +17,10 @@ export interface SetAside {
 
 /**
  * Copies events from the outbox to the quarantine, inside Postgres: an event may be too large to be read. Events that
- * are there already stay as they are.
+ * are there already stay as they are. People are told of poison once for all events that fail alike.
  */
 export async function setAside(
-  { db }: { db: Queryable },
+  { db }: { db: Transaction },
   source: OutboxSource,
   events: SetAside[],
 ): Promise<void> {
@@ -46,6 +47,27 @@ export async function setAside(
       events.map(({ row, reason }) => fingerprint(service, row, reason)),
     ],
   )
+  const poison = new Map(
+    events.filter(({ reason }) => reason !== 'held').map((e) => [fingerprint(service, e.row, e.reason), e]),
+  )
+  for (const [key, { row, reason }] of poison) {
+    await raiseIncident(db, {
+      dedupeKey: `outbox-poison:${key}`,
+      severity: 'page',
+      mode: MODE_OF[service],
+      service,
+      title: `A ${row.aggregateType} event of ${service} cannot be published: ${reason}`,
+      detail: { reason, aggregateType: row.aggregateType, type: row.type, seq: row.seq },
+      runbook: 'runbooks/billing/fm-17-outbox-relay-behind.md',
+    })
+  }
+}
+
+// The mode that names a poison event among its causes.
+const MODE_OF: Record<Service, string> = {
+  billing: 'billing/FM-17',
+  communication: 'communication/C09',
+  'virtual-care': 'virtual-care/F12',
 }
 
 /** Aggregates whose later events wait: those with an event in quarantine that is neither redriven nor discarded. */

@@ -47,8 +47,8 @@ const SAVE_EVERY_MS = 50
 const RELEASE_EVERY_MS = 1_000
 const PRUNE_EVERY_SAVES = 500
 // No more than this can be published and not yet saved, so a successor of a crashed relay is careful for as many.
-const CAREFUL_EVENTS = 16_384
-const CAREFUL_BATCH = 256
+const CAREFUL_EVENTS = 8_192
+const CAREFUL_BATCH = 512
 const CAREFUL_ATTEMPTS = 3
 
 /** What a leader knows, from taking the lease to losing it. */
