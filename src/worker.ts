@@ -85,6 +85,8 @@ const LONGEST_BACK_OFF_MS = 60_000
 const SHORTEST_NAP_MS = 100
 // How much later than due a job of the scheduler may begin before the timer makes the pass.
 const LONGEST_PATIENCE_MS = 5_000
+// A pass that nothing here or elsewhere has begun so long after it was due: the worker itself hangs.
+const OVERDUE_LIMIT_MS = 60_000
 
 /** This process as heartbeats and leases name it. */
 export function thisInstance(version: string): Instance {
@@ -307,7 +309,7 @@ async function runSchedule(
   worker: ScheduledWorker,
   scheduler: Scheduler | undefined,
 ): Promise<void> {
-  const { signal, log } = site
+  const { state, signal, log } = site
   const { everyMs } = worker.cadence
   let running: Promise<Attempt> | undefined
   let failures = 0
@@ -326,7 +328,9 @@ async function runSchedule(
       return outcome.kind === 'fresh' ? patienceMs - outcome.sinceMs : patienceMs
     } catch {
       failures += 1
-      return Math.min(everyMs, backOffMs(failures))
+      const waitMs = Math.min(everyMs, backOffMs(failures))
+      state.nextPassAt = performance.now() + waitMs
+      return waitMs
     }
   }
   const schedule = await scheduler?.every(worker.name, everyMs, async () => {
@@ -359,10 +363,11 @@ async function passAlone(site: Site, worker: ScheduledWorker, notWithinMs: numbe
   const held = { name: worker.name, holder: instance.id, ttlMs: LEASE_TTL_MS }
   try {
     const lease = await acquirePassLease(app, { ...held, notWithinMs })
-    if (lease.kind === 'fresh') {
-      state.nextPassAt = performance.now() + Math.max(0, worker.cadence.everyMs - lease.sinceMs)
+    if (lease.kind !== 'held') {
+      const sinceMs = lease.kind === 'fresh' ? lease.sinceMs : 0
+      state.nextPassAt = performance.now() + Math.max(0, worker.cadence.everyMs - sinceMs)
+      return lease
     }
-    if (lease.kind !== 'held') return lease
   } catch (error) {
     loop.failed(worker.name, error)
     throw error
@@ -422,7 +427,9 @@ function isAlive(worker: Worker, state: WorkerState): boolean {
     return loops.every((name) => now - (state.heardAt.get(name) ?? 0) <= aliveWithinMs)
   }
   const limitMs = worker.cadence.limitMs ?? PASS_LIMIT_MS
-  return !state.passing || now - (state.passStartedAt ?? now) <= limitMs
+  return state.passing
+    ? now - (state.passStartedAt ?? now) <= limitMs
+    : now - (state.nextPassAt ?? now) <= OVERDUE_LIMIT_MS
 }
 
 function heartbeatOf(worker: Worker, state: WorkerState, alive: boolean): Heartbeat {

@@ -1,6 +1,6 @@
 import { TabibCommand } from '../../command.ts'
 import { listWorkers } from '../../domain/workers/list.ts'
-import { table, toJson } from '../../render.ts'
+import { table } from '../../render.ts'
 import type { Worker } from '../../worker.ts'
 import { workers } from '../../workers/index.ts'
 
@@ -29,7 +29,7 @@ export default class WorkerList extends TabibCommand<typeof WorkerList> {
             host: row.host,
             'last pass': row.lastPassAt,
             'next pass': row.nextPassAt,
-            result: row.lastError ?? (row.lastResult === null ? null : toJson(row.lastResult, 0)),
+            result: row.lastError ?? brief(row.lastResult),
           })),
           ['worker', 'cadence', 'state', 'host', 'last pass', 'next pass', 'result'],
         ),
@@ -55,4 +55,18 @@ function cadenceOf({ cadence }: Worker): string {
   if ('loops' in cadence) return 'continuous'
   const minutes = cadence.everyMs / 60_000
   return minutes >= 1 ? `every ${minutes} min` : `every ${cadence.everyMs / 1_000} s`
+}
+
+/** What happened, in few words: words and counts above zero, by loop where there are several. */
+function brief(result: unknown): string {
+  if (typeof result !== 'object' || result === null) return ''
+  const words = Object.entries(result).flatMap(([name, value]) => {
+    if (typeof value === 'object') {
+      const inner = brief(value)
+      return inner === '' ? [] : [`${name}: ${inner}`]
+    }
+    if (typeof value === 'number') return value > 0 ? [`${name} ${value}`] : []
+    return typeof value === 'string' ? [value] : []
+  })
+  return words.join(', ')
 }

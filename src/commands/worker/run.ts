@@ -22,13 +22,16 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   }
   static override flags = {
     all: Flags.boolean({ description: 'every worker' }),
-    once: Flags.boolean({ description: 'one pass of each, as cron calls it' }),
+    once: Flags.boolean({ description: 'one pass of each, as cron calls it', exclusive: ['host', 'port'] }),
+    host: Flags.string({
+      helpValue: '<address>',
+      description: 'that /livez, /readyz and /metrics listen on; 0.0.0.0 in a container',
+    }),
     port: Flags.integer({
       min: 0,
       max: 65_535,
       helpValue: '<port>',
-      description: 'of /livez, /readyz and /metrics; 0 takes any free one',
-      exclusive: ['once'],
+      description: 'that they listen on; 0 takes any free one',
     }),
   }
   static override handlesSignals = true
@@ -65,12 +68,13 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   }
 
   async #run(app: App, chosen: readonly Worker[]): Promise<void> {
-    const { host, port, drainTimeoutMs } = app.config.worker
+    const { drainTimeoutMs, ...configured } = app.config.worker
+    const { host = configured.host, port = configured.port } = this.flags
     const fleet = startWorkers(app, chosen, thisInstance(this.config.version))
     let left: string[] = []
     try {
       const { serve } = await import('../../api/server.ts')
-      await using server = await serve(app, fleet, { host, port: this.flags.port ?? port })
+      await using server = await serve(app, fleet, { host, port })
       this.note(`listening on ${server.url}: /livez /readyz /metrics`)
       await aborted(this.#stop.signal)
     } finally {
