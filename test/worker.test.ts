@@ -90,6 +90,12 @@ test('a second signal ends a process that cannot drain, exit 130', async () => {
   await world().postgres.resume()
 })
 
+test('--timeout drains and exits 8', async () => {
+  await using process = world().spawn(['worker', 'run', 'pager', '--timeout', '2s'])
+  expect(await process.exited).toBe(8)
+  expect((await heartbeat('pager'))?.stopped_at).not.toBeNull()
+})
+
 test('a pass that overruns its cadence is not started twice', async () => {
   const finish = gate()
   let started = 0
