@@ -308,19 +308,6 @@ create table tabib.worker_lease (
   expires_at timestamptz not null
 );
 
-create table tabib.drill_run (
-  id uuid primary key,
-  mode text not null,
-  started_at timestamptz not null,
-  kind text not null check (kind in ('drill', 'control', 'without-mitigation')),
-  passed boolean not null,
-  detect_s double precision,
-  mitigate_s double precision,
-  recover_s double precision,
-  journal jsonb not null
-);
-create index drill_run_mode on tabib.drill_run (mode, started_at);
-
 create table tabib.tenant (
   id uuid primary key,
   slug text not null unique,
@@ -333,7 +320,7 @@ create table tabib.tenant (
 grant select on all tables in schema tabib to tabib_relay;
 grant select on tabib.tenant to tabib_app;
 grant select on tabib.outbox_lease, tabib.outbox_progress, tabib.outbox_attempt, tabib.outbox_sample, tabib.incident,
-  tabib.audit, tabib.worker_heartbeat, tabib.worker_lease, tabib.drill_run, tabib.tenant, tabib.inbox_sweep
+  tabib.audit, tabib.worker_heartbeat, tabib.worker_lease, tabib.tenant, tabib.inbox_sweep
   to tabib_auditor;
 -- The auditor sees that an event is quarantined and why, not what it says.
 grant select (id, service, origin, consumer, event_id, seq, stream, stream_seq, tenant_id, aggregate_type, aggregate_id,
@@ -343,7 +330,7 @@ grant insert, update on tabib.outbox_lease, tabib.quarantine, tabib.incident, ta
   tabib.inbox_sweep to tabib_relay;
 grant insert, update, delete on tabib.outbox_attempt, tabib.operation_lock, tabib.worker_lease, tabib.tenant
   to tabib_relay;
-grant insert, delete on tabib.outbox_progress, tabib.outbox_sample, tabib.drill_run to tabib_relay;
+grant insert, delete on tabib.outbox_progress, tabib.outbox_sample to tabib_relay;
 grant delete on tabib.worker_heartbeat to tabib_relay;
 grant insert on tabib.audit to tabib_relay;
 

@@ -2,11 +2,12 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createApp } from '../src/app.ts'
 import { failureMode } from '../src/catalog/failure-mode.ts'
 import { readStatus } from '../src/catalog/status.ts'
 import { loadConfig } from '../src/config.ts'
+import { writeEvidence } from '../src/drill/evidence.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
 
@@ -111,11 +112,25 @@ describe('tabib status', () => {
 describe('tabib explain', () => {
   test('shows evidence, command, runbook and the last drill', async () => {
     await beat(600)
-    await database.db.query(
-      `insert into tabib.drill_run (id, mode, started_at, kind, passed, detect_s, mitigate_s, recover_s, journal)
-       values (gen_random_uuid(), 'tabib/worker-stopped', '2026-11-20T05:00:00Z', 'drill', true, 0.4, 1.2, 2, '{}')`,
-    )
-    const { stdout, exitCode } = await tabib(['explain', 'TABIB/worker-stopped'])
+    const evidence = await mkdtemp(join(tmpdir(), 'tabib-evidence-'))
+    onTestFinished(() => rm(evidence, { recursive: true }))
+    await writeEvidence(evidence, [
+      {
+        id: '01930f6e-7c1a-7d2e-9b1f-3a5c6d7e8f90',
+        mode: 'tabib/worker-stopped',
+        title: 'A background worker has stopped',
+        kind: 'drill',
+        startedAt: '2026-11-20T05:00:00.000Z',
+        passed: true,
+        detectS: 0.4,
+        mitigateS: 1.2,
+        recoverS: 2,
+        alongside: [],
+        lost: [],
+        steps: [],
+      },
+    ])
+    const { stdout, exitCode } = await tabib(['explain', 'TABIB/worker-stopped', '--evidence', evidence])
     expect(stdout).toContain('× firing: 0 % of the workers')
     expect(stdout).toContain('tabib worker run --all --once')
     expect(stdout).toContain('runbooks/tabib/worker-stopped.md')

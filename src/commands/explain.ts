@@ -1,10 +1,11 @@
-import { Args } from '@oclif/core'
+import { Args, Flags } from '@oclif/core'
 import type { BuiltMode, FailureMode } from '../catalog/failure-mode.ts'
 import { findMode } from '../catalog/index.ts'
 import type { SpecRow } from '../catalog/spec.ts'
 import type { ModeStatus } from '../catalog/status.ts'
 import { TabibCommand } from '../command.ts'
-import type { DrillRun } from '../domain/drill/last.ts'
+import { EVIDENCE_DIR, lastJournal } from '../drill/evidence.ts'
+import type { DrillJournal } from '../drill/run.ts'
 import { asTabibError, mark, paint } from '../render.ts'
 
 interface Explanation {
@@ -18,7 +19,8 @@ interface Explanation {
   command: string | null
   entails: string[]
   runbook: string | null
-  lastDrill: DrillRun | null
+  /** The newest drill on record in the evidence folder. */
+  lastDrill: Pick<DrillJournal, 'startedAt' | 'passed' | 'detectS' | 'mitigateS' | 'recoverS'> | null
 }
 
 export default class Explain extends TabibCommand<typeof Explain> {
@@ -31,6 +33,14 @@ export default class Explain extends TabibCommand<typeof Explain> {
   ]
   static override args = { mode: Args.string({ required: true, description: 'such as billing/FM-17' }) }
 
+  static override flags = {
+    evidence: Flags.string({
+      default: EVIDENCE_DIR,
+      helpValue: '<dir>',
+      description: 'where drills left their journals',
+    }),
+  }
+
   async run(): Promise<void> {
     const mode = findMode(this.args.mode)
     const { impactOf, runbookPath } = await import('../catalog/runbook.ts')
@@ -38,37 +48,32 @@ export default class Explain extends TabibCommand<typeof Explain> {
     const { commandLine, describeFires } = await import('../catalog/status.ts')
     const { id, kind, title, severity, state } = mode
     const warnings: string[] = []
-    const seen = mode.state === 'built' ? await this.#look(mode, warnings) : undefined
+    const now = mode.state === 'built' ? await this.#look(mode, warnings) : undefined
     const result: Explanation = {
       mode: { id, kind, title, severity, state },
       spec: specRow(id) ?? null,
       impact: impactOf(id) ?? null,
-      now: seen?.now ?? null,
+      now: now ?? null,
       signal: mode.state === 'built' ? signalOf(mode, describeFires(mode.detect.fires)) : null,
       worker: (mode.state === 'built' && mode.mitigate.worker) || null,
       command: mode.state === 'built' ? commandLine(mode) : null,
       entails: mode.state === 'built' ? mode.detect.entails : [],
       runbook: runbookPath(id) ?? null,
-      lastDrill: seen?.lastDrill ?? null,
+      lastDrill: (await lastJournal(this.flags.evidence, id)) ?? null,
     }
     this.succeed({ result, warnings, text: () => card(result) })
   }
 
   // The card must be readable in the very outage that it is about, so a server that is away is a warning.
-  async #look(
-    mode: BuiltMode,
-    warnings: string[],
-  ): Promise<{ now?: ModeStatus; lastDrill?: DrillRun | undefined }> {
-    if ((await this.loadConfig()).databaseUrl === undefined) return {}
+  async #look(mode: BuiltMode, warnings: string[]): Promise<ModeStatus | undefined> {
+    if ((await this.loadConfig()).databaseUrl === undefined) return undefined
     try {
-      const app = await this.openApp()
       const { readStatus } = await import('../catalog/status.ts')
-      const { lastDrill } = await import('../domain/drill/last.ts')
-      const [now] = await readStatus(app, [mode])
-      return { ...(now ? { now } : {}), lastDrill: await lastDrill(app, mode.id) }
+      const [now] = await readStatus(await this.openApp(), [mode])
+      return now
     } catch (error) {
       warnings.push(asTabibError(error).message)
-      return {}
+      return undefined
     }
   }
 }
@@ -128,7 +133,13 @@ function evidence(now: ModeStatus): string {
     .join('')
 }
 
-function drillLine({ startedAt, passed, detectS, mitigateS, recoverS }: DrillRun): string {
+function drillLine({
+  startedAt,
+  passed,
+  detectS,
+  mitigateS,
+  recoverS,
+}: NonNullable<Explanation['lastDrill']>): string {
   const seconds = (label: string, value: number | null) =>
     value === null ? [] : [`${label} ${value.toFixed(1)} s`]
   const times = [
@@ -136,7 +147,7 @@ function drillLine({ startedAt, passed, detectS, mitigateS, recoverS }: DrillRun
     ...seconds('mitigated in', mitigateS),
     ...seconds('recovered in', recoverS),
   ]
-  return `${mark(passed ? 'ok' : 'failed')} ${startedAt.toISOString()} ${passed ? 'passed' : 'failed'}${times.length ? `: ${times.join(', ')}` : ''}`
+  return `${mark(passed ? 'ok' : 'failed')} ${startedAt} ${passed ? 'passed' : 'failed'}${times.length ? `: ${times.join(', ')}` : ''}`
 }
 
 const indent = (text: string): string => text.replace(/^/gm, '  ')

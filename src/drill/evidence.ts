@@ -2,6 +2,9 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DrillJournal } from './run.ts'
 
+/** Where drills leave their evidence unless told otherwise. */
+export const EVIDENCE_DIR = '.tabib/evidence'
+
 /**
  * Writes the evidence of a game day below `dir`: each journal as JSON (`<mode>.<kind>.json`, the newest replaces the
  * one before), `junit.xml` for CI, `drills.md` for people. Returns the files written.

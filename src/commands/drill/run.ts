@@ -2,6 +2,7 @@ import { Args, Flags } from '@oclif/core'
 import type { BuiltMode } from '../../catalog/failure-mode.ts'
 import { catalog, findMode } from '../../catalog/index.ts'
 import { TabibCommand } from '../../command.ts'
+import { EVIDENCE_DIR, writeEvidence } from '../../drill/evidence.ts'
 import type { DrillJournal } from '../../drill/run.ts'
 import { TabibError } from '../../errors.ts'
 import { mark, paint } from '../../render.ts'
@@ -33,7 +34,7 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
     }),
     control: Flags.boolean({ description: 'break nothing: every mode must stay silent' }),
     evidence: Flags.string({
-      default: '.tabib/evidence',
+      default: EVIDENCE_DIR,
       helpValue: '<dir>',
       description: 'where journals, JUnit and Markdown go',
     }),
@@ -43,7 +44,6 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
     const { assertSandboxAllowed } = await import('../../sandbox/world.ts')
     assertSandboxAllowed(await this.loadConfig())
     const { runDrill } = await import('../../drill/run.ts')
-    const { writeEvidence } = await import('../../drill/evidence.ts')
     const kind = this.flags.control
       ? 'control'
       : this.flags['without-mitigation']
