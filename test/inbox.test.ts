@@ -51,6 +51,21 @@ const settle = async (consumer: ConsumerSpec, deliveries: number) => {
   }
 }
 
+const startConsumer = (consumer: ConsumerSpec, does: 'charge' | 'die') =>
+  spawn(
+    process.execPath,
+    [
+      '--import',
+      'tsx',
+      join(packageRoot(), 'test/fixture/run-consumer.ts'),
+      world.databaseUrl,
+      world.natsUrl,
+      JSON.stringify(consumer),
+      does,
+    ],
+    { stdio: ['ignore', 'inherit', 'inherit'] },
+  )
+
 describe('a consumer', () => {
   test('handles an event once, however often it is delivered', async () => {
     const consumer = world.consumer(charge)
@@ -293,19 +308,7 @@ describe('a consumer that dies on an event each time', () => {
   const dieOn = async (consumer: ConsumerSpec) => {
     await ensureConsumer(world, consumer)
     for (let death = 0; death < 5; death += 1) {
-      const child = spawn(
-        process.execPath,
-        [
-          '--import',
-          'tsx',
-          join(packageRoot(), 'test/fixture/dying-consumer.ts'),
-          world.databaseUrl,
-          world.natsUrl,
-          JSON.stringify(consumer),
-        ],
-        { stdio: ['ignore', 'inherit', 'inherit'] },
-      )
-      const [, signal] = await once(child, 'exit')
+      const [, signal] = await once(startConsumer(consumer, 'die'), 'exit')
       expect(signal).toBe('SIGKILL')
     }
   }
@@ -350,7 +353,50 @@ describe('a consumer that dies on an event each time', () => {
   })
 })
 
+test('a consumer that is killed again and again handles every event once', async () => {
+  const consumer = world.consumer(charge)
+  await ensureConsumer(world, consumer)
+  const before = await charges()
+  const ids = await world.publish(
+    consumer,
+    Array.from({ length: 300 }, () => ({})),
+  )
+  for (let kill = 1; kill <= 3; kill += 1) {
+    const child = startConsumer(consumer, 'charge')
+    // Killed in the midst of work, wherever that happens to be.
+    await vi.waitFor(async () => expect((await charges()) - before).toBeGreaterThan(kill * 60), {
+      timeout: 20_000,
+      interval: 1,
+    })
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+  const stop = new AbortController()
+  const running = runConsumer(world, consumer, { signal: stop.signal, expiresMs: 1_000 })
+  await vi.waitFor(async () => expect((await charges()) - before).toBe(ids.length), { timeout: 20_000 })
+  stop.abort()
+  await running
+  expect(await duplicateCharges(world)).toBe(0)
+  expect(await quarantined(consumer)).toEqual([])
+})
+
 describe('an outage', () => {
+  test('of NATS is waited out', async () => {
+    const consumer = world.consumer(charge)
+    const before = await charges()
+    await world.publish(consumer, [{}])
+    const stop = new AbortController()
+    const running = runConsumer(world, consumer, { signal: stop.signal, expiresMs: 1_000 })
+    await vi.waitFor(async () => expect((await charges()) - before).toBe(1), { timeout: 20_000 })
+    await world.natsServer.kill()
+    await world.natsServer.restart()
+    await world.publish(consumer, [{}])
+    await vi.waitFor(async () => expect((await charges()) - before).toBe(2), { timeout: 30_000 })
+    stop.abort()
+    await running
+    expect(await duplicateCharges(world)).toBe(0)
+  })
+
   test('of Postgres is not the event’s fault', async () => {
     let outages = 2
     const consumer = world.consumer(async (tx, event) => {

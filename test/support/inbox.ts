@@ -3,6 +3,7 @@ import { beforeAll } from 'vitest'
 import type { Nats } from '../../src/adapters/nats/client.ts'
 import type { Database, Transaction } from '../../src/adapters/postgres/client.ts'
 import type { ConsumerSpec } from '../../src/domain/inbox/consumers.ts'
+import type { NatsServer } from '../../src/sandbox/servers/nats.ts'
 import { useDatabase } from './database.ts'
 import { useNats } from './nats.ts'
 
@@ -15,6 +16,7 @@ export interface InboxWorld {
   readonly nats: Nats
   readonly databaseUrl: string
   readonly natsUrl: string
+  readonly natsServer: NatsServer
   readonly tenantId: string
   /** A consumer of a subject of its own, so that tests do not meet each other's events. */
   consumer(handler: ConsumerSpec['handler']): ConsumerSpec
@@ -51,6 +53,7 @@ export function useInbox(): InboxWorld {
     )
   })
   let consumers = 0
+  let published = 0
   return {
     get db() {
       return database.db
@@ -63,6 +66,9 @@ export function useInbox(): InboxWorld {
     },
     get databaseUrl() {
       return database.url('tabib')
+    },
+    get natsServer() {
+      return nats.server
     },
     get natsUrl() {
       return nats.server.url
@@ -84,6 +90,7 @@ export function useInbox(): InboxWorld {
       const ids: string[] = []
       for (const { id = randomUUID(), aggregateId, sequence, data, messageId = id } of events) {
         const sessionId = aggregateId ?? randomUUID()
+        published += 1
         const payload = JSON.stringify({
           specversion: '1.0',
           id,
@@ -93,7 +100,7 @@ export function useInbox(): InboxWorld {
           time: '2026-11-22T05:00:00Z',
           datacontenttype: 'application/json',
           tenantid: tenantId,
-          sequence: String(sequence ?? 1),
+          sequence: String(sequence ?? published),
           data: data ?? { sessionId, patientId: randomUUID() },
         })
         const headers = new Map([['tenant_id', tenantId]])

@@ -30,7 +30,8 @@ export interface PassOptions {
   signal?: AbortSignal | undefined
 }
 
-const CONCURRENCY = 6
+// Two consumers share a pool of 8 connections with their sweeps and advisories.
+const CONCURRENCY = 3
 const LARGEST_BATCH = 32
 
 /** Makes the consumer's durable in its stream, or brings its settings up to date. */
@@ -71,8 +72,7 @@ export async function consumePass(
     quarantined: 0,
     redelivered: 0,
   }
-  const pull = await nats.consumer(consumer.stream, durableOf(consumer))
-  const messages = await pull.fetch({ max_messages: limit, expires: expiresMs })
+  const messages = await fetchMessages({ nats }, consumer, { limit, expiresMs })
   const stop = () => void messages.close()
   signal?.addEventListener('abort', stop, { once: true })
   const lanes = new Map<string, Promise<void>>()
@@ -97,6 +97,9 @@ export async function consumePass(
       if (running.size >= CONCURRENCY) await Promise.race(running)
     }
     await Promise.all(running)
+  } catch (error) {
+    // What fails in the body is collected; this is the wire.
+    throw cannotRead(consumer, error)
   } finally {
     signal?.removeEventListener('abort', stop)
   }
@@ -178,6 +181,29 @@ export async function drainConsumer(
     for (const key of Object.keys(total) as (keyof ConsumerPass)[]) total[key] += last[key]
   }
   return total
+}
+
+async function fetchMessages(
+  { nats }: { nats: Nats },
+  consumer: ConsumerSpec,
+  { limit, expiresMs }: Pick<PassOptions, 'limit' | 'expiresMs'>,
+) {
+  try {
+    const pull = await nats.consumer(consumer.stream, durableOf(consumer))
+    return await pull.fetch({ max_messages: limit, expires: expiresMs })
+  } catch (error) {
+    throw cannotRead(consumer, error)
+  }
+}
+
+// A durable that somebody deleted counts as away too: it is made again with the next start.
+function cannotRead({ stream, name }: ConsumerSpec, error: unknown): TabibError {
+  if (error instanceof TabibError) return error
+  const why = error instanceof Error ? error.message : String(error)
+  return new TabibError('NATS_UNREACHABLE', `${name} cannot read ${stream}: ${why}`, {
+    cause: error,
+    suggestions: ['tabib migrate status'],
+  })
 }
 
 const settled = ({ handled, duplicates, quarantined }: ConsumerPass): number =>

@@ -4,6 +4,7 @@ import { deadLetterStreamOf, type Service } from '../../service.ts'
 import { raiseIncident } from '../incident/raise.ts'
 import type { ConsumerSpec } from './consumers.ts'
 import type { EventFlaw, ParsedEvent } from './event.ts'
+import { incidentKey } from './incidents.ts'
 import { redact } from './redact.ts'
 
 /** Why a consumer gave an event up. Stable words: they are stored, filtered on and documented. */
@@ -30,7 +31,7 @@ export function eventIdOf(consumer: ConsumerSpec, message: DeliveredMessage, par
 
 /**
  * Gives an event up: quarantined, people told once for all that fail alike, and a copy in the dead-letter stream, in
- * that order. Twice is the same as once; cut off in between, `publishDeadLetters` completes it.
+ * that order. Twice is the same as once; what is cut off in between is completed by `publishDeadLetters`.
  */
 export async function rejectMessage(
   { db, nats }: { db: Database; nats: Nats },
@@ -45,11 +46,12 @@ export async function rejectMessage(
     return id
   })
   const [letter] = await unpublishedLetters({ db }, consumer, id)
-  if (letter) await publishLetter({ db, nats }, consumer, letter)
+  // The quarantine has the event: a dead-letter stream that is full must not stop the consumer.
+  if (letter) await publishLetter({ db, nats }, consumer, letter).catch(() => {})
 }
 
 /**
- * Publishes dead letters whose consumer died between quarantine and publication. Looks into the stream first, since
+ * Publishes dead letters that are missing: their consumer died after the quarantine, or the stream took none. Looks into the stream first, since
  * one may have died after it and longer ago than the stream remembers message ids.
  * @returns how many were missing.
  */
@@ -89,7 +91,8 @@ async function quarantine(
      values ($1, 'inbox', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
      on conflict (service, origin, consumer, event_id) where state in ('open', 'held', 'redriving') do update
        set state = 'open', stream_seq = excluded.stream_seq, reason = excluded.reason, detail = excluded.detail,
-           attempts = q.attempts + excluded.attempts, fingerprint = excluded.fingerprint, dead_lettered_at = null
+           attempts = q.attempts + excluded.attempts, fingerprint = excluded.fingerprint, dead_lettered_at = null,
+           resolved_by = null
        where q.state = 'redriving'
      returning id`,
     [
@@ -153,9 +156,6 @@ async function tellOps(
     runbook: 'runbooks/billing/fm-18-poison-event.md',
   })
 }
-
-/** Under which all events that fail alike are one incident. */
-export const incidentKey = (fingerprint: string): string => `billing/FM-18:${fingerprint}`
 
 const typeOf = (parsed: ParsedEvent): string =>
   (parsed.kind === 'event' ? parsed.event.type : parsed.seen.type) ?? 'an unknown event'

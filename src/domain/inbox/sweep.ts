@@ -4,6 +4,7 @@ import { schemaOf } from '../../service.ts'
 import { CONSUMERS, type ConsumerSpec, DELIVERY_POLICY, durableOf } from './consumers.ts'
 import { parseEvent } from './event.ts'
 import { fingerprintOf } from './failure.ts'
+import { closeSettledIncidents } from './incidents.ts'
 import { eventIdOf, publishDeadLetters, rejectMessage } from './quarantine.ts'
 
 export interface Sweep {
@@ -20,7 +21,7 @@ export interface Sweep {
 const MESSAGES_PER_PASS = 50_000
 const CHUNK = 500
 
-/** Sweeps every consumer given once; see `sweepConsumer`. */
+/** Sweeps every consumer given once (see `sweepConsumer`), and closes incidents that are over. */
 export async function sweepConsumers(
   { db, nats }: { db: Database; nats: Nats },
   consumers: readonly ConsumerSpec[] = CONSUMERS,
@@ -33,6 +34,10 @@ export async function sweepConsumers(
     total.deadLetters += swept.deadLetters
     total.more ||= swept.more
   }
+  await closeSettledIncidents(
+    { db },
+    { by: 'inbox-sweep', resolution: 'no such event is in quarantine any more' },
+  )
   return total
 }
 
@@ -45,8 +50,15 @@ export async function sweepConsumer(
   { db, nats }: { db: Database; nats: Nats },
   consumer: ConsumerSpec,
 ): Promise<Sweep> {
-  const sweep: Sweep = { checked: 0, quarantined: 0, deadLetters: 0, more: false }
-  sweep.deadLetters = await publishDeadLetters({ db, nats }, consumer)
+  const found = await compareStream({ db, nats }, consumer)
+  return { ...found, deadLetters: await publishDeadLetters({ db, nats }, consumer) }
+}
+
+async function compareStream(
+  { db, nats }: { db: Database; nats: Nats },
+  consumer: ConsumerSpec,
+): Promise<Omit<Sweep, 'deadLetters'>> {
+  const sweep = { checked: 0, quarantined: 0, more: false }
   const info = await nats.consumerInfo(consumer.stream, durableOf(consumer))
   if (!info) return sweep
   // The floor stands still below an event that the server gave up on, until nothing is in flight: then all that was
