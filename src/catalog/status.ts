@@ -51,17 +51,6 @@ export async function readDetector(app: App, mode: BuiltMode, timeoutMs: number)
   })
   try {
     return await Promise.race([mode.detect.measure(app), late])
-  } catch (error) {
-    throw isSchemaMissing(error)
-      ? new TabibError(
-          'MIGRATION_REQUIRED',
-          `the database lacks what ${mode.id} reads: ${(error as Error).message}`,
-          {
-            suggestions: ['tabib migrate up'],
-            cause: error,
-          },
-        )
-      : error
   } finally {
     clearTimeout(timer)
   }
@@ -120,10 +109,6 @@ const FATAL = new Set([
 
 // SQLSTATE: undefined table, function, column, schema.
 const SCHEMA_MISSING = new Set(['42P01', '42883', '42703', '3F000'])
-
-function isSchemaMissing(error: unknown): boolean {
-  return error instanceof Error && SCHEMA_MISSING.has((error as { code?: string }).code ?? '')
-}
 
 const quote = (word: string): string =>
   /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`

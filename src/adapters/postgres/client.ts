@@ -167,7 +167,7 @@ function translate(cause: unknown, where: string): unknown {
       `the database at ${where} lacks what this version reads: ${cause.message}`,
       {
         cause,
-        suggestions: ['tabib migrate status', 'tabib migrate up'],
+        suggestions: ['tabib migrate up'],
       },
     )
   }
