@@ -321,7 +321,7 @@ describe('dlq redrive', () => {
     const argv = ['redrive', '--consumer', consumer.name]
     const failed = await consuming(consumer, () => tabib([...argv, '--yes']))
     expect(failed.exitCode).toBe(1)
-    expect(failed.stdout).toContain('the other 1 event were not sent')
+    expect(failed.stdout).toContain('The canary failed; 1 event not sent')
     expect(failed.stdout).toContain(`Try: tabib dlq show ${ids[0]}`)
     expect((await tabib(argv)).exitCode).toBe(5)
     const none = await tabib(['redrive', '--consumer', 'nobody'])

@@ -107,8 +107,5 @@ const FATAL = new Set([
   'BUG',
 ])
 
-// SQLSTATE: undefined table, function, column, schema.
-const SCHEMA_MISSING = new Set(['42P01', '42883', '42703', '3F000'])
-
 const quote = (word: string): string =>
   /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`

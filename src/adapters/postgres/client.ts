@@ -150,6 +150,8 @@ const UNREACHABLE_STATES = new Set([
   '08004',
   '08006',
 ])
+// Undefined table, function, column, schema.
+const SCHEMA_MISSING_STATES = new Set(['42P01', '42883', '42703', '3F000'])
 const UNAUTHORISED_STATES = new Set(['28000', '28P01', '42501'])
 
 function translate(cause: unknown, where: string): unknown {
@@ -161,7 +163,7 @@ function translate(cause: unknown, where: string): unknown {
       suggestions: ['tabib migrate status'],
     })
   }
-  if (code === '42P01' || code === '3F000' || code === '42703') {
+  if (code !== undefined && SCHEMA_MISSING_STATES.has(code)) {
     return new TabibError(
       'MIGRATION_REQUIRED',
       `the database at ${where} lacks what this version reads: ${cause.message}`,

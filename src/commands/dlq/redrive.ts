@@ -120,7 +120,7 @@ function resultText({ sent, redriven, failed, pending, kept }: Redriven): string
   const lines = [
     `${mark(failed.length > 0 ? 'failed' : 'ok')} ${events(sent)} sent again: ${redriven} handled, ${failed.length} failed, ${pending} under way`,
   ]
-  if (kept > 0) lines.push(`  The canary failed; the other ${events(kept)} were not sent.`)
+  if (kept > 0) lines.push(`  The canary failed; ${events(kept)} not sent.`)
   if (failed[0] !== undefined) lines.push(`  Try: tabib dlq show ${failed[0]}`)
   if (pending > 0) lines.push('  Try: tabib dlq list --state redriving')
   return lines.join('\n')
