@@ -29,10 +29,13 @@ export async function handleEvent(
        set state = 'redriven', resolved_at = now(), resolved_by = coalesce(resolved_by, 'handled')
        where service = $1 and origin = 'inbox' and consumer = $2 and event_id = $3 and state in ('open', 'redriving')`,
       [service, consumer, event.id],
+      'inbox_settle',
     )
-    await tx.query(`select set_config('role', 'tabib_app', true), set_config('app.tenant_id', $1, true)`, [
-      event.tenantId,
-    ])
+    await tx.query(
+      `select set_config('role', 'tabib_app', true), set_config('app.tenant_id', $1, true)`,
+      [event.tenantId],
+      'inbox_begin',
+    )
     const { recorded, late } = await record(tx, service, consumer, event)
     if (!recorded) return { kind: 'duplicate', late: false }
     await handler(tx, { ...event, late })
@@ -60,6 +63,7 @@ async function record(
             exists (select from ${inbox}
                     where consumer = $1 and aggregate_type = $4 and aggregate_id = $5 and agg_seq > $6) as late`,
     [consumer, event.id, event.tenantId, event.aggregateType, event.aggregateId, event.aggSeq],
+    `inbox_record_${service}`,
   )
   return row!
 }
