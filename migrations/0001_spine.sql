@@ -184,7 +184,8 @@ create table tabib.quarantine (
   seq bigint,
   stream text,
   stream_seq bigint,
-  tenant_id uuid,
+  -- Text: the tenants of a mapped outbox need not be UUIDs.
+  tenant_id text,
   aggregate_type text,
   aggregate_id text,
   type text,

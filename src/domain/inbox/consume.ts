@@ -33,6 +33,7 @@ export interface PassOptions {
 // Two consumers share a pool of 8 connections with their sweeps and advisories.
 const CONCURRENCY = 3
 const LARGEST_BATCH = 32
+const SILENCE_MS = 2_000
 
 /** Makes the consumer's durable in its stream, or brings its settings up to date. */
 export async function ensureConsumer({ nats }: { nats: Nats }, consumer: ConsumerSpec): Promise<void> {
@@ -74,14 +75,19 @@ export async function consumePass(
   }
   const messages = await fetchMessages({ nats }, consumer, { limit, expiresMs })
   const stop = () => void messages.close()
+  // The server ends a fetch by a message of its own, which never comes once the connection is lost.
+  const listenOn = () => setTimeout(stop, expiresMs + SILENCE_MS)
+  let silence = listenOn()
   signal?.addEventListener('abort', stop, { once: true })
   const lanes = new Map<string, Promise<void>>()
   const running = new Set<Promise<void>>()
   const outages: unknown[] = []
   try {
     for await (const message of messages) {
+      clearTimeout(silence)
       if (signal?.aborted || outages.length > 0) {
         message.nak()
+        silence = listenOn()
         continue
       }
       const parsed = parseEvent(message.data)
@@ -95,12 +101,14 @@ export async function consumePass(
       running.add(work)
       void work.then(() => running.delete(work))
       if (running.size >= CONCURRENCY) await Promise.race(running)
+      silence = listenOn()
     }
     await Promise.all(running)
   } catch (error) {
     // What fails in the body is collected; this is the wire.
     throw cannotRead(consumer, error)
   } finally {
+    clearTimeout(silence)
     signal?.removeEventListener('abort', stop)
   }
   if (outages.length > 0) throw outages[0]

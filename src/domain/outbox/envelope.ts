@@ -36,64 +36,91 @@ export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
   if (row.data === null) {
     return poison('too-large', `data is over twice the server's max_payload of ${maxPayload} bytes`)
   }
-  const subject = row.subject ?? `${service}.evt.${row.aggregateType}.${row.type}`
-  if (!isPublishable(subject)) {
-    return poison(
-      'bad-subject',
-      `${JSON.stringify(subject.slice(0, 200))} has a wildcard, white space or an empty token`,
-    )
-  }
-  if (!subject.startsWith(`${service}.evt.`)) {
-    return poison('bad-subject', `${JSON.stringify(subject.slice(0, 200))} lies outside ${service}.evt.>`)
-  }
+  const kind = kindOf(service, row.aggregateType, row.type)
+  const subject = row.subject ?? kind.subject
+  const misplaced = row.subject === null ? kind.misplaced : misplacement(service, subject)
+  if (misplaced !== undefined) return poison('bad-subject', misplaced)
   if (!options.dataIsJsonb) {
     const flaw = jsonFlaw(row.data)
     if (flaw !== undefined) return poison('unserialisable', flaw)
   }
-  let headers =
-    `NATS/1.0\r\nNats-Msg-Id: ${options.messageId ?? row.id}\r\nContent-Type: application/cloudevents+json\r\n` +
-    `tenant_id: ${row.tenantId}\r\naggregate_type: ${headerValue(row.aggregateType)}\r\n` +
-    `aggregate_id: ${headerValue(row.aggregateId)}\r\nagg_seq: ${row.seq}\r\n${options.extraHeaders ?? ''}`
+  let own = ''
   if (row.headers !== null) {
-    const own = ownHeaders(row.headers)
-    if (own.flaw !== undefined) return poison('bad-header', own.flaw)
-    headers += own.lines
+    const { lines, flaw } = ownHeaders(row.headers)
+    if (flaw !== undefined) return poison('bad-header', flaw)
+    own = lines
   }
-  headers += '\r\n'
+  const { aggregateId } = row
+  const plain = PLAIN.test(aggregateId)
+  const headers =
+    `${kind.headers}${options.messageId ?? row.id}\r\ntenant_id: ${row.tenantId}\r\n` +
+    `aggregate_id: ${plain ? aggregateId : headerValue(aggregateId)}\r\nagg_seq: ${row.seq}\r\n` +
+    `${options.extraHeaders ?? ''}${own}\r\n`
   const payload =
-    `{"specversion":"1.0","id":${quote(row.id)},"source":"/${service}",` +
-    `"type":${quote(`${service}.${row.aggregateType}.${row.type}`)},` +
-    `"subject":${quote(`${row.aggregateType}/${row.aggregateId}`)},"time":"${toRfc3339(row.occurredAt)}",` +
-    `"datacontenttype":"application/json","tenantid":"${row.tenantId}","sequence":"${row.seq}","data":${row.data}}`
-  const message = {
-    subject,
-    headers,
-    payload,
-    headerBytes: Buffer.byteLength(headers),
-    payloadBytes: Buffer.byteLength(payload),
+    `${kind.payload}${plain ? aggregateId : JSON.stringify(aggregateId).slice(1, -1)}","id":"${row.id}",` +
+    `"time":"${toRfc3339(row.occurredAt)}","tenantid":"${row.tenantId}","sequence":"${row.seq}","data":${row.data}}`
+  // A character takes three bytes at most, so that few messages need to be measured.
+  if ((headers.length + payload.length) * 3 > maxPayload) {
+    const bytes = Buffer.byteLength(headers) + Buffer.byteLength(payload)
+    if (bytes > maxPayload) return poison('too-large', `${bytes} bytes; the server takes ${maxPayload}`)
   }
-  const bytes = message.headerBytes + message.payloadBytes
-  if (bytes > maxPayload) return poison('too-large', `${bytes} bytes; the server takes ${maxPayload}`)
-  return { kind: 'message', message }
+  return { kind: 'message', message: { subject, headers, payload } }
 }
-
-// Most names and ids need no escape, and looking is cheaper than JSON.stringify.
-const quote = (text: string): string => (/^[\w\-./: ]*$/.test(text) ? `"${text}"` : JSON.stringify(text))
 
 const poison = (reason: PoisonReason, detail: string): Enveloped => ({ kind: 'poison', reason, detail })
 
-// Subjects repeat, and testing one costs more than remembering it; bounded, since a subject may hold an id.
-const checked = new Map<string, boolean>()
-
-function isPublishable(subject: string): boolean {
-  const known = checked.get(subject)
-  if (known !== undefined) return known
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  const ok = subject.length <= 1_024 && /^[^\s*>.\x00-\x1f\x7f]+(\.[^\s*>.\x00-\x1f\x7f]+)*$/.test(subject)
-  if (checked.size >= 10_000) checked.clear()
-  checked.set(subject, ok)
-  return ok
+/** What the messages of one type of event have in common, ready to be sent. */
+interface Kind {
+  subject: string
+  /** Why nothing can be published under that subject. */
+  misplaced: string | undefined
+  /** The headers up to the value of `Nats-Msg-Id`. */
+  headers: string
+  /** The payload up to the aggregate's id. */
+  payload: string
 }
+
+// Remembered, since to make them anew costs more than all the rest; bounded, since a type may be anything.
+const kinds = new Map<string, Map<string, Kind>>()
+let kindCount = 0
+
+function kindOf(service: Service, aggregateType: string, type: string): Kind {
+  const known = kinds.get(aggregateType)?.get(type)
+  if (known?.subject.startsWith(service)) return known
+  const subject = `${service}.evt.${aggregateType}.${type}`
+  const kind = {
+    subject,
+    misplaced: misplacement(service, subject),
+    headers:
+      `NATS/1.0\r\nContent-Type: application/cloudevents+json\r\naggregate_type: ${headerValue(aggregateType)}\r\n` +
+      'Nats-Msg-Id: ',
+    payload:
+      `{"specversion":"1.0","source":"/${service}","type":${JSON.stringify(`${service}.${aggregateType}.${type}`)},` +
+      `"datacontenttype":"application/json","subject":${JSON.stringify(`${aggregateType}/`).slice(0, -1)}`,
+  }
+  if (kindCount >= 10_000) {
+    kinds.clear()
+    kindCount = 0
+  }
+  kindCount += 1
+  const ofAggregate = kinds.get(aggregateType) ?? new Map<string, Kind>()
+  kinds.set(aggregateType, ofAggregate.set(type, kind))
+  return kind
+}
+
+function misplacement(service: Service, subject: string): string | undefined {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  if (subject.length > 1_024 || !/^[^\s*>.\x00-\x1f\x7f]+(\.[^\s*>.\x00-\x1f\x7f]+)*$/.test(subject)) {
+    return `${JSON.stringify(subject.slice(0, 200))} has a wildcard, white space or an empty token`
+  }
+  if (!subject.startsWith(`${service}.evt.`)) {
+    return `${JSON.stringify(subject.slice(0, 200))} lies outside ${service}.evt.>`
+  }
+  return undefined
+}
+
+// Needs no escape in a header or in JSON, and looking is cheaper than escaping.
+const PLAIN = /^[\w\-./: ]*$/
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const CONTROL = /[\x00-\x1f\x7f]/
@@ -137,4 +164,5 @@ function jsonFlaw(text: string): string | undefined {
 }
 
 // Postgres in ISO style and UTC prints `2026-11-22 05:00:00.123456+00`.
-const toRfc3339 = (text: string): string => `${text.slice(0, 10)}T${text.slice(11).replace(/\+00$/, 'Z')}`
+const toRfc3339 = (text: string): string =>
+  text.endsWith('+00') ? `${text.slice(0, 10)}T${text.slice(11, -3)}Z` : text.replace(' ', 'T')

@@ -1,4 +1,4 @@
-import type { PublishableMessage, Publisher, PublishOutcome } from '../../adapters/nats/client.ts'
+import type { Publisher, PublishOutcome, Sender } from '../../adapters/nats/client.ts'
 import type { Enveloped, PoisonReason } from './envelope.ts'
 import type { OutboxRow } from './window.ts'
 
@@ -38,24 +38,40 @@ export interface PublishOptions {
   maxAttempts?: number
 }
 
-interface Job {
-  row: OutboxRow
-  done: (row: OutboxRow, settled: Settled) => void
-  attempts: number
-}
-
 /**
  * Publishes many aggregates at once and each aggregate one event at a time: an event is sent when the one before it is
  * acknowledged. Pipelining within an aggregate would invert its order whenever event i fails and i + 1 succeeds.
  */
 export function orderedPublisher(publisher: Publisher, options: PublishOptions): OrderedPublisher {
-  const { wrap, mayStillSend, isHeld, onPoison, isStored, maxInFlight = 4_096, maxAttempts = 5 } = options
-  // A key is present while one of its events is in flight; the array holds those that wait behind it.
+  const { wrap, mayStillSend, isHeld, onPoison, isStored, maxInFlight = 1_024, maxAttempts = 5 } = options
+  // A key is present while one of its events is in flight; the array holds those that wait behind it. Aggregates of
+  // two types that share an id share a lane, which keeps both orders and spares making a key of two strings.
   const lanes = new Map<string, Job[] | undefined>()
   let unsettled = 0
   let stopped: string | undefined
   let wakeSubmitter: (() => void) | undefined
   let wakeDrained: (() => void) | undefined
+
+  class Job implements Sender {
+    attempts = 0
+    readonly row: OutboxRow
+    readonly done: (row: OutboxRow, settled: Settled) => void
+
+    constructor(row: OutboxRow, done: Job['done']) {
+      this.row = row
+      this.done = done
+    }
+
+    concluded(outcome: PublishOutcome): void {
+      if (outcome.kind === 'refused' && this.attempts < maxAttempts) {
+        // Wrapped anew: to keep every message until its answer would keep most of the memory in use.
+        if (!start(this)) next(this.row.aggregateId)
+        return
+      }
+      conclude(this, outcome)
+      next(this.row.aggregateId)
+    }
+  }
 
   const settle = (job: Job, settled: Settled) => {
     unsettled -= 1
@@ -72,7 +88,7 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
   }
 
   /** True when the job is in flight; false when it settled at once. */
-  const start = (job: Job, key: string): boolean => {
+  const start = (job: Job): boolean => {
     if (stopped !== undefined || !mayStillSend()) {
       stopped ??= 'the lease ran out'
       settle(job, { kind: 'unsent' })
@@ -92,32 +108,16 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
       settle(job, { ...wrapped, attempts: 1 })
       return false
     }
-    send(job, key, wrapped.message)
-    return true
-  }
-
-  const send = (job: Job, key: string, message: PublishableMessage) => {
     job.attempts += 1
     try {
-      publisher.send(message, (outcome) => {
-        if (
-          outcome.kind === 'refused' &&
-          job.attempts < maxAttempts &&
-          stopped === undefined &&
-          mayStillSend()
-        ) {
-          send(job, key, message)
-          return
-        }
-        conclude(job, outcome)
-        next(key)
-      })
+      publisher.send(wrapped.message, job)
     } catch (error) {
-      // The connection closed under us; the publisher has not called back for this one and will not.
+      // The connection closed under us; the publisher has not told the job anything and will not.
       stopped ??= error instanceof Error ? error.message : String(error)
       settle(job, { kind: 'unsent' })
-      next(key)
+      return false
     }
+    return true
   }
 
   const conclude = (job: Job, outcome: PublishOutcome) => {
@@ -126,10 +126,6 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
         settle(job, { kind: 'stored', streamSeq: outcome.seq })
         break
       case 'refused':
-        if (job.attempts < maxAttempts) {
-          settle(job, { kind: 'unsent' })
-          break
-        }
         onPoison(job.row)
         settle(job, {
           kind: 'poison',
@@ -145,26 +141,26 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
     }
   }
 
-  const next = (key: string) => {
-    const waiting = lanes.get(key)
+  const next = (lane: string) => {
+    const waiting = lanes.get(lane)
     for (let job = waiting?.shift(); job !== undefined; job = waiting?.shift()) {
-      if (start(job, key)) return
+      if (start(job)) return
     }
-    lanes.delete(key)
+    lanes.delete(lane)
   }
 
   return {
     submit(row, done) {
-      const job: Job = { row, done, attempts: 0 }
-      const key = aggregateKey(row)
+      const job = new Job(row, done)
+      const lane = row.aggregateId
       unsettled += 1
-      if (lanes.has(key)) {
-        const waiting = lanes.get(key)
+      if (lanes.has(lane)) {
+        const waiting = lanes.get(lane)
         if (waiting) waiting.push(job)
-        else lanes.set(key, [job])
+        else lanes.set(lane, [job])
       } else {
-        lanes.set(key, undefined)
-        if (!start(job, key)) lanes.delete(key)
+        lanes.set(lane, undefined)
+        if (!start(job)) lanes.delete(lane)
       }
       if (unsettled < maxInFlight) return undefined
       return new Promise((resolve) => {

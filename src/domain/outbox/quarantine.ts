@@ -29,7 +29,8 @@ export async function setAside(
   await db.query(
     `insert into tabib.quarantine (service, origin, event_id, seq, tenant_id, aggregate_type, aggregate_id, type, subject,
        occurred_at, reason, detail, attempts, fingerprint, headers, payload, state)
-     select $1, 'outbox', o.${c.id}::text, e.seq, o.${c.tenant_id}, o.${c.aggregate_type}, o.${c.aggregate_id}, o.${c.type},
+     select $1, 'outbox', o.${c.id}::text, e.seq, o.${c.tenant_id}::text, o.${c.aggregate_type}::text, o.${c.aggregate_id}::text,
+       o.${c.type}::text,
        ${c.subject === 'null' ? 'null' : `o.${c.subject}`}, o.${c.occurred_at}, e.reason, e.detail, e.attempts,
        e.fingerprint, ${c.headers === 'null' ? 'null' : `o.${c.headers}::jsonb`}, convert_to(o.${c.data}::text, 'UTF8'),
        case when e.reason = 'held' then 'held' else 'open' end
