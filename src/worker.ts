@@ -21,30 +21,34 @@ export interface ScheduledWorker {
   pass(app: App, signal: AbortSignal): Promise<WorkerResult>
 }
 
-/** A worker that never pauses: one or several loops, each with a cadence of its own. */
-export interface ContinuousWorker {
+/** A worker that never pauses: one or several loops side by side, each with a cadence of its own. */
+export interface ContinuousWorker<L extends string = string> {
   name: string
   describe: string
   /** Each loop must be heard from within `aliveWithinMs`; one that hangs stops the worker's heartbeat. */
-  cadence: { loops: readonly string[]; aliveWithinMs: number }
+  cadence: { loops: readonly L[]; aliveWithinMs: number }
   needs: readonly System[]
-  /** Runs until the signal. */
-  run(app: App, loop: Loop): Promise<void>
-  /** What `--once` does: works until nothing is left. `skipped` names who is at it already. */
-  once(app: App, loop: Loop): Promise<WorkerResult & { skipped?: string }>
+  /** Runs one loop until the signal. If it throws, it alone is started again after a while. */
+  run(app: App, loop: Loop<L>): Promise<void>
+  /** What `--once` does in each loop: works until nothing is left. `skipped` names who is at it already. */
+  once(app: App, loop: Loop<L>): Promise<Outcome>
 }
 
 export type Worker = ScheduledWorker | ContinuousWorker
 export type System = 'nats' | 'redis'
 
-/** How a continuous worker tells how its loops fare. */
-export interface Loop {
+/** `skipped`: nothing was done, because that process is at it. */
+export type Outcome = WorkerResult & { skipped?: string }
+
+/** What a loop knows of its place, and how it tells how it fares. */
+export interface Loop<L extends string = string> {
+  readonly name: L
   readonly instance: Instance
   readonly signal: AbortSignal
-  /** A round of this loop ended well, with work done or none. */
-  passed(loop: string, result: WorkerResult): void
+  /** A round ended well, with work done or none. */
+  passed(result: WorkerResult): void
   /** A round failed, with an error or for a reason in words; the loop goes on by itself, after a wait. */
-  failed(loop: string, why: unknown): void
+  failed(why: unknown): void
 }
 
 /** A worker at work in this process. */
@@ -66,7 +70,7 @@ export interface WorkerState {
   passing: boolean
   lastPassAt: number | undefined
   nextPassAt: number | undefined
-  /** By loop; a scheduled worker has one, with its own name. */
+  /** By loop; a scheduled worker counts as one, with its own name. */
   results: Map<string, WorkerResult>
   /** Loops whose last round failed, and how. */
   errors: Map<string, string>
@@ -164,7 +168,7 @@ function startWorker(
 }
 
 /**
- * What `--once` does: one pass, unless another process is at it (`skipped` names it).
+ * What `--once` does: one pass, unless another process is at it.
  *
  * @throws whatever the pass threw.
  */
@@ -173,28 +177,46 @@ export async function runOnce(
   worker: Worker,
   instance: Instance,
   signal: AbortSignal,
-): Promise<WorkerResult & { skipped?: string }> {
+): Promise<Outcome> {
   const site = openSite(app, worker, instance, signal)
-  let outcome: WorkerResult & { skipped?: string }
+  let outcome: Outcome
   try {
-    outcome = isContinuous(worker) ? await worker.once(app, site.loop) : await onePass(site, worker)
+    outcome = await (isContinuous(worker) ? everyLoopOnce(site, worker) : onePass(site, worker))
   } catch (error) {
-    if (isContinuous(worker)) site.loop.failed(worker.name, error)
     await site.end()
     throw error
   }
   // Whoever skipped has seen nothing of the worker: the heartbeat belongs to the one that is at it.
-  if (outcome.skipped === undefined) {
-    if (isContinuous(worker)) site.loop.passed(worker.name, outcome)
-    await site.end()
-  }
+  if (outcome.skipped === undefined) await site.end()
   return outcome
 }
 
-async function onePass(site: Site, worker: ScheduledWorker): Promise<WorkerResult & { skipped?: string }> {
+async function onePass(site: Site, worker: ScheduledWorker): Promise<Outcome> {
   const attempt = await passAlone(site, worker, 0)
   if (attempt.kind === 'passed') return attempt.result
   return { skipped: attempt.kind === 'busy' ? attempt.holder : 'a pass that has just ended' }
+}
+
+async function everyLoopOnce(site: Site, worker: ContinuousWorker): Promise<Outcome> {
+  const work = worker.cadence.loops.map(async (name) => {
+    const loop = site.loop(name)
+    try {
+      const outcome = await worker.once(site.app, loop)
+      if (outcome.skipped === undefined) loop.passed(outcome)
+      return [name, outcome] as const
+    } catch (error) {
+      loop.failed(error)
+      throw error
+    }
+  })
+  // All end before the first failure is thrown: none is left at work behind the caller's back.
+  await Promise.allSettled(work)
+  const outcomes = await Promise.all(work)
+  const skipped = outcomes.map(([, outcome]) => outcome.skipped)
+  return {
+    ...Object.fromEntries(outcomes),
+    ...(skipped.every((holder) => holder !== undefined) && { skipped: skipped[0] }),
+  }
 }
 
 /** Everything around one worker in one process. */
@@ -203,8 +225,8 @@ interface Site {
   readonly instance: Instance
   readonly signal: AbortSignal
   readonly state: WorkerState
-  readonly loop: Loop
   readonly log: App['log']
+  loop(name: string): Loop
   alive(): boolean
   /** Writes the heartbeat now, and from now on every few seconds. Never throws. */
   beat(): Promise<void>
@@ -228,10 +250,11 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
       isContinuous(worker) ? worker.cadence.loops.map((name) => [name, performance.now()]) : [],
     ),
   }
-  const loop: Loop = {
+  const loop = (name: string): Loop => ({
+    name,
     instance,
     signal,
-    passed(name, result) {
+    passed(result) {
       const now = performance.now()
       state.passes += 1
       state.lastPassAt = now
@@ -240,7 +263,7 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
       addCounts(state.totals, name, result)
       if (state.errors.delete(name)) log.info({ loop: name }, 'works again')
     },
-    failed(name, why) {
+    failed(why) {
       const text = typeof why === 'string' ? why : errorText(why)
       state.failures += 1
       state.heardAt.set(name, performance.now())
@@ -248,7 +271,7 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
       if (state.errors.get(name) !== text) log.error({ loop: name, error: text }, 'failed')
       state.errors.set(name, text)
     },
-  }
+  })
   const alive = () => isAlive(worker, state)
 
   let timer: NodeJS.Timeout | undefined
@@ -264,8 +287,12 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
     }
   }
   const beat = async () => {
-    timer ??= setInterval(() => void beat(), BEAT_EVERY_MS)
-    writing ??= write(false).finally(() => {
+    timer ??= setInterval(() => {
+      if (!writing) void beat()
+    }, BEAT_EVERY_MS)
+    // What is being written may be older than what is to be told.
+    await writing
+    writing = write(false).finally(() => {
       writing = undefined
     })
     await writing
@@ -287,15 +314,21 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
   }
 }
 
-/** Runs a continuous worker; one that ends or throws although nobody asked it to is started again after a while. */
-async function runLoops({ app, loop, signal }: Site, worker: ContinuousWorker): Promise<void> {
-  for (let attempt = 0; !signal.aborted; attempt++) {
+/** Runs a continuous worker's loops; one that ends or throws although nobody asked it to is started again. */
+async function runLoops(site: Site, worker: ContinuousWorker): Promise<void> {
+  await Promise.all(worker.cadence.loops.map((name) => runLoop(site, worker, site.loop(name))))
+}
+
+async function runLoop({ app, signal }: Site, worker: ContinuousWorker, loop: Loop): Promise<void> {
+  for (let failures = 0; !signal.aborted; ) {
+    const startedAt = performance.now()
     try {
       await worker.run(app, loop)
-      if (!signal.aborted) throw new TabibError('BUG', `worker ${worker.name} ended by itself`)
+      if (!signal.aborted) throw new TabibError('BUG', `the loop ${loop.name} ended by itself`)
     } catch (error) {
-      loop.failed(worker.name, error)
-      await nap(backOffMs(attempt), signal)
+      failures = performance.now() - startedAt > LONGEST_BACK_OFF_MS ? 1 : failures + 1
+      loop.failed(error)
+      await nap(backOffMs(failures), signal)
     }
   }
 }
@@ -359,7 +392,8 @@ type Attempt = Exclude<PassLease, { kind: 'held' }> | { kind: 'passed'; result: 
 
 /** One pass under the lease, recorded; throws what the pass threw. */
 async function passAlone(site: Site, worker: ScheduledWorker, notWithinMs: number): Promise<Attempt> {
-  const { app, instance, state, loop } = site
+  const { app, instance, state } = site
+  const loop = site.loop(worker.name)
   const held = { name: worker.name, holder: instance.id, ttlMs: LEASE_TTL_MS }
   try {
     const lease = await acquirePassLease(app, { ...held, notWithinMs })
@@ -369,7 +403,7 @@ async function passAlone(site: Site, worker: ScheduledWorker, notWithinMs: numbe
       return lease
     }
   } catch (error) {
-    loop.failed(worker.name, error)
+    loop.failed(error)
     throw error
   }
   state.passStartedAt = performance.now()
@@ -379,10 +413,10 @@ async function passAlone(site: Site, worker: ScheduledWorker, notWithinMs: numbe
   try {
     await site.beat()
     const result = await worker.pass(app, AbortSignal.any([site.signal, given.signal]))
-    loop.passed(worker.name, result)
+    loop.passed(result)
     return { kind: 'passed', result }
   } catch (error) {
-    loop.failed(worker.name, error)
+    loop.failed(error)
     throw error
   } finally {
     given.stop()

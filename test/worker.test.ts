@@ -195,6 +195,42 @@ test('a loop that hangs stops the heartbeat, and /livez says which worker hangs'
   expect((await heartbeat('hung'))?.beat_at).toEqual(beatAt)
 })
 
+test('a loop that throws is started again, and the loops beside it go on', async () => {
+  const starts = { frail: 0, firm: 0 }
+  const pair: ContinuousWorker<'frail' | 'firm'> = {
+    name: 'pair',
+    describe: 'a worker of this test',
+    cadence: { loops: ['frail', 'firm'], aliveWithinMs: 30_000 },
+    needs: [],
+    async run(_app, { name, signal, passed }) {
+      starts[name] += 1
+      if (name === 'frail' && starts.frail === 1) throw new TabibError('MIGRATION_REQUIRED', 'no stream')
+      passed({ rounds: 1 })
+      await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()))
+    },
+    once: async () => ({}),
+  }
+  const fleet = startWorkers(world().app, [pair], anotherHost())
+  await until(() => starts.frail === 2)
+  expect(starts.firm).toBe(1)
+  await fleet.drain(5_000)
+  expect(await heartbeat('pair')).toMatchObject({
+    last_error: null,
+    last_result: { frail: { rounds: 1 }, firm: { rounds: 1 } },
+  })
+})
+
+test('while NATS is away the inbox says so and lives on', async () => {
+  await using process = await world().startWorkers(['inbox'])
+  const url = await urlOf(process)
+  await until(async () => (await heartbeat('inbox'))?.last_result != null)
+  await world().nats.kill()
+  await until(async () => (await heartbeat('inbox'))?.last_error?.includes('NATS') ?? false)
+  expect(await statusOf(`${url}/livez`)).toBe(200)
+  await world().nats.restart()
+  await until(async () => (await heartbeat('inbox'))?.last_error === null)
+}, 90_000)
+
 test('with Redis killed the relay goes on, scheduled workers keep their cadence, and both survive its return', async () => {
   const before = await published()
   await using process = await world().startWorkers(['outbox-relay', 'pager'])
@@ -294,6 +330,25 @@ test('--once relays until nothing is left; with NATS away it exits 3, and an unk
   await world().nats.kill()
   expect((await world().tabib(['worker', 'run', 'outbox-relay', '--once'])).exitCode).toBe(3)
   await world().nats.restart()
+})
+
+test('--once waits out a relay that died, and leaves one that lives to its work', async () => {
+  const before = await published()
+  const dead = await world().startWorkers(['outbox-relay'])
+  await world().produce('billing', { count: 1 })
+  await until(async () => (await published()) === before + 1)
+  dead.signal('SIGKILL')
+  await dead.exited
+  await world().produce('billing', { count: 10 })
+  await world().tabib(['worker', 'run', 'outbox-relay', '--once'])
+  expect(await published()).toBe(before + 11)
+  await using living = await world().startWorkers(['outbox-relay'])
+  await world().produce('billing', { count: 1 })
+  await until(async () => (await published()) === before + 12)
+  const { envelope, exitCode } = await world().tabib(['worker', 'run', 'outbox-relay', '--once'])
+  expect(exitCode).toBe(0)
+  const { result } = envelope as { result: { 'outbox-relay': { billing: { skipped?: string } } } }
+  expect(result['outbox-relay'].billing.skipped).toContain(`:${living.pid}:`)
 })
 
 test('worker list shows every worker: name, cadence, host, passes and state', async () => {

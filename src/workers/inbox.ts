@@ -1,6 +1,6 @@
 import { createApp } from '../app.ts'
 import { drainConsumer, runConsumer } from '../domain/inbox/consume.ts'
-import { CONSUMERS, durableOf } from '../domain/inbox/consumers.ts'
+import { CONSUMERS, type ConsumerSpec, durableOf } from '../domain/inbox/consumers.ts'
 import type { ContinuousWorker } from '../worker.ts'
 
 export const inbox: ContinuousWorker = {
@@ -9,24 +9,12 @@ export const inbox: ContinuousWorker = {
   // The longest round: a batch of slow handlers, or the longest back-off.
   cadence: { loops: CONSUMERS.map(durableOf), aliveWithinMs: 120_000 },
   needs: ['nats'],
-  async run(app, { signal, passed, failed }) {
+  async run(app, { name, signal, passed, failed }) {
     // Connections of its own: slow handlers must not keep heartbeats and leases waiting.
     await using own = createApp(app.config, { log: app.log })
-    await Promise.all(
-      CONSUMERS.map((consumer) =>
-        runConsumer(own, consumer, {
-          signal,
-          onPass: (pass) => passed(durableOf(consumer), pass),
-          onOutage: (error) => failed(durableOf(consumer), error),
-        }),
-      ),
-    )
+    await runConsumer(own, consumerOf(name), { signal, onPass: passed, onOutage: failed })
   },
-  async once(app, { signal }) {
-    const passes = CONSUMERS.map(async (consumer) => [
-      durableOf(consumer),
-      await drainConsumer(app, consumer, { signal }),
-    ])
-    return Object.fromEntries(await Promise.all(passes))
-  },
+  once: (app, { name, signal }) => drainConsumer(app, consumerOf(name), { signal }),
 }
+
+const consumerOf = (durable: string): ConsumerSpec => CONSUMERS.find((one) => durableOf(one) === durable)!

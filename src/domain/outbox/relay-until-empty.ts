@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
@@ -10,7 +11,8 @@ export type Relayed =
   | { kind: 'standby'; holder: string | null }
 
 /**
- * Relays until nothing is left or the signal, and gives the lease back.
+ * Relays until nothing is left or the signal, and gives the lease back. A holder that died is waited out, for as long
+ * as its lease lasts; one that lives renews it in time, and is left to its work.
  *
  * @throws TabibError NATS_UNREACHABLE, POSTGRES_UNREACHABLE, OUTBOX_RESTORED; what was published is recorded.
  */
@@ -28,11 +30,24 @@ export async function relayUntilEmpty(
   }
 }
 
+const LEASE_POLL_MS = 500
+// Two looks at the same expiry differ by the time a statement takes; a renewal adds over a second.
+const RENEWED_BY_MS = 500
+
 async function untilEmpty(relay: Relay, service: Service, signal: AbortSignal): Promise<Relayed> {
+  let expiresAt: number | undefined
   const total = { published: 0, quarantined: 0, held: 0 }
   for (let more = true; more && !signal.aborted; ) {
     const pass = await relay.pass()
-    if (pass.kind === 'standby') return { kind: 'standby', holder: pass.holder }
+    if (pass.kind === 'standby') {
+      const until = performance.now() + pass.expiresInMs
+      if (expiresAt !== undefined && until > expiresAt + RENEWED_BY_MS) {
+        return { kind: 'standby', holder: pass.holder }
+      }
+      expiresAt = until
+      await delay(Math.min(LEASE_POLL_MS, pass.expiresInMs + 10), undefined, { signal }).catch(() => {})
+      continue
+    }
     if (pass.kind === 'blocked') {
       throw new TabibError(
         'NATS_UNREACHABLE',
