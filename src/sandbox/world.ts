@@ -5,13 +5,14 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import type { Nats } from '../adapters/nats/client.ts'
 import { type Database, openDatabase } from '../adapters/postgres/client.ts'
 import { type App, createApp, createLogger } from '../app.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { migrateUp } from '../domain/schema/migrate.ts'
 import { TabibError } from '../errors.ts'
 import { packageRoot } from '../package-root.ts'
-import { type Service, schemaOf } from '../service.ts'
+import { eventStreamOf, type Service, schemaOf } from '../service.ts'
 import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
 import { requirePrograms } from './servers/find.ts'
@@ -55,12 +56,18 @@ export interface World extends AsyncDisposable {
    * many seconds ago, which takes the owner: no producer may backdate. Without `aggregateId` each has its own aggregate.
    */
   produce(service: Service, options: ProduceOptions): Promise<string[]>
+  /**
+   * Stores a published event again, `times` times, each under a new message id, as a producer's retry or a replay long
+   * after does it: the stream's own dedupe does not see that it is one event.
+   */
+  deliverAgain(service: Service, eventId: string, times: number): Promise<void>
 }
 
 export interface ProduceOptions {
   count: number
   ageS?: number
   tenantId?: string
+  aggregateType?: string
   aggregateId?: string
   type?: string
   data?: unknown
@@ -179,6 +186,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       return started
     },
     produce: (target, events) => produce({ service, owner }, target, events),
+    deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
       await Promise.all([...processes].map((one) => one[Symbol.asyncDispose]()))
       await Promise.allSettled([app[Symbol.asyncDispose](), owner.close(), service.close()])
@@ -287,23 +295,35 @@ async function produce(
     count,
     ageS,
     tenantId = randomUUID(),
+    aggregateType = 'rehearsal',
     aggregateId,
     type = 'recorded',
     data = { rehearsal: true },
   }: ProduceOptions,
 ): Promise<string[]> {
   const at = `now() - make_interval(secs => $6)`
-  const values = [count, tenantId, aggregateId ?? null, type, JSON.stringify(data), ageS ?? 0]
+  const values = [count, tenantId, aggregateId ?? null, type, JSON.stringify(data), ageS ?? 0, aggregateType]
   return (ageS === undefined ? service : owner).transaction(async (tx) => {
     await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
     const rows = await tx.query<{ id: string }>(
       `insert into ${schemaOf(target)}.outbox
          (tenant_id, aggregate_type, aggregate_id, type, data, occurred_at${ageS === undefined ? '' : ', created_at'})
-       select $2, 'rehearsal', coalesce($3, gen_random_uuid()::text), $4, $5, ${at}${ageS === undefined ? '' : `, ${at}`}
+       select $2, $7, coalesce($3, gen_random_uuid()::text), $4, $5, ${at}${ageS === undefined ? '' : `, ${at}`}
        from generate_series(1, $1)
        returning id`,
       values,
     )
     return rows.map(({ id }) => id)
   })
+}
+
+async function deliverAgain(nats: Nats, service: Service, eventId: string, times: number): Promise<void> {
+  for await (const message of nats.messages(eventStreamOf(service), 1, { payloads: true })) {
+    if (message.headers.get('Nats-Msg-Id') !== eventId) continue
+    for (let n = 1; n <= times; n++) {
+      await nats.store({ ...message, messageId: `${eventId}:again:${n}` })
+    }
+    return
+  }
+  throw new TabibError('NOT_FOUND', `event ${eventId} is not in the stream ${eventStreamOf(service)}`)
 }

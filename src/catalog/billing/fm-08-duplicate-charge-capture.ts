@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { captureCharge } from '../../domain/ledger/capture-charge.ts'
+import { allConsumed } from '../../domain/inbox/lag.ts'
 import { duplicateCharges } from '../../domain/ledger/duplicate-charges.ts'
 import { failureMode } from '../failure-mode.ts'
 
@@ -16,43 +16,41 @@ export default failureMode({
       count > 0 ? `${count} charges repeat an event that was already charged` : 'no event is charged twice',
     entails: [],
   },
-  mitigate: { command: ['status', 'billing/FM-08'] },
+  mitigate: { worker: 'inbox', command: ['status', 'billing/FM-08'] },
   drill: {
-    // One event delivered three times, to a consumer that keeps the inbox's contract (docs/outbox.md).
+    // One session's end is delivered three times, under message ids that JetStream cannot know for one.
     inject: async (world) => {
       const tenantId = randomUUID()
-      const eventId = randomUUID()
       await world.db.query(
         `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Rehearsal', 'AF', 'AFN')`,
         [tenantId, `rehearsal-${tenantId}`],
       )
-      for (let delivery = 1; delivery <= 3; delivery++) {
-        await world.service.transaction(async (tx) => {
-          await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
-          const first = await tx.query(
-            `insert into billing.inbox (consumer, event_id, tenant_id) values ('rehearsal', $1, $2)
-             on conflict do nothing returning event_id`,
-            [eventId, tenantId],
-          )
-          if (first.length === 0) return
-          const data = { sessionId: randomUUID(), patientId: randomUUID() }
-          await captureCharge(tx, { id: eventId, tenantId, data })
-        })
-      }
-      return {
-        async [Symbol.asyncDispose]() {
-          await world.owner.query('alter table billing.charge no force row level security')
-          await world.owner.query('delete from billing.charge where event_id = $1', [eventId])
-          await world.owner.query('alter table billing.charge force row level security')
-        },
-      }
+      const [eventId] = await world.produce('virtual-care', {
+        count: 1,
+        tenantId,
+        aggregateType: 'session',
+        type: 'ended',
+        data: { sessionId: randomUUID(), patientId: randomUUID() },
+      })
+      await world.tabib(['outbox', 'relay', '--service', 'virtual-care'])
+      await world.deliverAgain('virtual-care', eventId!, 2)
+      const inbox = await world.startWorkers(['inbox'])
+      await allConsumed(world.app, 'charge-capture')
+      return inbox
     },
+    // Every delivery looks new to the inbox.
     disarm: async (world) => {
-      await world.owner.query('alter table billing.inbox drop constraint inbox_pkey')
+      await world.owner.query(
+        `create function billing.forget() returns trigger language plpgsql as
+           'begin new.event_id := gen_random_uuid()::text; return new; end';
+         create trigger forget before insert on billing.inbox for each row execute function billing.forget()`,
+      )
     },
     verify: async (world) => {
       const count = await duplicateCharges(world)
-      return count > 0 ? [`${count} charges repeat an event`] : []
+      const [charged] = await world.db.query<{ n: number }>('select count(*)::int as n from billing.charge')
+      if (count > 0) return [`${count} charges repeat an event`]
+      return charged?.n === 1 ? [] : [`${charged?.n} charges were made for one event`]
     },
   },
 })

@@ -24,7 +24,7 @@ export default failureMode({
         : 'nothing is in quarantine',
     entails: [],
   },
-  mitigate: { command: ['dlq', 'redrive', '--service', 'billing'] },
+  mitigate: { worker: 'inbox', command: ['dlq', 'redrive', '--service', 'billing', '--yes', '--wait'] },
   drill: {
     // A session of a tenant that billing does not know yet: it cannot be charged, however often it is delivered.
     inject: async (world) => {

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
+import { allConsumed } from '../../domain/inbox/lag.ts'
 import { duplicateSessions } from '../../domain/sessions/duplicate-sessions.ts'
-import { scheduleSession } from '../../domain/sessions/schedule.ts'
 import { failureMode } from '../failure-mode.ts'
 
 export default failureMode({
@@ -16,48 +16,45 @@ export default failureMode({
       count > 0 ? `${count} sessions repeat an appointment` : 'no appointment has two sessions',
     entails: [],
   },
-  mitigate: { command: ['status', 'communication/C18'] },
+  mitigate: { worker: 'inbox', command: ['status', 'communication/C18'] },
   drill: {
-    // A lost acknowledgement delivers the event again; a producer that retried sends it under a second id as well.
+    // A lost acknowledgement delivers the event again; a producer that retried sends it as a second event as well.
     inject: async (world) => {
       const tenantId = randomUUID()
-      const appointmentId = randomUUID()
-      const eventId = randomUUID()
       await world.db.query(
         `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Rehearsal', 'AF', 'AFN')`,
         [tenantId, `rehearsal-${tenantId}`],
       )
-      for (const delivered of [eventId, eventId, randomUUID()]) {
-        await world.service.transaction(async (tx) => {
-          await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
-          const first = await tx.query(
-            `insert into communication.inbox (consumer, event_id, tenant_id) values ('rehearsal', $1, $2)
-             on conflict do nothing returning event_id`,
-            [delivered, tenantId],
-          )
-          if (first.length === 0) return
-          await scheduleSession(tx, { id: delivered, tenantId, data: { appointmentId } })
-        })
-      }
-      return {
-        async [Symbol.asyncDispose]() {
-          await world.owner.query('alter table communication.virtual_session no force row level security')
-          await world.owner.query('delete from communication.virtual_session where appointment_id = $1', [
-            appointmentId,
-          ])
-          await world.owner.query('alter table communication.virtual_session force row level security')
-        },
-      }
+      const [eventId] = await world.produce('virtual-care', {
+        count: 2,
+        tenantId,
+        aggregateType: 'appointment',
+        type: 'scheduled',
+        data: { appointmentId: randomUUID() },
+      })
+      await world.tabib(['outbox', 'relay', '--service', 'virtual-care'])
+      await world.deliverAgain('virtual-care', eventId!, 2)
+      const inbox = await world.startWorkers(['inbox'])
+      await allConsumed(world.app, 'session-scheduler')
+      return inbox
     },
     disarm: async (world) => {
       await world.owner.query(
         'alter table communication.virtual_session drop constraint virtual_session_once',
       )
-      await world.owner.query('alter table communication.inbox drop constraint inbox_pkey')
+      await world.owner.query(
+        `create function communication.forget() returns trigger language plpgsql as
+           'begin new.event_id := gen_random_uuid()::text; return new; end';
+         create trigger forget before insert on communication.inbox for each row execute function communication.forget()`,
+      )
     },
     verify: async (world) => {
       const count = await duplicateSessions(world)
-      return count > 0 ? [`${count} sessions repeat an appointment`] : []
+      const [opened] = await world.db.query<{ n: number }>(
+        'select count(*)::int as n from communication.virtual_session',
+      )
+      if (count > 0) return [`${count} sessions repeat an appointment`]
+      return opened?.n === 1 ? [] : [`${opened?.n} sessions were opened for one appointment`]
     },
   },
 })
