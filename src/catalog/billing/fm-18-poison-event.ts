@@ -50,7 +50,7 @@ export default failureMode({
     relent: async (world) => {
       await world.db.query(
         `insert into tabib.tenant (id, slug, name, region, currency)
-         select distinct tenant_id, 'rehearsal-' || tenant_id, 'Rehearsal', 'AF', 'AFN'
+         select distinct tenant_id::uuid, 'rehearsal-' || tenant_id, 'Rehearsal', 'AF', 'AFN'
          from tabib.quarantine where service = 'billing' and origin = 'inbox'`,
       )
     },
