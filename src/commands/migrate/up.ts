@@ -1,5 +1,5 @@
 import { moderate, planned, TabibCommand } from '../../command.ts'
-import { migrateUp, migrationStatus } from '../../domain/schema/migrate.ts'
+import { migrateUp, migrationStatus, missingRoles } from '../../domain/schema/migrate.ts'
 import { mark } from '../../render.ts'
 
 export default class MigrateUp extends TabibCommand<typeof MigrateUp> {
@@ -31,6 +31,7 @@ Runs that start at the same time wait for each other; a second run changes nothi
         : await this.mutate({ targets: [...pending, ...missing], planHash: hash }, work)
     this.succeed({
       result,
+      warnings: await missingRoles(await this.openApp()),
       text: () => {
         const { migrations, streams } = result
         if (migrations.length + streams.length === 0) return `${mark('ok')} nothing to do`

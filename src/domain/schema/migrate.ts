@@ -83,6 +83,19 @@ export async function assertMigrated({ db }: { db: Database }): Promise<void> {
   )
 }
 
+/** What tabib's own login (not the owner's) still needs, each as a sentence with the statement to run; reads only. */
+export async function missingRoles({ db }: { db: Database }): Promise<string[]> {
+  const [login] = await db.query<{ name: string; missing: string[] }>(
+    `select current_user as name, array(
+       select wanted from unnest(array['tabib_app', 'tabib_relay', 'tabib_auditor']) wanted
+       where not pg_has_role(current_user, wanted, 'member')) as missing`,
+  )
+  if (!login || login.missing.length === 0) return []
+  return [
+    `${login.name} lacks privileges that commands and workers need: grant ${login.missing.join(', ')} to ${login.name}`,
+  ]
+}
+
 async function databaseStatus({ db }: { db: Database }): Promise<{ applied: string[]; pending: string[] }> {
   const wanted = (await readdir(join(packageRoot(), 'migrations')))
     .filter((file) => file.endsWith('.sql'))
