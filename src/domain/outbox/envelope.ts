@@ -71,6 +71,7 @@ const poison = (reason: PoisonReason, detail: string): Enveloped => ({ kind: 'po
 
 /** What the messages of one type of event have in common, ready to be sent. */
 interface Kind {
+  service: Service
   subject: string
   /** Why nothing can be published under that subject. */
   misplaced: string | undefined
@@ -86,9 +87,10 @@ let kindCount = 0
 
 function kindOf(service: Service, aggregateType: string, type: string): Kind {
   const known = kinds.get(aggregateType)?.get(type)
-  if (known?.subject.startsWith(service)) return known
+  if (known?.service === service) return known
   const subject = `${service}.evt.${aggregateType}.${type}`
   const kind = {
+    service,
     subject,
     misplaced: misplacement(service, subject),
     headers:
