@@ -16,7 +16,9 @@ const builtinsByRequire = {
   name: 'builtins-by-require',
   setup({ onResolve, onLoad }) {
     onResolve({ filter: /^node:/ }, ({ path, kind }) =>
-      kind === 'require-call' ? { path, external: true } : { path, namespace: 'builtin' },
+      kind === 'require-call' || kind === 'dynamic-import'
+        ? { path, external: true }
+        : { path, namespace: 'builtin' },
     )
     onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
       contents: `module.exports = require(${JSON.stringify(path)})`,
@@ -40,7 +42,16 @@ const { outputFiles } = await build({
   legalComments: 'none',
   chunkNames: 'chunks/[name]-[hash]',
   // These load files of their own at run time, or are optional parts of what is bundled.
-  external: ['bullmq', 'fastify', 'node-pg-migrate', 'pino', 'prom-client', 'pg-native', 'pg-cloudflare', 'typescript'],
+  external: [
+    'bullmq',
+    'fastify',
+    'node-pg-migrate',
+    'pino',
+    'prom-client',
+    'pg-native',
+    'pg-cloudflare',
+    'typescript',
+  ],
   banner: { js: "const require=process.getBuiltinModule('module').createRequire(import.meta.url);" },
   plugins: [builtinsByRequire],
   write: false,

@@ -31,6 +31,7 @@ export const ERROR_CODES = {
   CONFIRMATION_REQUIRED: EXIT.refused,
   REASON_REQUIRED: EXIT.refused,
   SANDBOX_ONLY: EXIT.refused,
+  NOT_NEEDED: EXIT.refused,
   LOCKED: EXIT.refused,
   MIGRATION_REQUIRED: EXIT.refused,
   OUTBOX_RESTORED: EXIT.refused,

@@ -18,8 +18,8 @@ export interface ResetPlan {
 /**
  * What a reset would do; reads only.
  *
- * @throws TabibError USAGE when the outbox was not restored (a replay is what is wanted then), or is a mapped table,
- * whose transaction ids are not ours to change.
+ * @throws TabibError NOT_NEEDED when the outbox was not restored: a replay is what is wanted then. USAGE for a mapped
+ * table, whose transaction ids are not ours to change.
  */
 export async function planReset(
   { db, config }: { db: Database; config: Pick<Config, 'outbox'> },
@@ -34,7 +34,7 @@ export async function planReset(
   const restored = await restoredFrom(db, service)
   if (!restored) {
     throw new TabibError(
-      'USAGE',
+      'NOT_NEEDED',
       `the ${service} outbox was not restored: its cursor is good, nothing needs a reset`,
       {
         suggestions: [`tabib outbox replay --service ${service} --since ${since.toISOString()} --dry-run`],
