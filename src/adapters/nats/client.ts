@@ -348,6 +348,9 @@ const LONGEST_IN_UTF8 = 3
 // `000000312 000001034\r\n`: the server takes sizes of up to nine digits.
 const SIZE_DIGITS = 9
 const SIZES_LENGTH = 2 * SIZE_DIGITS + 3
+const SPACE = 0x20
+const CR = 0x0d
+const LF = 0x0a
 
 /**
  * Publishes raw: one reply inbox for all acknowledgements, one timer for all time-outs, and one buffer and one write
@@ -436,8 +439,12 @@ function openPublisher(
       const headersAt = sizesAt + SIZES_LENGTH
       const payloadAt = headersAt + chunk.write(headers, headersAt)
       const end = payloadAt + chunk.write(payload, payloadAt)
-      chunk.write(`${sizeField(payloadAt - headersAt)} ${sizeField(end - headersAt)}\r\n`, sizesAt)
-      used = end + chunk.write('\r\n', end)
+      writeSize(chunk, sizesAt, payloadAt - headersAt)
+      chunk[sizesAt + SIZE_DIGITS] = SPACE
+      writeSize(chunk, sizesAt + SIZE_DIGITS + 1, end - headersAt)
+      chunk[headersAt - 2] = chunk[end] = CR
+      chunk[headersAt - 1] = chunk[end + 1] = LF
+      used = end + 2
     },
     get inFlight() {
       return inFlight.size
@@ -450,7 +457,12 @@ function openPublisher(
   }
 }
 
-const sizeField = (bytes: number): string => String(bytes).padStart(SIZE_DIGITS, '0')
+function writeSize(chunk: Buffer, at: number, bytes: number): void {
+  for (let i = at + SIZE_DIGITS - 1, left = bytes; i >= at; i--) {
+    chunk[i] = 0x30 + (left % 10)
+    left = Math.trunc(left / 10)
+  }
+}
 
 // JetStream's own words for "not now": no leader, no quorum, no room, shutting down. Anything else is about the message.
 const TRANSIENT_ERR_CODES = new Set([
