@@ -254,13 +254,11 @@ const startRelay = (world: World): Promise<TabibProcess> => world.startWorkers([
 const PEER_SETTINGS = [
   ['replication', 'mutex'],
   ['replication', 'segment'],
-  ['polling', '50'],
   ['polling', '500'],
-  ['polling', '50', 'parallel'],
   ['polling', '500', 'parallel'],
 ] as const
-const ORDERED = ['replication mutex', 'replication segment', 'polling 50', 'polling 500']
-const POLLING = ['polling 50', 'polling 500', 'polling 50 parallel', 'polling 500 parallel']
+const ORDERED = ['replication mutex', 'replication segment', 'polling 500']
+const POLLING = ['polling 500', 'polling 500 parallel']
 
 const PEER = {
   outboxOrInbox: 'outbox',

@@ -12,7 +12,7 @@ export interface Latency {
 /** Inserts one event with this id and commits. */
 export type Insert = (id: string, n: number) => Promise<unknown>
 
-const ARRIVAL_LIMIT_MS = 30_000
+const ARRIVAL_LIMIT_MS = 10_000
 
 /**
  * Produces at a steady rate, one event a transaction, and takes for each the time from the producer's return from
