@@ -138,6 +138,47 @@ describe('what goes over the wire', () => {
     expect(text).toContain('123456789012345678901234567890.10')
     expect(Date.parse(JSON.parse(text).time)).not.toBeNaN()
   })
+
+  it('is whole whatever its length and script, a message larger than a socket takes at once among them', async () => {
+    await freshStream()
+    const texts = [0, 1, 500, 21_000, 65_000, 300_000, 3].flatMap((length) => [
+      'x'.repeat(length),
+      'کابل'.repeat(length / 4),
+      '🩺'.repeat(length / 8),
+    ])
+    const ids = await produce(
+      database.service,
+      texts.map((text) => ({ data: { text }, aggregateId: `خانه ${text.length % 7}` })),
+    )
+    await relayed(relay())
+    const received = new Map(
+      (await stream()).map(({ headers, payload }) => [
+        headers.get('Nats-Msg-Id'),
+        Buffer.from(payload).toString(),
+      ]),
+    )
+    for (const [i, id] of ids.entries()) {
+      const event = JSON.parse(received.get(id) ?? 'null')
+      expect(event).toMatchObject({ id, subject: expect.stringMatching(/^charge\/خانه \d$/) })
+      // Compared apart, so that a difference is not printed in full.
+      expect(event.data.text === texts[i]).toBe(true)
+    }
+  })
+
+  it('escapes in headers and in JSON what an aggregate is called', async () => {
+    await freshStream()
+    const names = ['a"b\\c', 'line\nbreak\r\nX: y', 'tab\t', '', '1/2', 'ü']
+    await produce(
+      database.service,
+      names.map((aggregateId) => ({ aggregateId, subject: 'billing.evt.charge.named' })),
+    )
+    await relayed(relay())
+    const messages = await stream()
+    expect(messages.map(({ payload }) => JSON.parse(Buffer.from(payload).toString()).subject)).toEqual(
+      names.map((name) => `charge/${name}`),
+    )
+    expect(messages.every(({ headers }) => !headers.has('X'))).toBe(true)
+  })
 })
 
 describe('no event lost, none out of order', () => {
@@ -250,6 +291,20 @@ describe('no event lost, none out of order', () => {
     const during = await produce(database.service, [{}, {}])
     expect(await one.pass()).toMatchObject({ kind: 'blocked' })
     await nats.server.restart()
+    await until(async () => (await one.pass()).kind === 'relayed')
+    await relayed(one)
+    expect(await idsInStream()).toEqual([...before, ...during])
+  })
+
+  it('takes no answer in time for no answer, and publishes nothing twice when NATS wakes up', async () => {
+    await freshStream()
+    const one = relay()
+    const before = await produce(database.service, [{}])
+    await relayed(one)
+    await nats.server.pause()
+    const during = await produce(database.service, [{ aggregateId: 'a' }, { aggregateId: 'a' }])
+    expect((await one.pass()).kind).not.toBe('relayed')
+    await nats.server.resume()
     await until(async () => (await one.pass()).kind === 'relayed')
     await relayed(one)
     expect(await idsInStream()).toEqual([...before, ...during])
