@@ -12,7 +12,7 @@ import { assertSandboxAllowed, createWorld, type TabibProcess, type World } from
 import { eventStreamOf } from '../src/service.ts'
 import { type Measurement, median, reaches } from './measurement.ts'
 import { startChild, usageOf } from './outbox/child.ts'
-import { type Insert, type Latency, latencyAt } from './outbox/latency.ts'
+import { type Latency, latencyAt } from './outbox/latency.ts'
 
 const SERVICE = 'billing'
 const STREAM = eventStreamOf(SERVICE)
@@ -338,31 +338,22 @@ async function drainByPeer(
   return perS
 }
 
-function intoOutbox(world: World): { stream: string; insert: Insert } {
-  return {
-    stream: STREAM,
-    insert: (id, n) =>
-      world.service.query(
-        `insert into billing.outbox (id, tenant_id, aggregate_type, aggregate_id, type, data)
-         values ($1, $2, 'charge', $3, 'captured', $4)`,
-        [id, TENANT, `a${n % AGGREGATES}`, JSON.stringify({ n, pad: PAD })],
-        'produce',
-      ),
-  }
-}
+const intoOutbox = (world: World) => ({
+  stream: STREAM,
+  url: serviceUrl(world),
+  sql: `insert into billing.outbox (id, tenant_id, aggregate_type, aggregate_id, type, data)
+        values ($1, '${TENANT}', 'charge', $2, 'captured', $3)`,
+  values: (n: number) => [`a${n % AGGREGATES}`, JSON.stringify({ n, pad: PAD })],
+})
 
-function intoPeer(world: World): { stream: string; insert: Insert } {
-  return {
-    stream: STREAM,
-    insert: (id, n) =>
-      world.service.query(
-        `insert into peer.outbox (id, aggregate_type, aggregate_id, message_type, segment, payload)
-         values ($1, 'charge', $2, 'captured', $2, $3)`,
-        [id, `a${n % AGGREGATES}`, JSON.stringify({ n, pad: PAD })],
-        'produce_peer',
-      ),
-  }
-}
+const intoPeer = (world: World) => ({
+  ...intoOutbox(world),
+  sql: `insert into peer.outbox (id, aggregate_type, aggregate_id, message_type, segment, payload)
+        values ($1, 'charge', $2, 'captured', $2, $3)`,
+})
+
+const serviceUrl = (world: World): string =>
+  world.postgres.url('service', new URL(world.env.TABIB_DATABASE_URL ?? '').pathname.slice(1))
 
 const PAD = '0123456789abcdef'.repeat(30)
 
@@ -434,11 +425,8 @@ async function pgbench(world: World, table: string, seconds: number): Promise<nu
        insert into ${table} (tenant_id, aggregate_type, aggregate_id, type, data)
        values ('${TENANT}', 'charge', 'a' || :n, 'captured', '{"n": 1, "pad": "${PAD}"}');\n`,
     )
-    const url = new URL(
-      world.postgres.url('service', new URL(world.env.TABIB_DATABASE_URL ?? '').pathname.slice(1)),
-    )
     const argv = ['-n', '-c', '16', '-j', '2', '-M', 'prepared', '-T', String(seconds), '-f', script]
-    const { stdout } = await promisify(execFile)(program, [...argv, url.href])
+    const { stdout } = await promisify(execFile)(program, [...argv, serviceUrl(world)])
     const perS = Number(/tps = ([\d.]+)/.exec(stdout)?.[1])
     say(`  producers into ${table}: ${Math.round(perS)}/s`)
     return perS

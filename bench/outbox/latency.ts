@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import type { World } from '../../src/sandbox/world.ts'
 import { quantile } from '../measurement.ts'
 
@@ -9,9 +10,18 @@ export interface Latency {
   events: number
 }
 
-/** Inserts one event with this id and commits. */
-export type Insert = (id: string, n: number) => Promise<unknown>
+export interface LatencyOptions {
+  stream: string
+  ratePerS: number
+  seconds: number
+  /** The producers' role. */
+  url: string
+  /** Inserts one event: `$1` is its id, `$2` and what follows are `values` of its number. */
+  sql: string
+  values: (n: number) => unknown[]
+}
 
+const PRODUCERS = 16
 const ARRIVAL_LIMIT_MS = 10_000
 
 /**
@@ -20,13 +30,10 @@ const ARRIVAL_LIMIT_MS = 10_000
  */
 export async function latencyAt(
   world: World,
-  {
-    stream,
-    ratePerS,
-    seconds,
-    insert,
-  }: { stream: string; ratePerS: number; seconds: number; insert: Insert },
+  { stream, ratePerS, seconds, url, sql, values }: LatencyOptions,
 ): Promise<Latency> {
+  // A producer that has no connection yet waits for one; its event counts from its commit.
+  await using producers = openDatabase({ url, maxConnections: PRODUCERS, connectTimeoutMs: 120_000 })
   const committedAt = new Map<string, number>()
   const arrivedAt = new Map<string, number>()
   await world.app.nats.ensureConsumer(stream, {
@@ -44,7 +51,7 @@ export async function latencyAt(
   const producing: Promise<void>[] = []
   const produce = async (n: number) => {
     const id = randomUUID()
-    await insert(id, n)
+    await producers.query(sql, [id, ...values(n)], 'produce')
     committedAt.set(id, performance.now())
   }
   // The first second warms connections, plans and code up and does not count.
