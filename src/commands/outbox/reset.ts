@@ -9,7 +9,7 @@ export default class OutboxReset extends TabibCommand<typeof OutboxReset> {
   static override summary = 'Take up an outbox again that was restored from a dump into another cluster.'
   static override description =
     'Transaction ids do not survive a dump and restore, so the relay refuses a restored outbox. The reset counts ' +
-    'everything before --since as published and publishes the rest again; consumers absorb what they had.'
+    'everything before --since as published; the relay looks for the rest in the stream and publishes what it lacks.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --service billing --since 2026-11-22T03:00Z --dry-run',
     '<%= config.bin %> <%= command.id %> --service billing --since 6h --confirm billing --reason "restored from the 3 a.m. dump"',
@@ -18,7 +18,7 @@ export default class OutboxReset extends TabibCommand<typeof OutboxReset> {
     service: Flags.option({ options: SERVICES, required: true })({ description: 'whose outbox' }),
     since: timeFlag({
       required: true,
-      description: 'publish again what was created since: the time of the dump, or earlier',
+      description: 'look for what was created since in the stream: the time of the dump, or earlier',
     }),
     ...planned,
     ...severe,
@@ -38,7 +38,7 @@ export default class OutboxReset extends TabibCommand<typeof OutboxReset> {
     this.succeed({
       result: { plan, ...result },
       text: () =>
-        `${mark('ok')} ${service}: ${result.republish} events will be published again; the relay may start`,
+        `${mark('ok')} ${service}: ${result.republish} events will be looked for in the stream and published where it lacks them; the relay may start`,
     })
   }
 }
@@ -49,5 +49,5 @@ const planText = (plan: ResetPlan): string =>
     'cursor of': plan.savedIn,
     'database now': plan.here,
     'count as published': plan.events - plan.republish,
-    'publish again': `${plan.republish}, created since ${plan.since}`,
+    'publish if missing': `${plan.republish}, created since ${plan.since}`,
   })

@@ -7,7 +7,7 @@ import { loadPosition, savePosition } from './position.ts'
 
 export interface ResetPlan {
   service: Service
-  /** Events created from this time on are published again; all older ones count as published. */
+  /** Events created from this time on are published where the stream lacks them; all older ones count as published. */
   since: string
   events: number
   republish: number
