@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, describe, expect, it } from 'vitest'
 import { type Nats, openNats, type StoredMessage } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
+import { recordBatch, recordSingle, recordSurvival } from '../../src/domain/outbox/attempts.ts'
+import { envelope } from '../../src/domain/outbox/envelope.ts'
 import { openRelay, type Relay, type RelayOptions, type RelayPass } from '../../src/domain/outbox/relay.ts'
 import { outboxSource } from '../../src/domain/outbox/source.ts'
 import { eventStreamOf } from '../../src/service.ts'
@@ -178,6 +180,33 @@ describe('what goes over the wire', () => {
       names.map((name) => `charge/${name}`),
     )
     expect(messages.every(({ headers }) => !headers.has('X'))).toBe(true)
+  })
+})
+
+describe('a mapped outbox, whose ids and tenants may be any text', () => {
+  it('cannot break out of headers or JSON', () => {
+    const text = 'a"b\\\r\nNats-Msg-Id: x'
+    const row = {
+      seq: '1',
+      id: text,
+      tenantId: text,
+      aggregateType: 'charge',
+      aggregateId: text,
+      type: 'captured',
+      data: '{}',
+      headers: null,
+      subject: null,
+      occurredAt: '2026-11-22 05:00:00.123456+00',
+    }
+    const wrapped = envelope(row, { service: 'billing', maxPayload: 1_048_576, dataIsJsonb: false })
+    if (wrapped.kind !== 'message') throw new Error(wrapped.detail)
+    expect(wrapped.message.headers.match(/^Nats-Msg-Id: /gm)).toHaveLength(1)
+    expect(JSON.parse(wrapped.message.payload)).toMatchObject({
+      id: text,
+      tenantid: text,
+      subject: `charge/${text}`,
+      time: '2026-11-22T05:00:00.123456Z',
+    })
   })
 })
 
@@ -420,6 +449,15 @@ describe('an event that kills the relay', () => {
     ])
     expect(await idsInStream()).toEqual(ids.slice(1))
     expect(await database.db.query('select * from tabib.outbox_attempt')).toEqual([])
+  })
+
+  it('is counted only where the process died before the event was on its way', async () => {
+    await recordBatch(database, SERVICE, 1)
+    expect(await recordSingle(database, SERVICE, 'a')).toBe(1)
+    await recordSurvival(database, SERVICE)
+    expect(await recordSingle(database, SERVICE, 'a')).toBe(1)
+    expect(await recordSingle(database, SERVICE, 'a')).toBe(2)
+    expect(await recordSingle(database, SERVICE, 'b')).toBe(1)
   })
 
   it('is not suspected when the relay lives on', async () => {

@@ -50,15 +50,12 @@ export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
     if (flaw !== undefined) return poison('bad-header', flaw)
     own = lines
   }
-  const { aggregateId } = row
-  const plain = PLAIN.test(aggregateId)
   const headers =
-    `${kind.headers}${options.messageId ?? row.id}\r\ntenant_id: ${row.tenantId}\r\n` +
-    `aggregate_id: ${plain ? aggregateId : headerValue(aggregateId)}\r\nagg_seq: ${row.seq}\r\n` +
-    `${options.extraHeaders ?? ''}${own}\r\n`
+    `${kind.headers}${headerValue(options.messageId ?? row.id)}\r\ntenant_id: ${headerValue(row.tenantId)}\r\n` +
+    `aggregate_id: ${headerValue(row.aggregateId)}\r\nagg_seq: ${row.seq}\r\n${options.extraHeaders ?? ''}${own}\r\n`
   const payload =
-    `${kind.payload}${plain ? aggregateId : JSON.stringify(aggregateId).slice(1, -1)}","id":"${row.id}",` +
-    `"time":"${toRfc3339(row.occurredAt)}","tenantid":"${row.tenantId}","sequence":"${row.seq}","data":${row.data}}`
+    `${kind.payload}${escaped(row.aggregateId)}","id":"${escaped(row.id)}","time":"${toRfc3339(row.occurredAt)}",` +
+    `"tenantid":"${escaped(row.tenantId)}","sequence":"${row.seq}","data":${row.data}}`
   // A character takes three bytes at most, so that few messages need to be measured.
   if ((headers.length + payload.length) * 3 > maxPayload) {
     const bytes = Buffer.byteLength(headers) + Buffer.byteLength(payload)
@@ -97,8 +94,8 @@ function kindOf(service: Service, aggregateType: string, type: string): Kind {
       `NATS/1.0\r\nContent-Type: application/cloudevents+json\r\naggregate_type: ${headerValue(aggregateType)}\r\n` +
       'Nats-Msg-Id: ',
     payload:
-      `{"specversion":"1.0","source":"/${service}","type":${JSON.stringify(`${service}.${aggregateType}.${type}`)},` +
-      `"datacontenttype":"application/json","subject":${JSON.stringify(`${aggregateType}/`).slice(0, -1)}`,
+      `{"specversion":"1.0","source":"/${service}","type":"${escaped(`${service}.${aggregateType}.${type}`)}",` +
+      `"datacontenttype":"application/json","subject":"${escaped(`${aggregateType}/`)}`,
   }
   if (kindCount >= 10_000) {
     kinds.clear()
@@ -121,8 +118,11 @@ function misplacement(service: Service, subject: string): string | undefined {
   return undefined
 }
 
-// Needs no escape in a header or in JSON, and looking is cheaper than escaping.
+// Needs no escape in JSON, and looking is cheaper than escaping. Ids are text in a mapped outbox.
 const PLAIN = /^[\w\-./: ]*$/
+
+/** The text as it stands between the quotes of a JSON string. */
+const escaped = (text: string): string => (PLAIN.test(text) ? text : JSON.stringify(text).slice(1, -1))
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const CONTROL = /[\x00-\x1f\x7f]/
