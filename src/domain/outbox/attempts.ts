@@ -39,6 +39,18 @@ export async function recordSingle(
   return row?.attempts ?? 0
 }
 
+/**
+ * Takes the last attempt back: the event is on its way and the process lives. A relay that is killed while a hung NATS
+ * owes it the acknowledgement was not killed by the event.
+ */
+export async function recordSurvival({ db }: { db: Queryable }, service: Service): Promise<void> {
+  // The socket's write comes first; what it might do to the process, it does then.
+  await new Promise(setImmediate)
+  await db.query('update tabib.outbox_attempt set attempts = greatest(0, attempts - 1) where service = $1', [
+    service,
+  ])
+}
+
 /** The events did not kill the process: nobody is suspected any more. */
 export async function clearAttempts({ db }: { db: Queryable }, service: Service): Promise<void> {
   await db.query('delete from tabib.outbox_attempt where service = $1', [service])

@@ -2,7 +2,7 @@ import type { Nats, Publisher } from '../../adapters/nats/client.ts'
 import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { eventStreamOf } from '../../service.ts'
-import { clearAttempts, recordBatch, recordSingle, suspectsLeft } from './attempts.ts'
+import { clearAttempts, recordBatch, recordSingle, recordSurvival, suspectsLeft } from './attempts.ts'
 import { envelope } from './envelope.ts'
 import { acquireLease, type Lease, releaseLease, renewLease } from './lease.ts'
 import { loadPosition, type Position, prunePositions, savePosition } from './position.ts'
@@ -271,6 +271,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     } else {
       const lane = publish(leader, wire)
       const { settled } = await publishPage(lane, await leader.reader.fill(head))
+      if (single) await recordSurvival({ db }, service)
       const result = await settled
       counts.published += result.published
       if (result.incomplete) {
