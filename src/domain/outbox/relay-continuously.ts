@@ -13,14 +13,14 @@ export interface RelayWatch {
 /** A producer may publish an empty message here after its commit; the relay then looks at once instead of at its next poll. */
 export const wakeSubjectOf = (service: Service): string => `tabib.wake.${service}`
 
-const FASTEST_POLL_MS = 2
+const FASTEST_POLL_MS = 1
 const SLOWEST_POLL_MS = 250
 const BUSY_FOR_MS = 1_000
 const SHORTEST_BACK_OFF_MS = 100
 const LONGEST_BACK_OFF_MS = 5_000
 
 /**
- * Relays one service's outbox until the signal: polls every 2 ms while events come, ever more rarely (up to 250 ms)
+ * Relays one service's outbox until the signal: polls every millisecond while events come, ever more rarely (up to 250 ms)
  * when none do, at once when woken; waits for the lease as a standby; backs off with jitter while Postgres or NATS is
  * away. Never throws. `nats` must be opened with `onDisconnect: 'fail'` (see `openRelay`).
  */

@@ -5,6 +5,7 @@ import { eventStreamOf } from '../../service.ts'
 import { clearAttempts, recordBatch, recordSingle, recordSurvival, suspectsLeft } from './attempts.ts'
 import { envelope } from './envelope.ts'
 import { acquireLease, type Lease, releaseLease, renewLease } from './lease.ts'
+import { openGapReader } from './gap-window.ts'
 import { loadPosition, type Position, prunePositions, savePosition } from './position.ts'
 import { aggregateKey, type OrderedPublisher, orderedPublisher, type Settled } from './publish.ts'
 import { heldAggregates, releasable, type SetAside, setAside, settleReleased } from './quarantine.ts'
@@ -76,13 +77,15 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
   let publisher: Publisher | undefined
   let maxPayload = 1_048_576
 
+  const openReader = source.hasXid ? openWindowReader : openGapReader
+
   const begin = async (afterCrash: boolean): Promise<Session> => {
     const position = await loadPosition({ db }, service)
     const connection = await db.connection()
     try {
       return {
         connection,
-        reader: await openWindowReader(connection, source, { maxDataBytes: 2 * maxPayload }),
+        reader: await openReader(connection, source, { maxDataBytes: 2 * maxPayload }),
         position,
         saved: position,
         savedAtMs: performance.now(),
@@ -165,7 +168,9 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     if (!held) return false
     const saved =
       aside.length === 0
-        ? await savePosition({ db }, held, position)
+        ? // The reader's connection does not wait for the disk: a position lost with the server is an older one, and
+          // the stream tells what was published since.
+          await savePosition({ db: leader.connection }, held, position)
         : await db.transaction(async (tx) => {
             if (!(await savePosition({ db: tx }, held, position))) return false
             await setAside({ db: tx }, source, aside)
