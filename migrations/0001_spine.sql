@@ -144,6 +144,8 @@ create table tabib.outbox_progress (
   after_seq bigint not null default 0,
   -- The stream's sequence of the last acknowledged event.
   stream_seq bigint not null default 0,
+  -- Of a mapped outbox without transaction ids: numbers below after_seq that were missing.
+  gaps jsonb,
   -- A snapshot means nothing in another cluster: restored elsewhere, the relay refuses until `outbox reset`.
   system_identifier text not null,
   database_oid oid not null,

@@ -21,7 +21,7 @@ const outboxMapping = z.strictObject({
     .strictObject({
       seq: identifier,
       id: identifier,
-      xid: identifier,
+      xid: identifier.nullable(),
       tenant_id: identifier,
       aggregate_type: identifier,
       aggregate_id: identifier,

@@ -1,8 +1,9 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
-import { expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { openNats } from '../../src/adapters/nats/client.ts'
+import type { Database } from '../../src/adapters/postgres/client.ts'
 import { openRelay, type Relay } from '../../src/domain/outbox/relay.ts'
 import { type OutboxSource, outboxSource } from '../../src/domain/outbox/source.ts'
 import { useDatabase } from '../support/database.ts'
@@ -112,3 +113,54 @@ async function purge(stream: string): Promise<void> {
   await (await jetstreamManager(connection)).streams.purge(stream)
   await connection.close()
 }
+
+describe('an existing outbox without transaction ids', () => {
+  const source = outboxSource('virtual-care', {
+    table: 'plain.events',
+    columns: { xid: null, headers: null, subject: null, created_at: 'occurred_at' },
+  })
+  const insert = (db: Pick<Database, 'query'>, id: string) =>
+    db.query(
+      `insert into plain.events (id, tenant_id, aggregate_type, aggregate_id, type, data) values ($1, 't1', 'visit', $1, 'moved', '{}')`,
+      [id],
+    )
+  const published = async (one: Relay): Promise<number> => {
+    const pass = await one.pass()
+    if (pass.kind !== 'relayed') throw new Error(JSON.stringify(pass))
+    return pass.published
+  }
+
+  it('loses nothing that commits late, and gives up numbers that were rolled back', async () => {
+    await nats.client.ensureStream({ name: 'virtual-care-evt', subjects: ['virtual-care.evt.>'] })
+    await database.owner.query(
+      `create schema plain;
+       create table plain.events (seq bigserial primary key, id text, tenant_id text, aggregate_type text, aggregate_id text,
+         type text, data jsonb, occurred_at timestamptz not null default now());
+       grant usage on schema plain to tabib_relay; grant select on plain.events to tabib_relay`,
+    )
+    const one = relay(source)
+    await using slow = await database.owner.connection()
+    await slow.query('begin')
+    await insert(slow, 'late-1')
+    await insert(database.owner, 'prompt-1')
+    expect(await published(one)).toBe(1)
+    await insert(slow, 'late-2')
+    await expect(
+      database.owner.transaction(async (tx) => {
+        await insert(tx, 'undone')
+        throw new Error('no')
+      }),
+    ).rejects.toThrow('no')
+    await insert(database.owner, 'prompt-2')
+    expect(await published(one)).toBe(1)
+    await slow.query('commit')
+    expect(await published(one)).toBe(2)
+    expect(await stored('virtual-care-evt')).toEqual(['prompt-1', 'prompt-2', 'late-1', 'late-2'])
+    expect(await published(one)).toBe(0)
+  })
+
+  it('goes on from its numbers after a restart', async () => {
+    await insert(database.owner, 'later')
+    expect(await published(relay(source))).toBe(1)
+  })
+})

@@ -1,8 +1,8 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import type { Service } from '../../service.ts'
-import { loadPosition } from './position.ts'
-import { outboxSource } from './source.ts'
+import { loadPosition, type Position } from './position.ts'
+import { type OutboxSource, outboxSource } from './source.ts'
 import { parseSnapshot } from './window.ts'
 
 /** What the measures of an outbox need; an App is one. */
@@ -17,8 +17,11 @@ export interface OutboxReader {
  * @throws TabibError OUTBOX_RESTORED when the cursor belongs to another cluster.
  */
 export async function outboxPending(app: OutboxReader, { service }: { service: Service }): Promise<number> {
-  const { table, column: c } = outboxSource(service, app.config.outbox.tables[service])
-  const { done, target, afterSeq } = await loadPosition(app, service)
+  const source = outboxSource(service, app.config.outbox.tables[service])
+  const { table, column: c } = source
+  const position = await loadPosition(app, service)
+  if (!source.hasXid) return (await waitingByNumber(app, source, position)).pending
+  const { done, target, afterSeq } = position
   const { xmax, xip } = parseSnapshot(done)
   // Transactions that `done` had not seen: younger ones, and those that were open when it was taken.
   const [row] = await app.db.query<{ pending: number }>(
@@ -38,8 +41,11 @@ export async function outboxPending(app: OutboxReader, { service }: { service: S
  * @throws TabibError OUTBOX_RESTORED when the cursor belongs to another cluster.
  */
 export async function outboxLag(app: OutboxReader, { service }: { service: Service }): Promise<number> {
-  const { table, column: c } = outboxSource(service, app.config.outbox.tables[service])
-  const { done, target, afterSeq } = await loadPosition(app, service)
+  const source = outboxSource(service, app.config.outbox.tables[service])
+  const { table, column: c } = source
+  const position = await loadPosition(app, service)
+  if (!source.hasXid) return (await waitingByNumber(app, source, position)).lagS
+  const { done, target, afterSeq } = position
   const { xmax, xip } = parseSnapshot(done)
   // Within a window what is left lies behind `afterSeq`; in transaction order one would first pass all that is done.
   const inLine = target === null ? `order by ${c.xid}, ${c.seq}` : `and ${c.seq} > $4 order by ${c.seq}`
@@ -59,6 +65,39 @@ export async function outboxLag(app: OutboxReader, { service }: { service: Servi
 
 const unpublished = (c: { xid: string; seq: string }): string =>
   `($3::pg_snapshot is null or ${c.seq} > $4::bigint or not pg_visible_in_snapshot(${c.xid}, $3::pg_snapshot))`
+
+/** Pending and lag of a mapped outbox without transaction ids: above the highest number seen, and in the gaps below. */
+async function waitingByNumber(
+  app: OutboxReader,
+  { table, column: c }: OutboxSource,
+  { afterSeq, gaps }: Position,
+): Promise<{ pending: number; lagS: number }> {
+  const [row] = await app.db.query<{ pending: number; lag_s: number }>(
+    `select count(*)::float8 as pending,
+            coalesce(greatest(0, extract(epoch from clock_timestamp() - min(created_at))), 0)::float8 as lag_s
+     from (
+       (select ${c.created_at} as created_at from ${table} where ${c.seq} > $1)
+       union all
+       (select ${c.created_at} from unnest($2::bigint[], $3::bigint[]) as gap (low, high)
+        join ${table} on ${c.seq} between gap.low and gap.high)
+     ) waiting`,
+    [afterSeq, gaps.map(({ low }) => low), gaps.map(({ high }) => high)],
+  )
+  return { pending: row?.pending ?? 0, lagS: row?.lag_s ?? 0 }
+}
+
+/** Condition, with its first parameters, for rows that are published already. */
+export function publishedRows(
+  { hasXid, column: c }: OutboxSource,
+  { done, afterSeq, gaps }: Position,
+): { sql: string; values: unknown[] } {
+  if (hasXid) return { sql: `pg_visible_in_snapshot(${c.xid}, $1::pg_snapshot)`, values: [done] }
+  return {
+    sql: `${c.seq} <= $1::bigint and not exists (
+      select from unnest($2::bigint[], $3::bigint[]) as gap (low, high) where ${c.seq} between gap.low and gap.high)`,
+    values: [afterSeq, gaps.map(({ low }) => low), gaps.map(({ high }) => high)],
+  }
+}
 
 /** Writes down pending and lag of now, and forgets samples older than an hour: what `outboxClimb` judges. */
 export async function sampleOutbox(app: OutboxReader, { service }: { service: Service }): Promise<void> {

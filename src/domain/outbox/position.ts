@@ -13,10 +13,23 @@ export interface Position {
   afterSeq: bigint
   /** Stream sequence of the last acknowledged event: what lies behind it may be ours, unrecorded. */
   streamSeq: number
+  /** Only where the outbox has no transaction ids: numbers up to `afterSeq` that have not come yet, in order. */
+  gaps: Gap[]
+}
+
+/** Numbers from `low` to `high` that were missing when a higher one was there. */
+export interface Gap {
+  low: bigint
+  high: bigint
+  /** Transaction id that no open transaction had reached when the gap was seen, or confirmed. */
+  since: string
+  /** Wall-clock milliseconds of the same moment. */
+  at: number
+  confirmed: boolean
 }
 
 /** A snapshot that sees no transaction: an outbox nobody has relayed yet starts here. */
-export const NOTHING_DONE: Position = { done: '3:3:', target: null, afterSeq: 0n, streamSeq: 0 }
+export const NOTHING_DONE: Position = { done: '3:3:', target: null, afterSeq: 0n, streamSeq: 0, gaps: [] }
 
 /**
  * Reads the last saved position.
@@ -30,11 +43,12 @@ export async function loadPosition({ db }: { db: Queryable }, service: Service):
     target: string | null
     after_seq: bigint
     stream_seq: bigint
+    gaps: StoredGap[] | null
     foreign: boolean
     saved_in: string
     here: string
   }>(
-    `select p.done::text, p.target::text, p.after_seq, p.stream_seq,
+    `select p.done::text, p.target::text, p.after_seq, p.stream_seq, p.gaps,
             (p.system_identifier, p.database_oid) is distinct from (here.system_identifier::text, here.oid) as foreign,
             p.system_identifier || '/' || p.database_oid as saved_in,
             here.system_identifier || '/' || here.oid as here
@@ -62,8 +76,16 @@ export async function loadPosition({ db }: { db: Queryable }, service: Service):
       },
     )
   }
-  return { done: row.done, target: row.target, afterSeq: row.after_seq, streamSeq: Number(row.stream_seq) }
+  return {
+    done: row.done,
+    target: row.target,
+    afterSeq: row.after_seq,
+    streamSeq: Number(row.stream_seq),
+    gaps: (row.gaps ?? []).map((gap) => ({ ...gap, low: BigInt(gap.low), high: BigInt(gap.high) })),
+  }
 }
+
+type StoredGap = Omit<Gap, 'low' | 'high'> & { low: string; high: string }
 
 /**
  * Appends a position under the lease's epoch; false when the lease is no longer ours (fenced), and nothing is written.
@@ -72,22 +94,34 @@ export async function loadPosition({ db }: { db: Queryable }, service: Service):
 export async function savePosition(
   { db }: { db: Queryable },
   lease: Lease,
-  { done, target, afterSeq, streamSeq }: Position,
+  { done, target, afterSeq, streamSeq, gaps }: Position,
 ): Promise<boolean> {
   const saved = await db.query(
     `insert into tabib.outbox_progress
-       (service, epoch, n, done, target, after_seq, stream_seq, system_identifier, database_oid)
+       (service, epoch, n, done, target, after_seq, stream_seq, gaps, system_identifier, database_oid)
      select l.service, l.epoch,
             coalesce((select max(p.n) from tabib.outbox_progress p where p.service = $1 and p.epoch = $2), 0) + 1,
-            $4::pg_snapshot, $5::pg_snapshot, $6, $7, c.system_identifier::text, d.oid
+            $4::pg_snapshot, $5::pg_snapshot, $6, $7, $8, c.system_identifier::text, d.oid
      from tabib.outbox_lease l, pg_control_system() c, pg_database d
      where l.service = $1 and l.epoch = $2 and l.holder = $3 and not l.released and d.datname = current_database()
      returning n`,
-    [lease.service, lease.epoch, lease.holder, done, target, afterSeq, streamSeq],
+    [
+      lease.service,
+      lease.epoch,
+      lease.holder,
+      done,
+      target,
+      afterSeq,
+      streamSeq,
+      gaps.length === 0 ? null : gapsAsJson(gaps),
+    ],
     'outbox_position_save',
   )
   return saved.length > 0
 }
+
+const gapsAsJson = (gaps: Gap[]): string =>
+  JSON.stringify(gaps.map((gap) => ({ ...gap, low: gap.low.toString(), high: gap.high.toString() })))
 
 /** Deletes positions that a later one has replaced; the newest of each service stays. */
 export async function prunePositions({ db }: { db: Queryable }, service: Service): Promise<void> {

@@ -3,6 +3,7 @@ import type { Database } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import type { Service } from '../../service.ts'
+import { publishedRows } from './backlog.ts'
 import { envelope } from './envelope.ts'
 import { loadPosition } from './position.ts'
 import { orderedPublisher } from './publish.ts'
@@ -132,10 +133,12 @@ async function matching(
   app: ReplayContext,
   filter: ReplayFilter,
 ): Promise<{ sql: string; values: unknown[] }> {
-  const { table, column: c } = outboxSource(filter.service, app.config.outbox.tables[filter.service])
-  const { done } = await loadPosition(app, filter.service)
-  const values: unknown[] = [done]
-  const conditions = [`pg_visible_in_snapshot(${c.xid}, $1::pg_snapshot)`]
+  const source = outboxSource(filter.service, app.config.outbox.tables[filter.service])
+  const { table, column: c } = source
+  const position = await loadPosition(app, filter.service)
+  const published = publishedRows(source, position)
+  const values: unknown[] = [...published.values]
+  const conditions = [published.sql]
   const where = (condition: (parameter: string) => string, value: unknown) => {
     if (value === undefined) return
     values.push(value)

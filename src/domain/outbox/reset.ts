@@ -72,7 +72,7 @@ export async function applyReset(
         [schemaOf(service), since],
       )
       if (!reset) throw new TabibError('BUG', 'reset_outbox returned nothing')
-      const position = { done: reset.done, target: null, afterSeq: 0n, streamSeq: 0 }
+      const position = { done: reset.done, target: null, afterSeq: 0n, streamSeq: 0, gaps: [] }
       if (!(await savePosition({ db: tx }, attempt.lease, position))) {
         throw new TabibError('LOCKED', `a relay took the ${service} outbox over meanwhile`)
       }

@@ -23,13 +23,15 @@ export interface OutboxSource {
   service: Service
   table: string
   column: Record<Column, string>
+  /** False for a mapped table without transaction ids: it is read by its numbers (`gap-window.ts`). */
+  hasXid: boolean
   /** Ours is `jsonb`, hence known to be JSON; a mapped column may be text. */
   dataIsJsonb: boolean
 }
 
 /**
  * Our own outbox, or an existing table mapped in `tabib.yaml` (`outbox.tables.<service>`). A mapped table keeps its
- * names; `headers` and `subject` may be absent (null in the mapping).
+ * names; `headers`, `subject` and `xid` may be absent (null in the mapping).
  */
 export function outboxSource(service: Service, mapping?: OutboxMapping): OutboxSource {
   const column = {} as Record<Column, string>
@@ -41,6 +43,7 @@ export function outboxSource(service: Service, mapping?: OutboxMapping): OutboxS
     service,
     table: quoted(mapping?.table ?? `${schemaOf(service)}.outbox`),
     column,
+    hasXid: mapping?.columns.xid !== null,
     dataIsJsonb: mapping === undefined,
   }
 }

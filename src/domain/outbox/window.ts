@@ -61,28 +61,10 @@ export async function openWindowReader(
   source: OutboxSource,
   { maxDataBytes }: { maxDataBytes: number },
 ): Promise<WindowReader> {
-  // The two index scans below are right at any size; the planner, left alone, turns to sorts and sequential scans once
-  // the table has grown, at a thirtieth of the rate.
-  for (const [setting, value] of [
-    ['plan_cache_mode', 'force_generic_plan'],
-    ['enable_sort', 'off'],
-    ['enable_seqscan', 'off'],
-    ['enable_bitmapscan', 'off'],
-    ['jit', 'off'],
-    ['timezone', 'UTC'],
-    ['synchronous_commit', 'off'],
-  ]) {
-    await connection.query('select set_config($1, $2, false)', [setting, value])
-  }
+  await pinPlans(connection)
   const { table, column: c } = source
-  const columnsWhen = (
-    withData: string,
-  ) => `${c.seq} as seq, ${c.id}::text as id, ${c.tenant_id}::text as tenant_id,
-    ${c.aggregate_type}::text as aggregate_type, ${c.aggregate_id}::text as aggregate_id, ${c.type}::text as type,
-    case when ${withData} and pg_column_size(${c.data}) <= ${Math.floor(maxDataBytes)} then ${c.data}::text end as data,
-    ${c.headers}::text as headers, ${c.subject}::text as subject, ${c.occurred_at}::timestamptz::text as occurred_at`
-  const columns = columnsWhen('$4::bool')
-  const names = 'seq, id, tenant_id, aggregate_type, aggregate_id, type, data, headers, subject, occurred_at'
+  const columns = rowColumns(source, maxDataBytes, '$4::bool')
+  const names = ROW_NAMES
 
   // Young rows by their index order, late ones by lookup: both without a sort of the whole backlog. `seq + 0` keeps
   // the late rows off the seq index, which would be walked to its end to find a handful.
@@ -104,14 +86,11 @@ export async function openWindowReader(
         order by ${c.seq} + 0 limit $3)
     ) w order by seq limit $3`
 
-  const exact = `select ${names} from (select ${columnsWhen('true')} from ${table} where ${c.seq} = any($1::bigint[])) w order by seq`
+  const exact = `select ${names} from (select ${rowColumns(source, maxDataBytes, 'true')} from ${table} where ${c.seq} = any($1::bigint[])) w order by seq`
 
   let bounds: Bounds | undefined
 
-  const send = async (name: string, text: string, values: unknown[]): Promise<string[][]> => {
-    const result = await connection.raw.query({ name, text, values, rowMode: 'array', types: asText })
-    return result.rows as unknown as string[][]
-  }
+  const send = (name: string, text: string, values: unknown[]) => sendForText(connection, name, text, values)
   const readNext = async (
     position: Position,
     window: Bounds,
@@ -167,9 +146,50 @@ export function parseSnapshot(snapshot: string): { xmin: string; xmax: string; x
   return { xmin, xmax, xip: list === '' ? [] : list.split(',') }
 }
 
+/** What `toRow` reads, in its order. */
+export const ROW_NAMES =
+  'seq, id, tenant_id, aggregate_type, aggregate_id, type, data, headers, subject, occurred_at'
+
+/** Select list of an outbox row; without data where `withData` (SQL) is false, or where it is larger than may be read. */
+export function rowColumns({ column: c }: OutboxSource, maxDataBytes: number, withData: string): string {
+  return `${c.seq} as seq, ${c.id}::text as id, ${c.tenant_id}::text as tenant_id,
+    ${c.aggregate_type}::text as aggregate_type, ${c.aggregate_id}::text as aggregate_id, ${c.type}::text as type,
+    case when ${withData} and pg_column_size(${c.data}) <= ${Math.floor(maxDataBytes)} then ${c.data}::text end as data,
+    ${c.headers}::text as headers, ${c.subject}::text as subject, ${c.occurred_at}::timestamptz::text as occurred_at`
+}
+
+/**
+ * Sets a reader's connection up. Its index scans are right at any size; the planner, left alone, turns to sorts and
+ * sequential scans once the table has grown, at a thirtieth of the rate.
+ */
+export async function pinPlans(connection: Connection): Promise<void> {
+  for (const [setting, value] of [
+    ['plan_cache_mode', 'force_generic_plan'],
+    ['enable_sort', 'off'],
+    ['enable_seqscan', 'off'],
+    ['enable_bitmapscan', 'off'],
+    ['jit', 'off'],
+    ['timezone', 'UTC'],
+    ['synchronous_commit', 'off'],
+  ]) {
+    await connection.query('select set_config($1, $2, false)', [setting, value])
+  }
+}
+
+/** Sends a prepared statement and returns its rows as Postgres prints them, column by column. */
+export async function sendForText(
+  connection: Connection,
+  name: string,
+  text: string,
+  values: unknown[],
+): Promise<string[][]> {
+  const result = await connection.raw.query({ name, text, values, rowMode: 'array', types: asText })
+  return result.rows as unknown as string[][]
+}
+
 const asText: pg.CustomTypesConfig = { getTypeParser: (() => (text: string) => text) as never }
 
-function toRow(row: string[]): OutboxRow {
+export function toRow(row: string[]): OutboxRow {
   return {
     seq: row[0]!,
     id: row[1]!,
