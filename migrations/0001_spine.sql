@@ -108,7 +108,10 @@ begin
     -- seq, xid and created_at are the relay's order: nobody sets them.
     grant insert (id, tenant_id, aggregate_type, aggregate_id, type, data, headers, subject, subject_id, occurred_at)
       on %1$I.outbox to tabib_app;
-    grant select on %1$I.outbox to tabib_app, tabib_relay, tabib_auditor;
+    grant select on %1$I.outbox to tabib_app, tabib_relay;
+    -- The auditor sees that an event is there, not what it says.
+    grant select (seq, xid, created_at, id, tenant_id, aggregate_type, aggregate_id, type, subject, occurred_at)
+      on %1$I.outbox to tabib_auditor;
     grant select, insert on %1$I.inbox to tabib_app;
     grant select, insert, delete on %1$I.inbox to tabib_relay;
     grant select on %1$I.inbox to tabib_auditor;
@@ -370,7 +373,11 @@ begin
     created := created + 1;
   end loop;
 
-  select p.done into done from tabib.outbox_progress p where p.service = service_id order by p.epoch desc, p.n desc limit 1;
+  -- A position of another cluster says nothing here, and nothing may be dropped by it.
+  select p.done into done
+  from (select * from tabib.outbox_progress where service = service_id order by epoch desc, n desc limit 1) p,
+    pg_control_system() c, pg_database d
+  where d.datname = current_database() and p.system_identifier = c.system_identifier::text and p.database_oid = d.oid;
   for part in
     select c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1 as upper_day
     from pg_inherits i join pg_class c on c.oid = i.inhrelid

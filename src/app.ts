@@ -23,6 +23,8 @@ export interface AppOptions {
   onDisconnect?: NatsOptions['onDisconnect']
   /** Size of the Postgres pool. */
   maxConnections?: number
+  /** See `DatabaseOptions`. */
+  answerWithinMs?: number
 }
 
 export function createApp(config: Config, options: AppOptions = {}): App {
@@ -38,6 +40,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       db ??= openDatabase({
         url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'),
         maxConnections,
+        ...(options.answerWithinMs === undefined ? {} : { answerWithinMs: options.answerWithinMs }),
       })
       return db
     },

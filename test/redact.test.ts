@@ -52,10 +52,20 @@ describe('what is shown of a payload', () => {
   })
 
   test('keeps the shape of lists and objects', () => {
-    expect(redact({ items: [{ code: 'RX', name: 'x' }, 'x', 1, null] })).toEqual({
-      items: [{ code: 'RX', name: MASK }, MASK, MASK, null],
+    expect(redact({ items: [{ kind: 'RX', name: 'x' }, 'x', 1, null] })).toEqual({
+      items: [{ kind: 'RX', name: MASK }, MASK, MASK, null],
     })
     expect(redact('text')).toBe(MASK)
+  })
+
+  test('hides codes, which may be a diagnosis, and all that lies below what is personal', () => {
+    expect(
+      redact({ coding: [{ code: 'B20' }], name: { id: 'x', status: 'positive' }, status: 'ended' }),
+    ).toEqual({
+      coding: [{ code: MASK }],
+      name: MASK,
+      status: 'ended',
+    })
   })
 
   test('survives any nesting', () => {

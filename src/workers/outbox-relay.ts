@@ -29,7 +29,7 @@ export const outboxRelay: ContinuousWorker<Service> = {
 
 // A relay's connection to NATS must fail rather than resume, and one service's backlog must not starve another's lease.
 const ownConnections = (app: App): App =>
-  createApp(app.config, { log: app.log, onDisconnect: 'fail', maxConnections: 3 })
+  createApp(app.config, { log: app.log, onDisconnect: 'fail', maxConnections: 3, answerWithinMs: 30_000 })
 
 function relayOptions({ config }: App, { name: service, instance }: Loop<Service>): RelayOptions {
   const { tables, poison } = config.outbox

@@ -294,6 +294,8 @@ export function openNats(options: NatsOptions): Nats {
           headers_only: !payloads,
         }),
       )
+      // The tail may have been removed, and then nothing comes that would end the wait.
+      if ((await jetStreamCall(() => ordered.info())).num_pending === 0) return
       const messages = await ordered.consume({ max_messages: 1_000 })
       try {
         for await (const message of messages) {
@@ -466,6 +468,7 @@ function writeSize(chunk: Buffer, at: number, bytes: number): void {
 
 // JetStream's own words for "not now": no leader, no quorum, no room, shutting down. Anything else is about the message.
 const TRANSIENT_ERR_CODES = new Set([
+  10002, // resource limits exceeded for account
   10008, // cluster not available
   10009, // cluster not the leader
   10023, // insufficient resources
@@ -474,8 +477,10 @@ const TRANSIENT_ERR_CODES = new Set([
   10074, // peer remap failed
   10076, // JetStream not enabled
   10077, // maximum messages, bytes or storage: whatever the stream could not store for want of room
+  10109, // stream is sealed
   10118, // stream is offline
   10122, // maximum bytes
+  10158, // the same message id is being stored
 ])
 
 function readAck(message: Msg): PublishOutcome {

@@ -31,6 +31,8 @@ export interface DatabaseOptions {
   applicationName?: string
   maxConnections?: number
   connectTimeoutMs?: number
+  /** A statement without an answer for so long counts as a lost connection; for work that never waits long. */
+  answerWithinMs?: number
   /** 0 switches the limit off. */
   statementTimeoutMs?: number
 }
@@ -60,6 +62,9 @@ export function openDatabase(options: DatabaseOptions): Database {
     idleTimeoutMillis: 30_000,
     statement_timeout: options.statementTimeoutMs ?? 0,
     keepAlive: true,
+    // A host that vanishes sends no farewell.
+    keepAliveInitialDelayMillis: 10_000,
+    ...(options.answerWithinMs === undefined ? {} : { query_timeout: options.answerWithinMs }),
     allowExitOnIdle: true,
     types,
   })
@@ -143,7 +148,15 @@ const UNREACHABLE_STATES = new Set([
   '57P01',
   '57P02',
   '57P03',
+  // Read-only after a failover, out of disk or memory, an error of the disk: not the statement's fault.
+  '25006',
+  '53000',
+  '53100',
+  '53200',
   '53300',
+  '53400',
+  '58000',
+  '58030',
   '08000',
   '08001',
   '08003',

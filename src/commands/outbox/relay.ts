@@ -32,6 +32,7 @@ export default class OutboxRelay extends TabibCommand<typeof OutboxRelay> {
         return results
       },
     )
+    this.signal.throwIfAborted()
     this.succeed({ result, text: () => result.map(line).join('\n') })
   }
 }

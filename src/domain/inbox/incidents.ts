@@ -16,10 +16,10 @@ export async function closeSettledIncidents(
   const closed = await db.query(
     `update tabib.incident i
      set state = 'resolved', resolved_at = clock_timestamp(), resolved_by = $2, resolution = $3
-     where i.mode = $1 and i.state <> 'resolved' and starts_with(i.dedupe_key, $1 || ':')
+     where i.state <> 'resolved' and (starts_with(i.dedupe_key, $1 || ':') or starts_with(i.dedupe_key, 'outbox-poison:'))
        and not exists (
          select from tabib.quarantine q
-         where q.fingerprint = substr(i.dedupe_key, length($1) + 2) and q.state in ('open', 'held', 'redriving'))
+         where q.fingerprint = substring(i.dedupe_key from '[^:]*$') and q.state in ('open', 'redriving'))
      returning i.id`,
     [MODE, by, resolution],
   )

@@ -18,17 +18,20 @@ function redactUnder(key: string, value: unknown, depth: number): unknown {
     return Object.fromEntries(
       Object.entries(value).map(([name, inner]) => [
         NAME.test(name) ? name : MASK,
-        redactUnder(name, inner, depth + 1),
+        isPersonal(name) ? MASK : redactUnder(name, inner, depth + 1),
       ]),
     )
   }
   return isShown(key, value) ? value : MASK
 }
 
+// Whatever lies below what is personal is personal too: a diagnosis has a code, a result a status.
+const isPersonal = (key: string): boolean => wordsOf(key).some((word) => PERSONAL.has(word))
+
 function isShown(key: string, value: unknown): boolean {
   const words = wordsOf(key)
   const last = words.at(-1)
-  if (last === undefined || words.some((word) => PERSONAL.has(word))) return false
+  if (last === undefined || isPersonal(key)) return false
   if (TIMES.has(words.join(' '))) return typeof value === 'string' && TIME.test(value)
   if (FIGURES.has(last)) return /^-?\d+(\.\d+)?$/.test(String(value))
   // As long as a phone number or a Tazkira is, a figure under `id` may be one.
@@ -45,7 +48,6 @@ const SHOWN = new Set([
   'status',
   'state',
   'currency',
-  'code',
   'channel',
   'template',
   'version',

@@ -61,7 +61,7 @@ export async function openGapReader(
           position,
           rows.map(([seq]) => BigInt(seq!)),
           rows[0]![10]!,
-          Date.now(),
+          { now: Date.now(), whole: !more },
         ),
       } satisfies Page
     },
@@ -74,11 +74,19 @@ export async function openGapReader(
   }
 }
 
-/** The position once the rows, the next ones by number, are published: filled gaps go, new ones come. */
-export function advance(position: Position, seqs: bigint[], snapshot: string, now: number): Position {
+/**
+ * The position once the rows, the next ones by number, are published: filled gaps go, new ones come. Unless the rows
+ * are all that there was (`whole`), gaps do not age: what fills them may wait behind this page.
+ */
+export function advance(
+  position: Position,
+  seqs: bigint[],
+  snapshot: string,
+  { now, whole }: { now: number; whole: boolean },
+): Position {
   const { xmin, xmax } = parseSnapshot(snapshot)
   const kept = position.gaps
-    .flatMap((gap) => aged(gap, { xmin, xmax, now }))
+    .flatMap((gap) => (whole ? aged(gap, { xmin, xmax, now }) : [gap]))
     .flatMap((gap) => without(gap, seqs))
   const fresh: Gap[] = []
   let high = position.afterSeq

@@ -102,7 +102,7 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
       settle(job, { kind: 'stored', streamSeq: 0 })
       return false
     }
-    const wrapped = wrap(job.row)
+    const wrapped = wrapOrExplain(job.row)
     if (wrapped.kind === 'poison') {
       onPoison(job.row)
       settle(job, { ...wrapped, attempts: 1 })
@@ -118,6 +118,19 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
       return false
     }
     return true
+  }
+
+  /** A mapped table may hold what nobody foresaw; an event that cannot even be wrapped stops no other. */
+  const wrapOrExplain = (row: OutboxRow): Enveloped => {
+    try {
+      return wrap(row)
+    } catch (error) {
+      return {
+        kind: 'poison',
+        reason: 'unserialisable',
+        detail: error instanceof Error ? error.message : String(error),
+      }
+    }
   }
 
   const conclude = (job: Job, outcome: PublishOutcome) => {

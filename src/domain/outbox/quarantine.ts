@@ -32,7 +32,7 @@ export async function setAside(
      select $1, 'outbox', o.${c.id}::text, e.seq, o.${c.tenant_id}::text, o.${c.aggregate_type}::text, o.${c.aggregate_id}::text,
        o.${c.type}::text,
        ${c.subject === 'null' ? 'null' : `o.${c.subject}`}, o.${c.occurred_at}, e.reason, e.detail, e.attempts,
-       e.fingerprint, ${c.headers === 'null' ? 'null' : `o.${c.headers}::jsonb`}, convert_to(o.${c.data}::text, 'UTF8'),
+       e.fingerprint, ${c.headers === 'null' ? 'null' : source.dataIsJsonb ? `o.${c.headers}` : `to_jsonb(o.${c.headers}::text)`}, convert_to(coalesce(o.${c.data}::text, 'null'), 'UTF8'),
        case when e.reason = 'held' then 'held' else 'open' end
      from unnest($2::bigint[], $3::text[], $4::text[], $5::int[], $6::text[])
             as e (seq, reason, detail, attempts, fingerprint)
@@ -93,12 +93,12 @@ export interface Released extends OutboxRow {
 export async function releasable(
   { db }: { db: Queryable },
   service: Service,
-  limit: number,
+  { limit, maxDataBytes }: { limit: number; maxDataBytes: number },
 ): Promise<Released[]> {
   return db.query<Released>(
     `select q.id as "quarantineId", q.attempts, q.seq::text, q.event_id as id, q.tenant_id as "tenantId",
        q.aggregate_type as "aggregateType", q.aggregate_id as "aggregateId", q.type,
-       convert_from(q.payload, 'UTF8') as data, q.headers::text as headers, q.subject,
+       case when octet_length(q.payload) <= $3 then convert_from(q.payload, 'UTF8') end as data, q.headers::text as headers, q.subject,
        (q.occurred_at at time zone 'UTC')::text || '+00' as "occurredAt"
      from tabib.quarantine q
      where q.service = $1 and q.origin = 'outbox' and q.state in ('held', 'redriving')
@@ -109,7 +109,7 @@ export async function releasable(
            and before.seq < q.seq)
      order by q.seq
      limit $2`,
-    [service, limit],
+    [service, limit, maxDataBytes],
   )
 }
 
@@ -121,13 +121,14 @@ export async function settleReleased(
   if (published.length > 0) {
     await db.query(
       `update tabib.quarantine set state = 'redriven', redrives = redrives + 1, resolved_at = now()
-       where id = any($1::uuid[])`,
+       where id = any($1::uuid[]) and state in ('held', 'redriving')`,
       [published],
     )
   }
   for (const { quarantineId, detail } of poison) {
     await db.query(
-      `update tabib.quarantine set state = 'open', attempts = attempts + 1, detail = $2 where id = $1`,
+      `update tabib.quarantine set state = 'open', attempts = attempts + 1, detail = $2
+       where id = $1 and state in ('held', 'redriving')`,
       [quarantineId, detail],
     )
   }

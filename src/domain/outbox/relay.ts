@@ -70,7 +70,7 @@ interface Session {
 
 /** `nats` must be opened with `onDisconnect: 'fail'`: what is buffered while away would be sent by a relay long replaced. */
 export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: RelayOptions): Relay {
-  const { source, holder, poison, leaseTtlMs = 5_000, pageSize = 2_048 } = options
+  const { source, holder, poison, leaseTtlMs = 5_000, pageSize = 256 } = options
   const { service } = source
   let lease: Lease | undefined
   let session: Session | undefined
@@ -200,6 +200,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
       left -= 1
       if (left === 0) resolve(result)
     }
+    if (left === 0) resolve!(result)
     for (const row of page.rows) {
       const room = lane.submit(row, done)
       if (room) await room
@@ -294,12 +295,22 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     return { kind: 'relayed', ...counts, more: true }
   }
 
+  /** Whoever cannot relay must not keep others from it, nor look alive. */
+  const giveWay = async (): Promise<void> => {
+    await end()
+    if (lease) await releaseLease({ db }, lease).catch(() => {})
+    lease = undefined
+  }
+
   /** Publishes what has left the quarantine, before anything newer of its aggregates. */
-  const release = async (leader: Session, wire: Publisher): Promise<number> => {
-    if (performance.now() - leader.releasedAtMs < RELEASE_EVERY_MS) return 0
+  const release = async (
+    leader: Session,
+    wire: Publisher,
+  ): Promise<{ published: number; stopped?: string | undefined }> => {
+    if (performance.now() - leader.releasedAtMs < RELEASE_EVERY_MS) return { published: 0 }
     leader.releasedAtMs = performance.now()
-    const rows = await releasable({ db }, service, 500)
-    if (rows.length === 0) return 0
+    const rows = await releasable({ db }, service, { limit: 100, maxDataBytes: 2 * maxPayload })
+    if (rows.length === 0) return { published: 0 }
     const barred = new Set<string>()
     const published: string[] = []
     const again: { quarantineId: string; detail: string }[] = []
@@ -321,7 +332,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     if (poison === 'hold') leader.held = await heldAggregates({ db }, service)
     // More may wait behind what has just left.
     if (published.length > 0) leader.releasedAtMs = Number.NEGATIVE_INFINITY
-    return published.length
+    return { published: published.length, stopped: lane.stopped }
   }
 
   return {
@@ -338,11 +349,14 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
         session ??= await begin(leading.lease.afterCrash)
         leading.lease.afterCrash = false
         const counts: Counts = { published: 0, quarantined: 0, held: 0 }
-        counts.published += await release(session, publisher)
-        const result =
-          session.careful > 0
-            ? await relayCarefully(session, publisher, counts)
-            : await relayPages(session, publisher, counts)
+        const released = await release(session, publisher)
+        counts.published += released.published
+        const result: RelayPass =
+          released.stopped !== undefined
+            ? { kind: 'blocked', published: counts.published, reason: released.stopped }
+            : session.careful > 0
+              ? await relayCarefully(session, publisher, counts)
+              : await relayPages(session, publisher, counts)
         const idle = result.kind === 'relayed' && !result.more
         if (
           idle &&
@@ -352,16 +366,13 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
           await save(session)
         }
         // What is unknown is looked up in the stream when the session begins anew.
-        if (result.kind !== 'relayed') await end()
+        if (result.kind !== 'relayed') await giveWay()
         return result
       } catch (error) {
-        await end()
+        await giveWay()
         if (error instanceof TabibError && error.code === 'NATS_UNREACHABLE') {
           return { kind: 'blocked', published: 0, reason: error.message }
         }
-        // Whoever cannot relay must not keep others from it, nor look alive.
-        if (lease) await releaseLease({ db }, lease).catch(() => {})
-        lease = undefined
         throw error
       } finally {
         clearInterval(renewal)
