@@ -56,6 +56,8 @@ export interface World extends AsyncDisposable {
    * many seconds ago, which takes the owner: no producer may backdate. Without `aggregateId` each has its own aggregate.
    */
   produce(service: Service, options: ProduceOptions): Promise<string[]>
+  /** Makes a tenant in Kabul that charges in afghani, and returns its id. */
+  tenant(): Promise<string>
   /**
    * Stores a published event again, `times` times, each under a new message id, as a producer's retry or a replay long
    * after does it: the stream's own dedupe does not see that it is one event.
@@ -186,6 +188,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       return started
     },
     produce: (target, events) => produce({ service, owner }, target, events),
+    tenant: () => makeTenant(app.db),
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
       await Promise.all([...processes].map((one) => one[Symbol.asyncDispose]()))
@@ -315,6 +318,15 @@ async function produce(
     )
     return rows.map(({ id }) => id)
   })
+}
+
+async function makeTenant(db: Database): Promise<string> {
+  const id = randomUUID()
+  await db.query(
+    `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Rehearsal', 'AF', 'AFN')`,
+    [id, `rehearsal-${id}`],
+  )
+  return id
 }
 
 async function deliverAgain(nats: Nats, service: Service, eventId: string, times: number): Promise<void> {

@@ -20,14 +20,9 @@ export default failureMode({
   drill: {
     // One session's end is delivered three times, under message ids that JetStream cannot know for one.
     inject: async (world) => {
-      const tenantId = randomUUID()
-      await world.db.query(
-        `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Rehearsal', 'AF', 'AFN')`,
-        [tenantId, `rehearsal-${tenantId}`],
-      )
       const [eventId] = await world.produce('virtual-care', {
         count: 1,
-        tenantId,
+        tenantId: await world.tenant(),
         aggregateType: 'session',
         type: 'ended',
         data: { sessionId: randomUUID(), patientId: randomUUID() },

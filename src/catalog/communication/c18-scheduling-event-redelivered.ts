@@ -20,14 +20,9 @@ export default failureMode({
   drill: {
     // A lost acknowledgement delivers the event again; a producer that retried sends it as a second event as well.
     inject: async (world) => {
-      const tenantId = randomUUID()
-      await world.db.query(
-        `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Rehearsal', 'AF', 'AFN')`,
-        [tenantId, `rehearsal-${tenantId}`],
-      )
       const [eventId] = await world.produce('virtual-care', {
         count: 2,
-        tenantId,
+        tenantId: await world.tenant(),
         aggregateType: 'appointment',
         type: 'scheduled',
         data: { appointmentId: randomUUID() },
