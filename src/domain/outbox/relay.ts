@@ -43,7 +43,7 @@ export interface Relay extends AsyncDisposable {
   pass(): Promise<RelayPass>
 }
 
-const PAGES_PER_PASS = 32
+const PAGES_PER_PASS = 256
 const SAVE_EVERY_MS = 50
 const RELEASE_EVERY_MS = 1_000
 const PRUNE_EVERY_SAVES = 500
