@@ -3,6 +3,7 @@ import { openNats } from '../../src/adapters/nats/client.ts'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { migrateUp } from '../../src/domain/schema/migrate.ts'
 import { openSandboxFolder } from '../../src/sandbox/folder.ts'
+import { requirePrograms } from '../../src/sandbox/servers/find.ts'
 import { startNats } from '../../src/sandbox/servers/nats.ts'
 import { type SandboxRole, startPostgres } from '../../src/sandbox/servers/postgres.ts'
 import { startRedis } from '../../src/sandbox/servers/redis.ts'
@@ -23,6 +24,8 @@ declare module 'vitest' {
 
 /** Starts one Postgres, NATS and Redis for the whole run, and migrates the template database once. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  // All that the tests use, installed at once where it is missing.
+  await requirePrograms(['postgres', 'initdb', 'nats-server', 'redis-server', 'promtool', 'alertmanager'])
   const folder = await openSandboxFolder()
   const stop = async () => folder[Symbol.asyncDispose]()
   try {

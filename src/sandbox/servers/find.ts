@@ -1,6 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, writeFileSync } from 'node:fs'
-import { rm } from 'node:fs/promises'
+import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
 import { TabibError } from '../../errors.ts'
@@ -118,38 +117,47 @@ function usualFolders(): string[] {
 
 const canInstall = (): boolean => process.getuid?.() === 0 && isExecutable('/usr/bin/apt-get')
 
+/**
+ * One installation at a time on the machine: apt-get's locks make a second one fail rather than wait, and several
+ * processes of one test run may miss something at once. What the one before has brought is not installed again.
+ */
+const INSTALL = `
+[ "$(dpkg-query -W -f '\${db:Status-Status}\\n' "$@" 2>/dev/null | grep -cx installed)" = $# ] && exit
+# deb-policy 9.3.3: a package asks this script before it starts a service, and 101 forbids it.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap 'rm -f $policy' EXIT
+  printf '#!/bin/sh\nexit 101\n' >$policy
+  chmod 755 $policy
+fi
+apt-get -q update
+apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"`
+
 async function install(names: ProgramName[]): Promise<void> {
   const packages = unique(names.map((name) => PROGRAMS[name].apt))
   const units = unique(names.flatMap((name) => PROGRAMS[name].units))
   process.stderr.write(`installing ${packages.join(', ')} with apt-get (its services stay off)\n`)
-  const policy = '/usr/sbin/policy-rc.d'
-  const isOurs = !existsSync(policy)
   try {
-    // deb-policy 9.3.3: a package asks this script before it starts a service, and 101 forbids it.
-    if (isOurs) writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
-    await aptGet(['update'])
-    await aptGet(['install', '-y', '--no-install-recommends', ...packages])
+    await run('flock', ['/run/lock/tabib-install', 'sh', '-euc', INSTALL, 'tabib', ...packages])
     // Removes the links that would start them at the next boot.
     if (isExecutable('/usr/bin/systemctl')) {
       await promisify(execFile)('systemctl', ['disable', ...units]).catch(() => undefined)
     }
   } catch (cause) {
     throw missingError(names, cause)
-  } finally {
-    if (isOurs) await rm(policy, { force: true })
   }
 }
 
-function aptGet(args: string[]): Promise<void> {
+function run(program: string, args: string[]): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=300', ...args], {
+    const child = spawn(program, args, {
       env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' },
       // stdout is for the command's data.
       stdio: ['ignore', 'ignore', 'inherit'],
     })
     child.once('error', reject)
     child.once('exit', (code) =>
-      code === 0 ? resolve() : reject(new Error(`apt-get ${args[0]} ended with exit code ${code}`)),
+      code === 0 ? resolve() : reject(new Error(`the installation ended with exit code ${code}`)),
     )
   })
 }
