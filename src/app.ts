@@ -1,4 +1,5 @@
 import { type Logger, pino } from 'pino'
+import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
@@ -14,6 +15,8 @@ export interface App extends AsyncDisposable {
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
   readonly pager: Pager
+  /** Opened when first asked for. @throws TabibError CONFIG_INVALID when none is configured. */
+  keyStore(): Promise<KeyStore>
   readonly log: Logger
 }
 
@@ -33,6 +36,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   let nats: Nats | undefined
   let redis: Redis | undefined
   let pager: Pager | undefined
+  let keyStore: Promise<KeyStore> | undefined
   return {
     config,
     log,
@@ -56,7 +60,12 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       pager ??= openPager(config.pager)
       return pager
     },
+    keyStore() {
+      keyStore ??= openConfiguredKeyStore(config)
+      return keyStore
+    },
     async [Symbol.asyncDispose]() {
+      await keyStore?.then((store) => store[Symbol.asyncDispose]()).catch(() => undefined)
       redis?.disconnect()
       await Promise.allSettled([db?.close(), nats?.close()])
     },
@@ -69,6 +78,11 @@ export function createLogger(level = process.env.TABIB_LOG_LEVEL ?? 'info'): Log
     { level, base: null, redact: ['payload', 'data', '*.payload', '*.data', 'url', '*.url'] },
     pino.destination({ dest: 2, sync: true }),
   )
+}
+
+async function openConfiguredKeyStore({ keys: { store, secretFile } }: Config): Promise<KeyStore> {
+  const { openKeyStore } = await import('./adapters/keystore/client.ts')
+  return openKeyStore({ url: required(store, 'key store', 'TABIB_KEY_STORE'), secretFile })
 }
 
 function required(url: string | undefined, system: string, variable: string): string {

@@ -74,6 +74,8 @@ const contextSchema = z.strictObject({
       webhookTokenFile: z.string().optional(),
     })
     .default({}),
+  /** Where private keys live; see docs/keys.md. */
+  keys: z.strictObject({ store: z.string().optional(), secretFile: z.string().optional() }).default({}),
   outbox: z
     .strictObject({
       /** What happens to later events of an aggregate whose event is poison: held in order, or relayed past it. */
@@ -112,6 +114,8 @@ export interface Config {
   readonly redisUrl: string | undefined
   readonly redisCacheUrl: string | undefined
   readonly pager: { alertmanagerUrl?: string; webhookUrl?: string; webhookTokenFile?: string }
+  /** Where private keys live, and the file that holds what opens it. */
+  readonly keys: { store: string | undefined; secretFile: string | undefined }
   readonly outbox: {
     poison: 'hold' | 'skip'
     retentionMs: number
@@ -228,6 +232,11 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         'webhookTokenFile',
         context.pager.webhookTokenFile && beside(context.pager.webhookTokenFile),
       ),
+    },
+    keys: {
+      store: env.TABIB_KEY_STORE || context.keys.store,
+      secretFile:
+        env.TABIB_KEY_STORE_SECRET_FILE || (context.keys.secretFile && beside(context.keys.secretFile)),
     },
     outbox: {
       poison: context.outbox.poison,

@@ -25,6 +25,7 @@ export const ERROR_CODES = {
   NATS_UNREACHABLE: EXIT.unreachable,
   REDIS_UNREACHABLE: EXIT.unreachable,
   PAGER_UNREACHABLE: EXIT.unreachable,
+  KEY_STORE_UNREACHABLE: EXIT.unreachable,
   SERVER_MISSING: EXIT.unreachable,
   SERVER_FAILED: EXIT.unreachable,
   NOT_AUTHORISED: EXIT.unauthorised,

@@ -1,0 +1,53 @@
+import type { JWK } from 'jose'
+import { TabibError } from '../../errors.ts'
+
+/** RFC 7518 section 3.1 and RFC 8037. */
+export const SIGNING_ALGORITHMS = ['ES256', 'EdDSA', 'RS256'] as const
+export type SigningAlgorithm = (typeof SIGNING_ALGORITHMS)[number]
+
+/** A key pair as the world may see it. */
+export interface StoredKey {
+  /** What the store calls it; opaque, holds no secret, unique within the store. */
+  ref: string
+  algorithm: SigningAlgorithm
+  /** The public half, with `kid` (its RFC 7638 thumbprint), `alg` and `use: 'sig'`. */
+  publicJwk: JWK & { kid: string }
+}
+
+/** Where private keys live. They are made there, sign there and die there: no call returns one. */
+export interface KeyStore extends AsyncDisposable {
+  readonly kind: 'file' | 'pkcs11' | 'aws-kms'
+  /** Makes a key pair. @throws TabibError KEY_STORE_UNREACHABLE, CONFIG_INVALID */
+  generate(algorithm: SigningAlgorithm): Promise<StoredKey>
+  /** @throws TabibError NOT_FOUND, KEY_STORE_UNREACHABLE */
+  find(ref: string): Promise<StoredKey>
+  /** The signature as JOSE wants it: r‖s for ES256. @throws TabibError NOT_FOUND, KEY_STORE_UNREACHABLE */
+  sign(ref: string, bytes: Uint8Array): Promise<Uint8Array>
+  /** Destroys a key pair for good; one that is gone already is no error. */
+  destroy(ref: string): Promise<void>
+}
+
+export interface KeyStoreOptions {
+  /**
+   * `file:<folder>` (encrypted files), `pkcs11:token=<label>?module-path=<library>` (RFC 7512) or
+   * `aws-kms:<region>[?endpoint=<url>]`.
+   */
+  url: string
+  /** File that holds the passphrase, the token's PIN, or the cloud's credentials. Never the secret itself. */
+  secretFile?: string | undefined
+  /** A call that takes longer has failed. */
+  timeoutMs?: number
+}
+
+/** Opens the store that the URL names; what it needs is loaded when it is used. @throws TabibError CONFIG_INVALID */
+export async function openKeyStore(options: KeyStoreOptions): Promise<KeyStore> {
+  const scheme = options.url.slice(0, options.url.indexOf(':'))
+  switch (scheme) {
+    case 'file':
+      return (await import('./file.ts')).openFileStore(options)
+    default:
+      throw new TabibError('CONFIG_INVALID', `"${scheme}:" is no key store`, {
+        suggestions: ['file:<folder>, pkcs11:token=<label>?module-path=<library>, or aws-kms:<region>'],
+      })
+  }
+}

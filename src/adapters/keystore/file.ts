@@ -1,0 +1,193 @@
+import {
+  createPrivateKey,
+  generateKeyPair,
+  type KeyObject,
+  randomBytes,
+  scrypt as scryptWithCallback,
+  sign,
+} from 'node:crypto'
+import { chmod, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, exportJWK } from 'jose'
+import { TabibError } from '../../errors.ts'
+import type { KeyStore, KeyStoreOptions, SigningAlgorithm, StoredKey } from './client.ts'
+
+const scrypt = promisify(
+  scryptWithCallback as (
+    secret: string,
+    salt: Buffer,
+    length: number,
+    options: object,
+    done: (error: Error | null, key: Buffer) => void,
+  ) => void,
+)
+const makePair = promisify(
+  generateKeyPair as (
+    type: string,
+    options: object,
+    done: (error: Error | null, publicKey: KeyObject, privateKey: KeyObject) => void,
+  ) => void,
+) as unknown as (type: string, options: object) => Promise<{ publicKey: KeyObject; privateKey: KeyObject }>
+
+const PAIRS: Record<SigningAlgorithm, [type: string, options: object]> = {
+  ES256: ['ec', { namedCurve: 'P-256' }],
+  EdDSA: ['ed25519', {}],
+  RS256: ['rsa', { modulusLength: 2048 }],
+}
+/** OWASP's password storage cheat sheet: N = 2^17, r = 8, p = 1. */
+const SCRYPT = { N: 2 ** 17, r: 8, p: 1, maxmem: 256 * 1024 * 1024 }
+const SHORTEST_PASSPHRASE = 16
+
+/**
+ * Keys in a folder, each a JWE (RFC 7516, `dir` with A256GCM) under a key that scrypt derives from the passphrase in
+ * `secretFile`. For one machine; services that run on several want an HSM or a KMS.
+ *
+ * @throws TabibError CONFIG_INVALID without a passphrase, or with another one than the folder was made with.
+ */
+export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promise<KeyStore> {
+  const folder = resolve(decodeURIComponent(url.slice('file:'.length).replace(/^\/\/(?=\/)/, '')))
+  const wrapping = await deriveKey(folder, await readPassphrase(secretFile))
+  const opened = new Map<string, { key: StoredKey; privateKey: KeyObject }>()
+
+  const read = async (ref: string) => {
+    const known = opened.get(ref)
+    if (known) return known
+    if (!/^[\w-]{43}$/.test(ref)) throw unknownKey(ref)
+    const sealed = await readFile(join(folder, `${ref}.jwe`), 'utf8').catch((cause) => {
+      if (cause.code === 'ENOENT') throw unknownKey(ref)
+      throw unreadable(folder, cause)
+    })
+    const { plaintext } = await compactDecrypt(sealed.trim(), wrapping).catch((cause) => {
+      throw new TabibError('CONFIG_INVALID', `the passphrase does not open key ${ref} in ${folder}`, {
+        cause,
+      })
+    })
+    const jwk = JSON.parse(Buffer.from(plaintext).toString())
+    const privateKey = createPrivateKey({ key: jwk, format: 'jwk' })
+    const found = { key: await describe(ref, jwk), privateKey }
+    opened.set(ref, found)
+    return found
+  }
+
+  return {
+    kind: 'file',
+    async generate(algorithm) {
+      const { privateKey } = await makePair(...PAIRS[algorithm])
+      const jwk = { ...(await exportJWK(privateKey)), alg: algorithm }
+      const ref = await calculateJwkThumbprint(jwk)
+      const sealed = await new CompactEncrypt(Buffer.from(JSON.stringify(jwk)))
+        .setProtectedHeader({ alg: 'dir', enc: 'A256GCM' })
+        .encrypt(wrapping)
+      await writeWhole(join(folder, `${ref}.jwe`), sealed)
+      const key = await describe(ref, jwk)
+      opened.set(ref, { key, privateKey })
+      return key
+    },
+    find: async (ref) => (await read(ref)).key,
+    async sign(ref, bytes) {
+      const { key, privateKey } = await read(ref)
+      return sign(key.algorithm === 'EdDSA' ? null : 'sha256', bytes, {
+        key: privateKey,
+        dsaEncoding: 'ieee-p1363',
+      })
+    },
+    async destroy(ref) {
+      opened.delete(ref)
+      if (/^[\w-]{43}$/.test(ref)) await rm(join(folder, `${ref}.jwe`), { force: true })
+    },
+    async [Symbol.asyncDispose]() {
+      opened.clear()
+    },
+  }
+}
+
+/** Only the public members of a private JWK. */
+async function describe(ref: string, jwk: Record<string, unknown>): Promise<StoredKey> {
+  const { kty, crv, x, y, n, e, alg } = jwk as Record<string, string>
+  const members = Object.entries({ kty, crv, x, y, n, e }).filter(([, value]) => value !== undefined)
+  const publicJwk = { ...Object.fromEntries(members), kid: ref, alg: alg!, use: 'sig' }
+  return { ref, algorithm: alg as SigningAlgorithm, publicJwk }
+}
+
+async function readPassphrase(secretFile: string | undefined): Promise<string> {
+  if (secretFile === undefined) {
+    throw new TabibError(
+      'CONFIG_INVALID',
+      'an encrypted key store wants a passphrase, and no file holds one',
+      {
+        suggestions: [
+          '(umask 077; openssl rand -base64 32 > keystore.secret)',
+          'export TABIB_KEY_STORE_SECRET_FILE=$PWD/keystore.secret',
+        ],
+      },
+    )
+  }
+  const [text, { mode }] = await Promise.all([readFile(secretFile, 'utf8'), stat(secretFile)]).catch(
+    (cause) => {
+      throw unreadable(secretFile, cause)
+    },
+  )
+  if (mode & 0o077) {
+    throw new TabibError(
+      'CONFIG_INVALID',
+      `${secretFile} can be read by others (mode ${(mode & 0o777).toString(8)})`,
+      {
+        suggestions: [`chmod 600 ${secretFile}`],
+      },
+    )
+  }
+  const passphrase = text.trim()
+  if (passphrase.length < SHORTEST_PASSPHRASE) {
+    throw new TabibError(
+      'CONFIG_INVALID',
+      `the passphrase in ${secretFile} has ${passphrase.length} characters; at least ${SHORTEST_PASSPHRASE} are wanted`,
+    )
+  }
+  return passphrase
+}
+
+/** The salt is made once for a folder, by whoever comes first. */
+async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array> {
+  const path = join(folder, 'salt')
+  try {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    await chmod(folder, 0o700)
+    const file = await open(path, 'wx', 0o600).catch((error) => {
+      if (error.code === 'EEXIST') return undefined
+      throw error
+    })
+    await file?.writeFile(randomBytes(16).toString('base64url'))
+    await file?.sync()
+    await file?.close()
+    const salt = Buffer.from(await readFile(path, 'utf8'), 'base64url')
+    return await scrypt(passphrase, salt, 32, SCRYPT)
+  } catch (cause) {
+    throw unreadable(folder, cause)
+  }
+}
+
+/** A crash leaves the old file or the new one, never half of one. */
+async function writeWhole(path: string, text: string): Promise<void> {
+  const draft = `${path}.${process.pid}.draft`
+  const file = await open(draft, 'w', 0o600)
+  await file.writeFile(text)
+  await file.sync()
+  await file.close()
+  await rename(draft, path)
+}
+
+const unknownKey = (ref: string) =>
+  new TabibError('NOT_FOUND', `the key store has no key ${ref}`, {
+    suggestions: ['tabib keys list'],
+    context: { ref },
+  })
+
+const unreadable = (path: string, cause: unknown) =>
+  new TabibError(
+    'KEY_STORE_UNREACHABLE',
+    `the key store cannot use ${path}: ${(cause as NodeJS.ErrnoException).code}`,
+    {
+      cause,
+    },
+  )
