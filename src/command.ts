@@ -1,5 +1,6 @@
 import { hostname, userInfo } from 'node:os'
 import { Command, Flags, type Interfaces } from '@oclif/core'
+import type { Queryable } from './adapters/postgres/client.ts'
 import type { App } from './app.ts'
 import type { Config } from './config.ts'
 import type { Asking } from './confirm.ts'
@@ -39,6 +40,11 @@ export const severe = {
   reason: Flags.string({
     helpValue: '<text>',
     description: 'why, for the audit trail',
+    helpGroup: 'CONFIRMATION',
+  }),
+  approval: Flags.string({
+    helpValue: '<file>',
+    description: "another operator's consent, from approval create",
     helpGroup: 'CONFIRMATION',
   }),
 }
@@ -247,18 +253,20 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   }
 
   /**
-   * As `mutate`, for a severe operation: nobody else may run one on the same target meanwhile.
-   * @throws TabibError LOCKED naming who holds the target.
+   * As `mutate`, for a severe operation: nobody else may run one on the same target meanwhile, and an approval that
+   * is given, or that the context demands, must hold for this plan.
+   * @throws TabibError LOCKED naming who holds the target; APPROVAL_REQUIRED, APPROVAL_INVALID.
    */
   protected async mutateAlone<R>(
     target: string,
-    details: OperationDetails,
+    details: OperationDetails & { planHash: string },
     work: () => Promise<R>,
   ): Promise<R> {
     const { db, config } = await this.openApp()
     const { auditOperation, holdTarget } = await import('./domain/audit/operation.ts')
     const operation = await this.#operation(config, details)
     await using _lock = await holdTarget(db, { target, ...operation })
+    operation.approver = await this.#approver(db, config, details.planHash)
     return await auditOperation(db, operation, () => this.#whileWanted(work))
   }
 
@@ -358,6 +366,32 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const unknown = thrown instanceof Error && 'flags' in thrown ? (thrown.flags as string[]) : []
     const meant = unknown.map((flag) => nearest(flag, known)).filter((flag) => flag !== undefined)
     return [...meant.map((flag) => `${command} ${flag}`), `${command} --help`]
+  }
+
+  /** Who approved this plan: the signer of `--approval`, which is used up by this. */
+  async #approver(db: Queryable, config: Config, planHash: string): Promise<string | undefined> {
+    const file = (this.flags as { approval?: string }).approval
+    if (file !== undefined) {
+      const [{ readTextFile }, { acceptApproval }] = await Promise.all([
+        import('./text-file.ts'),
+        import('./domain/approval/accept.ts'),
+      ])
+      const approval = await readTextFile(file)
+      const { actor, runId } = this
+      return acceptApproval({ db }, { approval, planHash, context: config.context, actor, runId })
+    }
+    if (!config.approvalsRequired) return undefined
+    throw new TabibError(
+      'APPROVAL_REQUIRED',
+      `the context "${config.context}" wants another operator's approval of plan ${planHash}`,
+      {
+        suggestions: [
+          `tabib approval create ${planHash} --reason "<why>" --file approval.jws    # by another operator`,
+          'the same command with --approval approval.jws',
+        ],
+        context: { planHash },
+      },
+    )
   }
 
   async #operation(config: Config, details: OperationDetails): Promise<Operation> {

@@ -74,7 +74,9 @@ const contextSchema = z.strictObject({
       webhookTokenFile: z.string().optional(),
     })
     .default({}),
-  /** Where private keys live; see docs/keys.md. */
+  /** Whether severe operations want a second person's consent. */
+  approvals: z.enum(['optional', 'required']).default('optional'),
+  /** Where private keys live; see docs/approvals.md. */
   keys: z.strictObject({ store: z.string().optional(), secretFile: z.string().optional() }).default({}),
   outbox: z
     .strictObject({
@@ -114,6 +116,7 @@ export interface Config {
   readonly redisUrl: string | undefined
   readonly redisCacheUrl: string | undefined
   readonly pager: { alertmanagerUrl?: string; webhookUrl?: string; webhookTokenFile?: string }
+  readonly approvalsRequired: boolean
   /** Where private keys live, and the file that holds what opens it. */
   readonly keys: { store: string | undefined; secretFile: string | undefined }
   readonly outbox: {
@@ -233,6 +236,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         context.pager.webhookTokenFile && beside(context.pager.webhookTokenFile),
       ),
     },
+    approvalsRequired: context.approvals === 'required',
     keys: {
       store: env.TABIB_KEY_STORE || context.keys.store,
       secretFile:

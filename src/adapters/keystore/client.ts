@@ -16,7 +16,6 @@ export interface StoredKey {
 
 /** Where private keys live. They are made there, sign there and die there: no call returns one. */
 export interface KeyStore extends AsyncDisposable {
-  readonly kind: 'file' | 'pkcs11' | 'aws-kms'
   /** Makes a key pair. @throws TabibError KEY_STORE_UNREACHABLE, CONFIG_INVALID */
   generate(algorithm: SigningAlgorithm): Promise<StoredKey>
   /** @throws TabibError NOT_FOUND, KEY_STORE_UNREACHABLE */
@@ -28,15 +27,10 @@ export interface KeyStore extends AsyncDisposable {
 }
 
 export interface KeyStoreOptions {
-  /**
-   * `file:<folder>` (encrypted files), `pkcs11:token=<label>?module-path=<library>` (RFC 7512) or
-   * `aws-kms:<region>[?endpoint=<url>]`.
-   */
+  /** `file:<folder>`: encrypted files. */
   url: string
-  /** File that holds the passphrase, the token's PIN, or the cloud's credentials. Never the secret itself. */
+  /** File that holds the passphrase. */
   secretFile?: string | undefined
-  /** A call that takes longer has failed. */
-  timeoutMs?: number
 }
 
 /** Opens the store that the URL names; what it needs is loaded when it is used. @throws TabibError CONFIG_INVALID */
@@ -47,7 +41,7 @@ export async function openKeyStore(options: KeyStoreOptions): Promise<KeyStore> 
       return (await import('./file.ts')).openFileStore(options)
     default:
       throw new TabibError('CONFIG_INVALID', `"${scheme}:" is no key store`, {
-        suggestions: ['file:<folder>, pkcs11:token=<label>?module-path=<library>, or aws-kms:<region>'],
+        suggestions: ['export TABIB_KEY_STORE=file:<folder>'],
       })
   }
 }

@@ -6,7 +6,8 @@ import {
   scrypt as scryptWithCallback,
   sign,
 } from 'node:crypto'
-import { chmod, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { chmod, link, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, exportJWK } from 'jose'
@@ -71,7 +72,6 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
   }
 
   return {
-    kind: 'file',
     async generate(algorithm) {
       const { privateKey } = await makePair(...PAIRS[algorithm])
       const jwk = { ...(await exportJWK(privateKey)), alg: algorithm }
@@ -153,13 +153,15 @@ async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array
   try {
     await mkdir(folder, { recursive: true, mode: 0o700 })
     await chmod(folder, 0o700)
-    const file = await open(path, 'wx', 0o600).catch((error) => {
-      if (error.code === 'EEXIST') return undefined
-      throw error
-    })
-    await file?.writeFile(randomBytes(16).toString('base64url'))
-    await file?.sync()
-    await file?.close()
+    // Whoever links first has made the salt; a folder never shows half of one.
+    const draft = `${path}.${process.pid}.draft`
+    if (!existsSync(path)) {
+      await writeSynced(draft, randomBytes(16).toString('base64url'))
+      await link(draft, path).catch((error) => {
+        if (error.code !== 'EEXIST') throw error
+      })
+      await rm(draft, { force: true })
+    }
     const salt = Buffer.from(await readFile(path, 'utf8'), 'base64url')
     return await scrypt(passphrase, salt, 32, SCRYPT)
   } catch (cause) {
@@ -170,16 +172,20 @@ async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array
 /** A crash leaves the old file or the new one, never half of one. */
 async function writeWhole(path: string, text: string): Promise<void> {
   const draft = `${path}.${process.pid}.draft`
-  const file = await open(draft, 'w', 0o600)
+  await writeSynced(draft, text)
+  await rename(draft, path)
+}
+
+async function writeSynced(path: string, text: string): Promise<void> {
+  const file = await open(path, 'w', 0o600)
   await file.writeFile(text)
   await file.sync()
   await file.close()
-  await rename(draft, path)
 }
 
 const unknownKey = (ref: string) =>
   new TabibError('NOT_FOUND', `the key store has no key ${ref}`, {
-    suggestions: ['tabib keys list'],
+    suggestions: ['tabib operator list'],
     context: { ref },
   })
 

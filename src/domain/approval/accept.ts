@@ -1,0 +1,95 @@
+import { type CompactVerifyResult, compactVerify, decodeProtectedHeader, importJWK, type JWK } from 'jose'
+import * as z from 'zod'
+import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { APPROVAL_TYPE, type ApprovalClaims } from './create.ts'
+
+const claimsSchema = z.object({
+  jti: z.uuid(),
+  iss: z.string().min(1),
+  planHash: z.string().regex(/^[0-9a-f]{64}$/),
+  context: z.string(),
+  reason: z.string(),
+  iat: z.number(),
+  exp: z.number(),
+})
+
+/**
+ * What an approval says, once its signature holds against the key. Needs no server. Whether its time has passed, and
+ * whether it was used, is the caller's to judge.
+ * @throws TabibError APPROVAL_INVALID
+ */
+export async function verifyApproval(approval: string, publicJwk: JWK): Promise<ApprovalClaims> {
+  let verified: CompactVerifyResult
+  try {
+    const key = await importJWK(publicJwk)
+    verified = await compactVerify(approval.trim(), key, { algorithms: [...SIGNING_ALGORITHMS] })
+  } catch (cause) {
+    throw invalid('its signature does not hold', cause)
+  }
+  if (verified.protectedHeader.typ !== APPROVAL_TYPE)
+    throw invalid(`it is a "${verified.protectedHeader.typ}"`)
+  const claims = claimsSchema.safeParse(JSON.parse(new TextDecoder().decode(verified.payload)))
+  if (!claims.success) throw invalid('its claims are not those of an approval', claims.error)
+  return claims.data
+}
+
+/**
+ * Takes an approval for one operation: signed by another registered operator, for this plan and context, within its
+ * time, never used before. Afterwards it is used up, even if the operation fails.
+ * @returns the operator who approved.
+ * @throws TabibError APPROVAL_INVALID, saying which of these does not hold.
+ */
+export async function acceptApproval(
+  { db }: { db: Queryable },
+  {
+    approval,
+    ...operation
+  }: {
+    approval: string
+    planHash: string
+    context: string
+    actor: string
+    runId: string
+  },
+): Promise<string> {
+  const [signer] = await db.query<{ name: string; public_jwk: JWK; now: number }>(
+    `select name, public_jwk, extract(epoch from clock_timestamp())::float8 as now
+     from tabib.operator where kid = $1`,
+    [keyIdOf(approval)],
+  )
+  if (signer === undefined) throw invalid('no registered operator has the key that signed it')
+  const claims = await verifyApproval(approval, signer.public_jwk)
+  if (claims.iss !== signer.name) throw invalid(`it names ${claims.iss}, and ${signer.name} signed it`)
+  if (signer.name === operation.actor) throw invalid(`${signer.name} may not approve their own operation`)
+  if (claims.planHash !== operation.planHash) {
+    throw invalid(`it is for plan ${claims.planHash}, and this is plan ${operation.planHash}`)
+  }
+  if (claims.context !== operation.context) {
+    throw invalid(`it is for the context "${claims.context}", and this is "${operation.context}"`)
+  }
+  if (signer.now >= claims.exp)
+    throw invalid(`its time ended at ${new Date(claims.exp * 1_000).toISOString()}`)
+  const used = await db.query(
+    `insert into tabib.approval_use (jti, plan_hash, approver, actor, run_id) values ($1, $2, $3, $4, $5)
+     on conflict do nothing returning jti`,
+    [claims.jti, claims.planHash, signer.name, operation.actor, operation.runId],
+  )
+  if (used.length === 0) throw invalid('it was used before')
+  return signer.name
+}
+
+function keyIdOf(approval: string): string {
+  try {
+    return decodeProtectedHeader(approval.trim()).kid ?? ''
+  } catch (cause) {
+    throw invalid('it is no JWS', cause)
+  }
+}
+
+const invalid = (why: string, cause?: unknown) =>
+  new TabibError('APPROVAL_INVALID', `the approval is refused: ${why}`, {
+    suggestions: ['tabib approval create <plan hash> --file approval.jws    # by another operator'],
+    cause,
+  })
