@@ -5,6 +5,7 @@ import { createApproval } from '../../domain/approval/create.ts'
 import { TabibError } from '../../errors.ts'
 import { mark } from '../../render.ts'
 
+const DEFAULT_MS = 3_600_000
 const LONGEST_MS = 24 * 3_600_000
 
 export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> {
@@ -35,7 +36,7 @@ export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> 
         `"${planHash}" is no plan hash: 64 hexadecimal digits, printed by --dry-run`,
       )
     }
-    const { lifetime: lifetimeMs, reason, file } = this.flags
+    const { lifetime: lifetimeMs = DEFAULT_MS, reason, file } = this.flags
     if (lifetimeMs < 1_000 || lifetimeMs > LONGEST_MS) {
       throw new TabibError('USAGE', `a lifetime of ${lifetimeMs / 1_000} s: it must be between 1s and 24h`)
     }
