@@ -1,6 +1,8 @@
 import type { JWK } from 'jose'
 import { TabibError } from '../../errors.ts'
 
+export { publicMembers } from './public-members.ts'
+
 /** RFC 7518 section 3.1 and RFC 8037. */
 export const SIGNING_ALGORITHMS = ['ES256', 'EdDSA', 'RS256'] as const
 export type SigningAlgorithm = (typeof SIGNING_ALGORITHMS)[number]

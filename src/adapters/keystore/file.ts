@@ -10,9 +10,10 @@ import { existsSync } from 'node:fs'
 import { chmod, link, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, exportJWK } from 'jose'
+import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, exportJWK, type JWK } from 'jose'
 import { TabibError } from '../../errors.ts'
 import type { KeyStore, KeyStoreOptions, SigningAlgorithm, StoredKey } from './client.ts'
+import { publicMembers } from './public-members.ts'
 
 const scrypt = promisify(
   scryptWithCallback as (
@@ -66,7 +67,7 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
     })
     const jwk = JSON.parse(Buffer.from(plaintext).toString())
     const privateKey = createPrivateKey({ key: jwk, format: 'jwk' })
-    const found = { key: await describe(ref, jwk), privateKey }
+    const found = { key: describe(ref, jwk), privateKey }
     opened.set(ref, found)
     return found
   }
@@ -80,7 +81,7 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
         .setProtectedHeader({ alg: 'dir', enc: 'A256GCM' })
         .encrypt(wrapping)
       await writeWhole(join(folder, `${ref}.jwe`), sealed)
-      const key = await describe(ref, jwk)
+      const key = describe(ref, jwk)
       opened.set(ref, { key, privateKey })
       return key
     },
@@ -102,12 +103,9 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
   }
 }
 
-/** Only the public members of a private JWK. */
-async function describe(ref: string, jwk: Record<string, unknown>): Promise<StoredKey> {
-  const { kty, crv, x, y, n, e, alg } = jwk as Record<string, string>
-  const members = Object.entries({ kty, crv, x, y, n, e }).filter(([, value]) => value !== undefined)
-  const publicJwk = { ...Object.fromEntries(members), kid: ref, alg: alg!, use: 'sig' }
-  return { ref, algorithm: alg as SigningAlgorithm, publicJwk }
+function describe(ref: string, jwk: JWK): StoredKey {
+  const algorithm = jwk.alg as SigningAlgorithm
+  return { ref, algorithm, publicJwk: { ...publicMembers(jwk), kid: ref, alg: algorithm, use: 'sig' } }
 }
 
 async function readPassphrase(secretFile: string | undefined): Promise<string> {

@@ -21,10 +21,7 @@ export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> 
   }
   static override flags = {
     reason: Flags.string({ required: true, helpValue: '<text>', description: 'why, for the audit trail' }),
-    lifetime: durationFlag({
-      default: 3_600_000,
-      description: 'how long it may be used, a day at most [1h]',
-    }),
+    lifetime: durationFlag({ description: 'how long it may be used: an hour when not given, a day at most' }),
     file: Flags.string({ helpValue: '<file>', description: 'write it there instead of printing it' }),
   }
 
@@ -48,7 +45,11 @@ export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> 
         { operator: this.actor, planHash, context: app.config.context, reason, lifetimeMs },
       ),
     )
-    if (file !== undefined) await writeFile(file, `${result.approval}\n`)
+    if (file !== undefined) {
+      await writeFile(file, `${result.approval}\n`).catch((cause) => {
+        throw new TabibError('USAGE', `cannot write ${file}: ${cause.code}`, { cause })
+      })
+    }
     const until = new Date(result.claims.exp * 1_000).toISOString()
     this.succeed({
       result: { ...result, file: file ?? null },

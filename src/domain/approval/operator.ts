@@ -1,5 +1,5 @@
 import { calculateJwkThumbprint, importJWK, type JWK } from 'jose'
-import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
+import { publicMembers, SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 
@@ -56,15 +56,14 @@ export async function parsePublicKey(text: string, file: string): Promise<JWK & 
   if (typeof jwk !== 'object' || jwk === null || 'd' in jwk || 'k' in jwk) {
     throw new TabibError('USAGE', `${file} is no public key: give the public half alone, a JWK (RFC 7517)`)
   }
-  const { kty, crv, x, y, n, e, alg = algorithmOf(jwk) } = jwk
+  const { alg = algorithmOf(jwk) } = jwk
   try {
     if (!SIGNING_ALGORITHMS.some((known) => known === alg)) throw new Error(`algorithm ${alg}`)
     await importJWK(jwk, alg)
   } catch (cause) {
     throw new TabibError('USAGE', `${file} is no key for ${SIGNING_ALGORITHMS.join(', ')}`, { cause })
   }
-  const members = Object.entries({ kty, crv, x, y, n, e }).filter(([, value]) => value !== undefined)
-  const own = Object.fromEntries(members) as JWK
+  const own = publicMembers(jwk)
   return { ...own, kid: await calculateJwkThumbprint(own), alg: alg!, use: 'sig' }
 }
 
