@@ -6,6 +6,14 @@ import type { Config } from './config.ts'
 import type { Asking } from './confirm.ts'
 import type { Operation, OperationDetails } from './domain/audit/operation.ts'
 import { EXIT, TabibError } from './errors.ts'
+import {
+  type FindingsReport,
+  fails,
+  type ReportFormat,
+  renderReport,
+  reportResult,
+} from './findings-report.ts'
+import { reportFlags } from './flags.ts'
 import { nearest } from './nearest.ts'
 import { asTabibError, type Envelope, hasFlag, mark, reportError, toJson } from './render.ts'
 
@@ -204,13 +212,39 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     for (const warning of warnings) this.note(`${mark('warning', process.stderr)} ${warning}`)
   }
 
+  /**
+   * Ends a check: prints its report as `reportFlags` ask for it, less what `--waivers` waives where the command has that
+   * flag. Exits 1 for a critical finding or an error that nobody waived; warnings and infos alone exit 0.
+   * @throws TabibError CONFIG_INVALID for a waivers file that is none.
+   */
+  protected async report(report: FindingsReport): Promise<void> {
+    const { output, short, waivers } = this.flags as {
+      output: ReportFormat
+      short?: boolean
+      waivers?: string
+    }
+    let judged = report
+    if (waivers !== undefined) {
+      const { applyWaivers, readWaivers } = await import('./waivers.ts')
+      judged = applyWaivers(report, await readWaivers(waivers))
+    }
+    this.succeed({
+      result: reportResult(judged),
+      status: judged.findings.some(fails) ? 'findings' : 'ok',
+      text: () => renderReport(judged, { format: output, short }),
+    })
+  }
+
   /** One line for people on stderr; nothing with `--quiet`. */
   protected note(line: string): void {
     if (!this.flags?.quiet) process.stderr.write(`${line}\n`)
   }
 
   protected get wantsJson(): boolean {
-    return hasFlag(this.argv, '--json')
+    if (hasFlag(this.argv, '--json')) return true
+    // A check's `--output json` is the same envelope, whatever becomes of the run.
+    const printsReport = this.ctor.flags?.output === reportFlags.output
+    return printsReport && /(^| )--output[ =]json( |$)/.test(this.argv.join(' '))
   }
 
   /** Who acts, for the audit trail: TABIB_ACTOR, else user@host. */
@@ -357,7 +391,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const error = asTabibError(thrown)
     if (error.code === 'USAGE') error.suggestions.push(...this.#usageHints(thrown))
     process.exitCode = error.exitCode
-    reportError(error, { argv: this.argv, runId: this.runId })
+    reportError(error, { argv: this.argv, runId: this.runId, json: this.wantsJson })
   }
 
   #usageHints(thrown: unknown): string[] {

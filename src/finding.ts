@@ -13,4 +13,8 @@ export interface Finding {
   runbook: string | null
   cacheKey: string | null
   waived: boolean
+  /** Who answers for letting it be. */
+  waiver?: { owner: string; reason: string; expires: string }
+  /** Where it stands, for a finding about a file: its path from the working directory. */
+  location?: { file: string; line?: number }
 }

@@ -1,5 +1,6 @@
 import { Flags } from '@oclif/core'
 import { TabibError } from './errors.ts'
+import { REPORT_FORMATS } from './findings-report.ts'
 
 /** A moment: ISO 8601 (`2026-11-22T03:00Z`), or a duration ago (`2h`). */
 export const timeFlag = Flags.custom<Date>({
@@ -13,4 +14,21 @@ export const timeFlag = Flags.custom<Date>({
     if (!Number.isNaN(time.getTime())) return time
     throw new TabibError('USAGE', `"${text}" is no time; write 2026-11-22T03:00Z, or 2h for two hours ago`)
   },
+})
+
+/** How a check prints its findings, for a command that ends with `this.report`. */
+export const reportFlags = {
+  output: Flags.option({ options: REPORT_FORMATS, default: 'table' as const })({
+    helpValue: '<format>',
+    description: 'how findings are printed; json is the envelope of --json',
+    helpGroup: 'REPORT',
+  }),
+  short: Flags.boolean({ description: 'one line for each finding, for a chat', helpGroup: 'REPORT' }),
+}
+
+/** `--waivers`, for a check whose findings somebody may answer for. */
+export const waiversFlag = Flags.string({
+  helpValue: '<file>',
+  description: 'findings that somebody answers for: check, object, owner, reason, expires (docs/cli.md)',
+  helpGroup: 'REPORT',
 })

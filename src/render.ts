@@ -1,6 +1,5 @@
 import { styleText } from 'node:util'
 import { TabibError } from './errors.ts'
-import type { Finding } from './finding.ts'
 
 /** The one envelope that `--json` prints for a command that ran. */
 export interface Envelope {
@@ -53,30 +52,6 @@ export function details(values: Record<string, unknown>): string {
   const present = Object.entries(values).filter(([, value]) => value !== undefined && value !== null)
   const longest = Math.max(...present.map(([name]) => name.length))
   return present.map(([name, value]) => `${paint('bold', name.padEnd(longest))}  ${cell(value)}`).join('\n')
-}
-
-export const FINDING_FORMATS = ['table', 'json', 'junit', 'sarif', 'github', 'tap'] as const
-export type FindingFormat = (typeof FINDING_FORMATS)[number]
-
-/** Prints findings in any of the formats that people and CI read; an empty list is a passed check. */
-export function renderFindings(
-  findings: readonly Finding[],
-  { format, check }: { format: FindingFormat; check: string },
-): string {
-  switch (format) {
-    case 'table':
-      return findingsAsText(findings)
-    case 'json':
-      return toJson(findings)
-    case 'junit':
-      return findingsAsJunit(findings, check)
-    case 'sarif':
-      return findingsAsSarif(findings)
-    case 'github':
-      return findingsAsGithub(findings)
-    case 'tap':
-      return findingsAsTap(findings, check)
-  }
 }
 
 /** JSON of a result: bigints become strings, since a number would round them. */
@@ -141,10 +116,10 @@ export function errorText(error: TabibError, { debug }: { debug: boolean }): str
 /** Ends a failed run's output: the envelope on stdout with `--json`, else the text on stderr. */
 export function reportError(
   error: TabibError,
-  { argv, runId }: { argv: readonly string[]; runId: string },
+  { argv, runId, json = hasFlag(argv, '--json') }: { argv: readonly string[]; runId: string; json?: boolean },
 ): void {
   const debug = hasFlag(argv, '--debug')
-  if (!hasFlag(argv, '--json')) process.stderr.write(`${errorText(error, { debug })}\n`)
+  if (!json) process.stderr.write(`${errorText(error, { debug })}\n`)
   else {
     process.stdout.write(`${toJson(errorEnvelope(error, runId))}\n`)
     if (debug) process.stderr.write(`${redactUrls(stackOf(error))}\n`)
@@ -171,7 +146,8 @@ function withoutHelpHint(message: string): string {
   return message.replace(/\n?See more help with --help\s*$/, '').replace(/^Parsing (--\S+) \n\t/, '$1: ')
 }
 
-function cell(value: unknown): string {
+/** A value as one cell of a table; an absent one is `-`. */
+export function cell(value: unknown): string {
   if (value === undefined || value === null || value === '') return '-'
   if (value instanceof Date) return value.toISOString()
   if (Array.isArray(value)) return value.join(', ')
@@ -182,96 +158,3 @@ const isNumeric = (value: unknown): boolean => typeof value === 'number' || type
 
 // Combining marks take no column of their own; tables hold ids and words, so wide scripts need no table of widths.
 const width = (text: string): number => [...text.replace(/\p{M}/gu, '')].length
-
-function findingsAsText(findings: readonly Finding[]): string {
-  return findings
-    .flatMap((finding) => {
-      const outcome =
-        finding.waived || finding.severity === 'info' || finding.severity === 'warning' ? 'warning' : 'failed'
-      const lines = [
-        `${mark(outcome)} ${finding.object}: ${finding.message}${finding.waived ? ' (waived)' : ''}`,
-      ]
-      const evidence = Object.entries(finding.evidence).map(([name, value]) => `${name} ${cell(value)}`)
-      if (evidence.length > 0) lines.push(`    ${evidence.join(', ')}`)
-      if (finding.fix) lines.push(`    Try: ${finding.fix}`)
-      if (finding.runbook) lines.push(`    Runbook: ${finding.runbook}`)
-      return lines
-    })
-    .join('\n')
-}
-
-function findingsAsJunit(findings: readonly Finding[], check: string): string {
-  const failed = findings.filter((finding) => !finding.waived)
-  const cases = findings.map((finding) => {
-    const name = xml(`${finding.id} ${finding.object}`)
-    const body = finding.waived
-      ? '<skipped message="waived"/>'
-      : `<failure message="${xml(finding.message)}" type="${finding.severity}">${xml(finding.fix ?? '')}</failure>`
-    return `    <testcase classname="${xml(finding.check)}" name="${name}">${body}</testcase>`
-  })
-  if (cases.length === 0) cases.push(`    <testcase classname="${xml(check)}" name="${xml(check)}"/>`)
-  return [
-    '<?xml version="1.0" encoding="UTF-8"?>',
-    `<testsuites name="tabib" tests="${cases.length}" failures="${failed.length}">`,
-    `  <testsuite name="${xml(check)}" tests="${cases.length}" failures="${failed.length}">`,
-    ...cases,
-    '  </testsuite>',
-    '</testsuites>',
-  ].join('\n')
-}
-
-function findingsAsSarif(findings: readonly Finding[]): string {
-  const levels = { critical: 'error', error: 'error', warning: 'warning', info: 'note' } as const
-  return toJson({
-    $schema: 'https://json.schemastore.org/sarif-2.1.0.json',
-    version: '2.1.0',
-    runs: [
-      {
-        tool: {
-          driver: {
-            name: 'tabib',
-            rules: [...new Set(findings.map((finding) => finding.id))].map((id) => ({ id })),
-          },
-        },
-        results: findings.map((finding) => ({
-          ruleId: finding.id,
-          level: levels[finding.severity],
-          message: { text: finding.fix ? `${finding.message}. ${finding.fix}` : finding.message },
-          locations: [{ logicalLocations: [{ fullyQualifiedName: finding.object }] }],
-          ...(finding.cacheKey ? { partialFingerprints: { tabib: finding.cacheKey } } : {}),
-          ...(finding.waived ? { suppressions: [{ kind: 'external' }] } : {}),
-        })),
-      },
-    ],
-  })
-}
-
-function findingsAsGithub(findings: readonly Finding[]): string {
-  const data = (text: string) => text.replace(/%/g, '%25').replace(/\r/g, '%0D').replace(/\n/g, '%0A')
-  const property = (text: string) => data(text).replace(/:/g, '%3A').replace(/,/g, '%2C')
-  return findings
-    .map((finding) => {
-      const quiet = finding.waived || finding.severity === 'info'
-      const level = quiet ? 'notice' : finding.severity === 'warning' ? 'warning' : 'error'
-      return `::${level} title=${property(finding.id)}::${data(`${finding.object}: ${finding.message}`)}`
-    })
-    .join('\n')
-}
-
-function findingsAsTap(findings: readonly Finding[], check: string): string {
-  if (findings.length === 0) return `TAP version 13\n1..1\nok 1 - ${check}`
-  const lines = findings.map((finding, i) => {
-    const description = `${finding.id} ${finding.object}: ${finding.message}`
-      .replace(/#/g, '\\#')
-      .replace(/\s+/g, ' ')
-    return finding.waived ? `ok ${i + 1} - ${description} # SKIP waived` : `not ok ${i + 1} - ${description}`
-  })
-  return ['TAP version 13', `1..${findings.length}`, ...lines].join('\n')
-}
-
-// XML 1.0 has no way to write most control characters.
-function xml(text: string): string {
-  return text
-    .replace(/[^\P{Cc}\t\n\r]/gu, '')
-    .replace(/[<>&"']/g, (character) => `&#${character.charCodeAt(0)};`)
-}

@@ -273,3 +273,36 @@ describe('plans', () => {
     expect(JSON.parse(stdout)).toMatchObject({ schemaVersion: 1, status: 'ok', warnings: ['a warning'] })
   })
 })
+
+describe('a check', () => {
+  const waivers = (expires: string) =>
+    `waivers: [{ check: fixture/found, object: thing, owner: maryam, reason: known, expires: ${expires} }]`
+
+  test('exits 1 for an error that nobody waived, and for nothing less', async () => {
+    const exitOf = async (...argv: string[]) => (await fixture(['check', '--severity', ...argv])).exitCode
+    const waived = join(emptyFolder, 'waived.yaml')
+    const expired = join(emptyFolder, 'expired.yaml')
+    await writeFile(waived, waivers('2999-01-01'))
+    await writeFile(expired, waivers('2020-01-01'))
+    const exits = [
+      exitOf('error', '--output', 'junit'),
+      exitOf('warning', '--short'),
+      exitOf('none'),
+      exitOf('error', '--waivers', waived),
+      exitOf('none', '--waivers', expired),
+    ]
+    expect(await Promise.all(exits)).toEqual([1, 0, 0, 0, 1])
+  })
+
+  test('prints one envelope with --output json, also where it fails', async () => {
+    const { stdout } = await fixture(['check', '--severity', 'error', '--output', 'json'])
+    expect(JSON.parse(stdout)).toMatchObject({
+      status: 'findings',
+      result: { subject: 'fixture', findings: [{ id: 'fixture/found' }] },
+    })
+    const failed = await fixture(['check', '--severity', 'unreachable', '--output=json'])
+    expect(failed.exitCode).toBe(3)
+    expect(failed.stderr).toBe('')
+    expect(JSON.parse(failed.stdout).error.code).toBe('POSTGRES_UNREACHABLE')
+  })
+})

@@ -15,6 +15,17 @@ export interface Surroundings {
   workers: readonly string[]
 }
 
+/** What is looked for; a finding's id is one of these. */
+export const LINT_RULES = [
+  ['spec', 'every row of the specification has one card, and every card a row'],
+  ['index', 'every card stands in the index once'],
+  ['runbook', 'every built card has a whole runbook, and every runbook a card'],
+  ['command', 'every mitigation is a command that parses'],
+  ['worker', 'every mitigation names a worker that exists'],
+  ['entails', 'a card entails other cards only'],
+  ['alert', 'every alert name is used once'],
+].map(([what, title]) => ({ id: `catalog/${what}`, category: 'catalog', title: title! }))
+
 /**
  * Holds card, runbook, index, command and specification together, both ways. An empty list means that they agree.
  */

@@ -1,7 +1,7 @@
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
-import { parseAnchor, verifyAudit } from '../../domain/audit/verify.ts'
-import { FINDING_FORMATS, mark, renderFindings } from '../../render.ts'
+import { AUDIT_RULES, parseAnchor, verifyAudit } from '../../domain/audit/verify.ts'
+import { reportFlags } from '../../flags.ts'
 
 export default class AuditVerify extends TabibCommand<typeof AuditVerify> {
   static override summary = 'prove that no record of the audit trail was edited, deleted, inserted or moved'
@@ -19,29 +19,23 @@ database, and pass it next time with --anchor: then a cut shows as well.`
       helpValue: '<seq>:<hash>',
       description: 'a head that was noted outside the database',
     }),
-    output: Flags.option({ options: FINDING_FORMATS, default: 'table' as const })({
-      helpValue: '<format>',
-      description: 'how findings are printed',
-    }),
+    ...reportFlags,
   }
 
   async run(): Promise<void> {
-    const { anchor, output } = this.flags
-    const result = await verifyAudit(await this.openApp(), {
-      anchor: anchor === undefined ? undefined : parseAnchor(anchor),
-    })
-    const { records, head, findings } = result
-    this.succeed({
-      result,
-      status: findings.length > 0 ? 'findings' : 'ok',
-      text: () => {
-        if (findings.length > 0 || output !== 'table') {
-          return renderFindings(findings, { format: output, check: 'audit verify' })
-        }
-        return head === undefined
-          ? `${mark('ok')} the audit trail is empty`
-          : `${mark('ok')} ${records} audit records, chain whole\n  head ${head}`
-      },
+    const { anchor } = this.flags
+    const { db, config } = await this.openApp()
+    const { records, head, findings } = await verifyAudit(
+      { db },
+      { anchor: anchor === undefined ? undefined : parseAnchor(anchor) },
+    )
+    await this.report({
+      check: 'audit verify',
+      subject: config.context,
+      version: this.config.version,
+      rules: AUDIT_RULES,
+      findings,
+      facts: { records, ...(head === undefined ? {} : { head }) },
     })
   }
 }

@@ -16,6 +16,15 @@ export interface AuditVerification {
   findings: Finding[]
 }
 
+/** What is looked for; a finding's id is one of these. */
+export const AUDIT_RULES = [
+  ['deleted', 'no record is missing between two others'],
+  ['unchained', 'every record follows from the one before it'],
+  ['edited', 'every record gives its own hash'],
+  ['rewritten', 'the anchored record is the one that was anchored'],
+  ['truncated', 'the trail reaches the anchored record'],
+].map(([what, title]) => ({ id: `audit-${what}`, category: 'hash chain', title: title! }))
+
 const PAGE = 1_000
 // Past this many the chain is plainly broken, and more lines would only hide the first.
 const MAX_FINDINGS = 100
