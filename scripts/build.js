@@ -47,6 +47,7 @@ const { outputFiles } = await build({
     'fastify',
     'node-pg-migrate',
     'pino',
+    'pkcs11js',
     'prom-client',
     'pg-native',
     'pg-cloudflare',

@@ -61,7 +61,11 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       return pager
     },
     keyStore() {
-      keyStore ??= openConfiguredKeyStore(config)
+      keyStore ??= openConfiguredKeyStore(config).catch((error) => {
+        // It may be back when the next one asks.
+        keyStore = undefined
+        throw error
+      })
       return keyStore
     },
     async [Symbol.asyncDispose]() {

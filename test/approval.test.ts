@@ -1,11 +1,10 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { compactVerify, importJWK } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { openKeyStore, SIGNING_ALGORITHMS } from '../src/adapters/keystore/client.ts'
+import { openKeyStore } from '../src/adapters/keystore/client.ts'
 import { acceptApproval } from '../src/domain/approval/accept.ts'
 import { createApproval } from '../src/domain/approval/create.ts'
 import { addOperator, parsePublicKey } from '../src/domain/approval/operator.ts'
@@ -26,46 +25,6 @@ afterAll(() => rm(folder, { recursive: true }))
 const store = () => openKeyStore({ url: `file:${folder}/keys`, secretFile })
 const PLAN = createHash('sha256').update('a plan').digest('hex')
 const RUN = '0d8f0a52-9f3a-4f0e-8a55-3f6f9a3d9d10'
-
-test('a key signs in every algorithm, after the store was opened again, and a destroyed one is gone', async () => {
-  for (const algorithm of SIGNING_ALGORITHMS) {
-    await using first = await store()
-    const { ref } = await first.generate(algorithm)
-    await using keyStore = await store()
-    const key = await keyStore.find(ref)
-    const jws = await signJws({ keyStore }, { key, typ: 'test', payload: { algorithm } })
-    const { payload, protectedHeader } = await compactVerify(jws, await importJWK(key.publicJwk))
-    expect(JSON.parse(new TextDecoder().decode(payload))).toEqual({ algorithm })
-    expect(protectedHeader).toEqual({ alg: algorithm, kid: key.publicJwk.kid, typ: 'test' })
-    await keyStore.destroy(ref)
-    await keyStore.destroy(ref)
-    await expect(keyStore.sign(ref, new Uint8Array())).rejects.toMatchObject({ code: 'NOT_FOUND' })
-  }
-})
-
-test('no private member of a key lies in the folder or leaves the store', async () => {
-  await using keyStore = await store()
-  const key = await keyStore.generate('ES256')
-  expect(key.publicJwk).not.toHaveProperty('d')
-  for (const name of await readdir(join(folder, 'keys'))) {
-    expect(await readFile(join(folder, 'keys', name), 'utf8')).not.toContain('"d"')
-  }
-})
-
-test('another passphrase, one that others can read, a short one and none are refused', async () => {
-  await using keyStore = await store()
-  const { ref } = await keyStore.generate('ES256')
-  const given = async (name: string, text: string, mode = 0o600) => {
-    await writeFile(join(folder, name), text, { mode })
-    return openKeyStore({ url: `file:${folder}/keys`, secretFile: join(folder, name) })
-  }
-  const other = await given('other', 'not the passphrase of this folder')
-  await expect(other.find(ref)).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
-  await expect(given('open', 'a passphrase for everybody', 0o644)).rejects.toThrow(/read by others/)
-  await expect(given('short', 'short')).rejects.toThrow(/5 characters/)
-  await expect(openKeyStore({ url: `file:${folder}/keys` })).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
-  await expect(openKeyStore({ url: 'ftp:keys' })).rejects.toThrow(/"ftp:" is no key store/)
-})
 
 test('a private key is no operator’s public key, and is not repeated', async () => {
   const text = JSON.stringify({ kty: 'EC', crv: 'P-256', x: 'a', y: 'b', d: 'the-secret' })

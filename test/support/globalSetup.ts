@@ -25,7 +25,15 @@ declare module 'vitest' {
 /** Starts one Postgres, NATS and Redis for the whole run, and migrates the template database once. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   // All that the tests use, installed at once where it is missing.
-  await requirePrograms(['postgres', 'initdb', 'nats-server', 'redis-server', 'promtool', 'alertmanager'])
+  await requirePrograms([
+    'postgres',
+    'initdb',
+    'nats-server',
+    'redis-server',
+    'promtool',
+    'alertmanager',
+    'softhsm2-util',
+  ])
   const folder = await openSandboxFolder()
   const stop = async () => folder[Symbol.asyncDispose]()
   try {

@@ -9,29 +9,35 @@ export type SigningAlgorithm = (typeof SIGNING_ALGORITHMS)[number]
 
 /** A key pair as the world may see it. */
 export interface StoredKey {
-  /** What the store calls it; opaque, holds no secret, unique within the store. */
+  /** What every store finds it by: its `kid`. */
   ref: string
   algorithm: SigningAlgorithm
   /** The public half, with `kid` (its RFC 7638 thumbprint), `alg` and `use: 'sig'`. */
   publicJwk: JWK & { kid: string }
 }
 
-/** Where private keys live. They are made there, sign there and die there: no call returns one. */
+/**
+ * Where private keys live. They are made there, sign there and die there: no call returns one.
+ *
+ * @throws TabibError, from every call: KEY_STORE_UNREACHABLE, and NOT_AUTHORISED when the store refuses the secret.
+ */
 export interface KeyStore extends AsyncDisposable {
-  /** Makes a key pair. @throws TabibError KEY_STORE_UNREACHABLE, CONFIG_INVALID */
+  /** Makes a key pair. A crash midway may leave one that nobody knows. @throws TabibError CONFIG_INVALID when the store lacks the algorithm. */
   generate(algorithm: SigningAlgorithm): Promise<StoredKey>
-  /** @throws TabibError NOT_FOUND, KEY_STORE_UNREACHABLE */
+  /** @throws TabibError NOT_FOUND */
   find(ref: string): Promise<StoredKey>
-  /** The signature as JOSE wants it: r‖s for ES256. @throws TabibError NOT_FOUND, KEY_STORE_UNREACHABLE */
+  /** The signature as JOSE wants it: r‖s for ES256. @throws TabibError NOT_FOUND */
   sign(ref: string, bytes: Uint8Array): Promise<Uint8Array>
   /** Destroys a key pair for good; one that is gone already is no error. */
   destroy(ref: string): Promise<void>
+  /** Resolves when the store answers and takes the secret. */
+  ping(): Promise<void>
 }
 
 export interface KeyStoreOptions {
-  /** `file:<folder>`: encrypted files. */
+  /** `file:<folder>`, `pkcs11:token=<label>?module-path=<library>` (RFC 7512) or `kms:https://<host>`. */
   url: string
-  /** File that holds the passphrase. */
+  /** File that holds what opens the store: a passphrase, a PIN, or AWS credentials. */
   secretFile?: string | undefined
 }
 
@@ -41,6 +47,10 @@ export async function openKeyStore(options: KeyStoreOptions): Promise<KeyStore> 
   switch (scheme) {
     case 'file':
       return (await import('./file.ts')).openFileStore(options)
+    case 'pkcs11':
+      return (await import('./pkcs11.ts')).openPkcs11Store(options)
+    case 'kms':
+      return (await import('./kms.ts')).openKmsStore(options)
     default:
       throw new TabibError('CONFIG_INVALID', `"${scheme}:" is no key store`, {
         suggestions: ['export TABIB_KEY_STORE=file:<folder>'],

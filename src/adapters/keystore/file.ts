@@ -7,13 +7,14 @@ import {
   sign,
 } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { chmod, link, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
+import { chmod, link, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, exportJWK, type JWK } from 'jose'
 import { TabibError } from '../../errors.ts'
 import type { KeyStore, KeyStoreOptions, SigningAlgorithm, StoredKey } from './client.ts'
 import { publicMembers } from './public-members.ts'
+import { readSecretFile, unknownKey, unreadable } from './secret-file.ts'
 
 const scrypt = promisify(
   scryptWithCallback as (
@@ -45,7 +46,7 @@ const SHORTEST_PASSPHRASE = 16
  * Keys in a folder, each a JWE (RFC 7516, `dir` with A256GCM) under a key that scrypt derives from the passphrase in
  * `secretFile`. For one machine; services that run on several want an HSM or a KMS.
  *
- * @throws TabibError CONFIG_INVALID without a passphrase, or with another one than the folder was made with.
+ * @throws TabibError CONFIG_INVALID without a passphrase.
  */
 export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promise<KeyStore> {
   const folder = resolve(decodeURIComponent(url.slice('file:'.length).replace(/^\/\/(?=\/)/, '')))
@@ -61,7 +62,7 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
       throw unreadable(folder, cause)
     })
     const { plaintext } = await compactDecrypt(sealed.trim(), wrapping).catch((cause) => {
-      throw new TabibError('CONFIG_INVALID', `the passphrase does not open key ${ref} in ${folder}`, {
+      throw new TabibError('NOT_AUTHORISED', `the passphrase does not open key ${ref} in ${folder}`, {
         cause,
       })
     })
@@ -97,6 +98,13 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
       opened.delete(ref)
       if (/^[\w-]{43}$/.test(ref)) await rm(join(folder, `${ref}.jwe`), { force: true })
     },
+    async ping() {
+      const names = await readdir(folder).catch((cause) => {
+        throw unreadable(folder, cause)
+      })
+      const sealed = names.find((name) => name.endsWith('.jwe'))
+      if (sealed !== undefined) await read(sealed.slice(0, -'.jwe'.length))
+    },
     async [Symbol.asyncDispose]() {
       opened.clear()
     },
@@ -109,33 +117,10 @@ function describe(ref: string, jwk: JWK): StoredKey {
 }
 
 async function readPassphrase(secretFile: string | undefined): Promise<string> {
-  if (secretFile === undefined) {
-    throw new TabibError(
-      'CONFIG_INVALID',
-      'an encrypted key store wants a passphrase, and no file holds one',
-      {
-        suggestions: [
-          '(umask 077; openssl rand -base64 32 > keystore.secret)',
-          'export TABIB_KEY_STORE_SECRET_FILE=$PWD/keystore.secret',
-        ],
-      },
-    )
-  }
-  const [text, { mode }] = await Promise.all([readFile(secretFile, 'utf8'), stat(secretFile)]).catch(
-    (cause) => {
-      throw unreadable(secretFile, cause)
-    },
-  )
-  if (mode & 0o077) {
-    throw new TabibError(
-      'CONFIG_INVALID',
-      `${secretFile} can be read by others (mode ${(mode & 0o777).toString(8)})`,
-      {
-        suggestions: [`chmod 600 ${secretFile}`],
-      },
-    )
-  }
-  const passphrase = text.trim()
+  const passphrase = await readSecretFile(secretFile, {
+    holds: 'a passphrase',
+    make: '(umask 077; openssl rand -base64 32 > keystore.secret)',
+  })
   if (passphrase.length < SHORTEST_PASSPHRASE) {
     throw new TabibError(
       'CONFIG_INVALID',
@@ -180,18 +165,3 @@ async function writeSynced(path: string, text: string): Promise<void> {
   await file.sync()
   await file.close()
 }
-
-const unknownKey = (ref: string) =>
-  new TabibError('NOT_FOUND', `the key store has no key ${ref}`, {
-    suggestions: ['tabib operator list'],
-    context: { ref },
-  })
-
-const unreadable = (path: string, cause: unknown) =>
-  new TabibError(
-    'KEY_STORE_UNREACHABLE',
-    `the key store cannot use ${path}: ${(cause as NodeJS.ErrnoException).code}`,
-    {
-      cause,
-    },
-  )

@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import type { KeyStore } from '../../adapters/keystore/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { pingRedis, type Redis } from '../../adapters/redis/client.ts'
@@ -24,16 +25,18 @@ export interface Installation {
     readonly natsUrl: string | undefined
     readonly redisUrl: string | undefined
     readonly pager: { alertmanagerUrl?: string; webhookUrl?: string }
+    readonly keys: { store: string | undefined }
   }
   readonly db: Database
   readonly nats: Nats
   readonly redis: Redis
+  keyStore(): Promise<KeyStore>
 }
 
 /** Examines this installation and the servers it is configured for; changes nothing. */
 export async function examineInstallation(installation: Installation): Promise<Check[]> {
   const { config } = installation
-  const { databaseUrl, natsUrl, redisUrl, pager } = config
+  const { databaseUrl, natsUrl, redisUrl, pager, keys } = config
   return [
     packageFiles(),
     ...(databaseUrl === undefined
@@ -60,6 +63,12 @@ export async function examineInstallation(installation: Installation): Promise<C
     pager.alertmanagerUrl === undefined && pager.webhookUrl === undefined
       ? unset('pager', 'TABIB_ALERTMANAGER_URL')
       : { ...ok, name: 'pager', message: 'is configured' },
+    keys.store === undefined
+      ? unset('key store', 'TABIB_KEY_STORE')
+      : await check('key store', async () => {
+          await (await installation.keyStore()).ping()
+          return `answers (${keys.store?.split(':')[0]})`
+        }),
   ]
 }
 

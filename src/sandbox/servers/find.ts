@@ -53,6 +53,7 @@ const PROGRAMS = {
     brew: 'alertmanager',
     units: ['prometheus-alertmanager'],
   },
+  'softhsm2-util': { names: ['softhsm2-util'], apt: 'softhsm2', dnf: 'softhsm', brew: 'softhsm', units: [] },
 } satisfies Record<string, Program>
 
 export type ProgramName = keyof typeof PROGRAMS
@@ -140,7 +141,7 @@ async function install(names: ProgramName[]): Promise<void> {
   try {
     await run('flock', ['/run/lock/tabib-install', 'sh', '-euc', INSTALL, 'tabib', ...packages])
     // Removes the links that would start them at the next boot.
-    if (isExecutable('/usr/bin/systemctl')) {
+    if (units.length > 0 && isExecutable('/usr/bin/systemctl')) {
       await promisify(execFile)('systemctl', ['disable', ...units]).catch(() => undefined)
     }
   } catch (cause) {

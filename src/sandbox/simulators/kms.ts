@@ -1,0 +1,303 @@
+import {
+  createECDH,
+  createHash,
+  createHmac,
+  createPublicKey,
+  generateKeyPair,
+  type KeyObject,
+  privateEncrypt,
+  randomUUID,
+  sign,
+  timingSafeEqual,
+} from 'node:crypto'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { setTimeout as delay } from 'node:timers/promises'
+import { promisify } from 'node:util'
+
+/** What a KMS may do to its callers: be late, answer with this status, hang up, or answer with nonsense. */
+export type KmsFault = { delayMs: number } | { status: number } | 'drop' | 'garbage'
+
+export interface KmsSimulator extends AsyncDisposable {
+  /** What `TABIB_KEY_STORE` names it by. */
+  readonly keyStore: string
+  /** An AWS credentials file's text that it takes. */
+  readonly credentials: string
+  /** How often each operation was asked for, signed rightly or not. */
+  readonly calls: ReadonlyMap<string, number>
+  /** Does this to every call, and nothing any more when undefined. */
+  misbehave(fault: KmsFault | undefined): void
+}
+
+interface Credentials {
+  id: string
+  secret: string
+}
+
+interface Key {
+  arn: string
+  spec: string
+  state: 'Enabled' | 'PendingDeletion'
+  privateKey: KeyObject
+}
+
+const REGION = 'af-sandbox-1'
+/** AWS Signature Version 4: a request is good for five minutes, either way. */
+const SKEW_MS = 5 * 60_000
+
+/**
+ * The part of AWS KMS that signs: its JSON 1.1 protocol on loopback, with request signatures (SigV4) verified from the
+ * published description and not by the client's library, and the errors of the real one. Keys live as long as it does.
+ */
+export async function startKms({ port = 0 }: { port?: number } = {}): Promise<KmsSimulator> {
+  const credentials = { id: `AKIA${randomUUID().slice(0, 8).toUpperCase()}`, secret: randomUUID() }
+  const keys = new Map<string, Key>()
+  const aliases = new Map<string, string>()
+  const calls = new Map<string, number>()
+  let fault: KmsFault | undefined
+
+  const answer = async (request: IncomingMessage, response: ServerResponse) => {
+    const body = await text(request)
+    const operation = String(request.headers['x-amz-target']).replace('TrentService.', '')
+    calls.set(operation, (calls.get(operation) ?? 0) + 1)
+    if (fault === 'drop') return void request.socket.destroy()
+    if (fault === 'garbage') return void response.end('<html>It works!</html>')
+    if (fault && 'status' in fault) return reply(response, fault.status, errorOf('KMSInternalException'))
+    if (fault) await delay(fault.delayMs)
+    try {
+      verifySignature(request, body, credentials)
+      const perform = OPERATIONS[operation]
+      if (!perform) throw new KmsError('UnknownOperationException')
+      reply(response, 200, await perform(JSON.parse(body), { keys, aliases }))
+    } catch (error) {
+      if (!(error instanceof KmsError)) return reply(response, 500, errorOf('KMSInternalException'))
+      reply(response, 400, errorOf(error.type, error.message))
+    }
+  }
+  const server = createServer((request, response) => void answer(request, response))
+  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+  const { port: listens } = server.address() as AddressInfo
+  return {
+    keyStore: `kms:http://127.0.0.1:${listens}?region=${REGION}`,
+    credentials: `[default]\naws_access_key_id = ${credentials.id}\naws_secret_access_key = ${credentials.secret}\n`,
+    calls,
+    misbehave(next) {
+      fault = next
+    },
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections()
+      await new Promise((resolve) => server.close(resolve))
+    },
+  }
+}
+
+class KmsError extends Error {
+  readonly type: string
+  constructor(type: string, message = '') {
+    super(message)
+    this.type = type
+  }
+}
+
+const errorOf = (type: string, message = '') => ({ __type: type, message })
+
+function reply(response: ServerResponse, status: number, body: object | undefined): void {
+  response.writeHead(status, { 'content-type': 'application/x-amz-json-1.1' })
+  response.end(body && JSON.stringify(body))
+}
+
+/** https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html, from the receiving end. */
+function verifySignature(request: IncomingMessage, body: string, known: Credentials): void {
+  const { authorization, host, 'x-amz-date': at } = request.headers as Record<string, string | undefined>
+  if (authorization === undefined) {
+    throw new KmsError('MissingAuthenticationTokenException', 'Missing Authentication Token')
+  }
+  const [, id, day, region, service, names = '', signature = ''] =
+    /^AWS4-HMAC-SHA256 Credential=([^/]+)\/(\d{8})\/([^/]+)\/([^/]+)\/aws4_request, ?SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})$/.exec(
+      authorization,
+    ) ?? []
+  if (!signature || !at || !/^\d{8}T\d{6}Z$/.test(at)) throw new KmsError('IncompleteSignatureException')
+  const signed = names.split(';')
+  const unsigned = ['host', ...Object.keys(request.headers).filter((name) => name.startsWith('x-amz-'))]
+    .filter((name) => !signed.includes(name))
+    .at(0)
+  if (unsigned) {
+    const message = `'${unsigned}' must be a 'SignedHeader' in the AWS Authorization.`
+    throw new KmsError('InvalidSignatureException', message)
+  }
+  if (id !== known.id) {
+    const message = 'The security token included in the request is invalid.'
+    throw new KmsError('UnrecognizedClientException', message)
+  }
+  if (region !== REGION || service !== 'kms' || !at.startsWith(day!)) {
+    throw new KmsError('InvalidSignatureException', `Credential should be scoped to ${REGION}/kms.`)
+  }
+  const sentMs = Date.parse(at.replace(/^(....)(..)(..)T(..)(..)(..)Z$/, '$1-$2-$3T$4:$5:$6Z'))
+  if (Date.now() - sentMs > SKEW_MS)
+    throw new KmsError('InvalidSignatureException', `Signature expired: ${at}`)
+  if (sentMs - Date.now() > SKEW_MS) {
+    throw new KmsError('InvalidSignatureException', `Signature not yet current: ${at}`)
+  }
+  const { pathname, searchParams } = new URL(request.url ?? '/', `http://${host}`)
+  searchParams.sort()
+  const headers = signed.map(
+    (name) => `${name}:${String(request.headers[name]).trim().replace(/ +/g, ' ')}\n`,
+  )
+  const canonical = [request.method, pathname, searchParams, headers.join(''), names, sha256(body)].join('\n')
+  const scope = `${day}/${region}/${service}/aws4_request`
+  const toSign = ['AWS4-HMAC-SHA256', at, scope, sha256(canonical)].join('\n')
+  const key = scope
+    .split('/')
+    .reduce<string | Buffer>((secret, part) => hmac(secret, part), `AWS4${known.secret}`)
+  if (!timingSafeEqual(hmac(key, toSign), Buffer.from(signature, 'hex'))) {
+    throw new KmsError(
+      'InvalidSignatureException',
+      'The request signature we calculated does not match the signature you provided.',
+    )
+  }
+}
+
+const sha256 = (data: string) => createHash('sha256').update(data).digest('hex')
+const hmac = (key: string | Buffer, data: string) => createHmac('sha256', key).update(data).digest()
+
+type Body = Record<string, string>
+interface State {
+  keys: Map<string, Key>
+  aliases: Map<string, string>
+}
+
+const OPERATIONS: Record<
+  string,
+  (body: Body, state: State) => Promise<object | undefined> | object | undefined
+> = {
+  async CreateKey({ KeySpec = '', KeyUsage }, { keys }) {
+    const make = SPECS[KeySpec]?.generate
+    if (!make || KeyUsage !== 'SIGN_VERIFY') throw new KmsError('ValidationException', `KeySpec ${KeySpec}`)
+    const id = randomUUID()
+    const arn = `arn:aws:kms:${REGION}:000000000000:key/${id}`
+    keys.set(id, { arn, spec: KeySpec, state: 'Enabled', privateKey: await make() })
+    return { KeyMetadata: { KeyId: id, Arn: arn, KeySpec, KeyUsage, KeyState: 'Enabled' } }
+  },
+  CreateAlias({ AliasName = '', TargetKeyId = '' }, { keys, aliases }) {
+    if (aliases.has(AliasName)) throw new KmsError('AlreadyExistsException', AliasName)
+    if (!keys.has(TargetKeyId)) throw new KmsError('NotFoundException', TargetKeyId)
+    aliases.set(AliasName, TargetKeyId)
+    return undefined
+  },
+  DeleteAlias({ AliasName = '' }, { aliases }) {
+    if (!aliases.delete(AliasName)) throw new KmsError('NotFoundException', AliasName)
+    return undefined
+  },
+  DescribeKey({ KeyId }, state) {
+    const { arn, spec, state: KeyState } = keyOf(KeyId, state)
+    return { KeyMetadata: { KeyId: arn.split('/')[1], Arn: arn, KeySpec: spec, KeyState } }
+  },
+  GetPublicKey({ KeyId }, state) {
+    const { arn, spec, privateKey } = enabledKey(KeyId, state)
+    const spki = createPublicKey(privateKey).export({ format: 'der', type: 'spki' })
+    return { KeyId: arn, KeySpec: spec, KeyUsage: 'SIGN_VERIFY', PublicKey: spki.toString('base64') }
+  },
+  Sign({ KeyId, Message = '', MessageType, SigningAlgorithm = '' }, state) {
+    const { arn, spec, privateKey } = enabledKey(KeyId, state)
+    const { signs, messageType, signWith } = SPECS[spec]!
+    if (signs !== SigningAlgorithm || messageType !== MessageType) {
+      throw new KmsError('ValidationException', `${SigningAlgorithm} of ${MessageType} with ${spec}`)
+    }
+    const message = Buffer.from(Message, 'base64')
+    if (messageType === 'DIGEST' && message.length !== 32) {
+      throw new KmsError('ValidationException', 'Digest is invalid length for algorithm')
+    }
+    if (message.length > 4096) throw new KmsError('ValidationException', 'Message is too long')
+    return { KeyId: arn, SigningAlgorithm, Signature: signWith(privateKey, message).toString('base64') }
+  },
+  ScheduleKeyDeletion({ KeyId = '' }, { keys }) {
+    // Unlike others it takes no alias.
+    const key = keys.get(KeyId.split('/').at(-1)!)
+    if (!key || KeyId.startsWith('alias/')) throw new KmsError('NotFoundException', KeyId)
+    if (key.state === 'PendingDeletion') throw new KmsError('KMSInvalidStateException', key.arn)
+    key.state = 'PendingDeletion'
+    return { KeyId: key.arn, KeyState: key.state }
+  },
+}
+
+function keyOf(id: string | undefined, { keys, aliases }: State): Key {
+  const key = keys.get(aliases.get(id ?? '') ?? id?.split('/').at(-1) ?? '')
+  if (!key) throw new KmsError('NotFoundException', `${id} is not found.`)
+  return key
+}
+
+function enabledKey(id: string | undefined, state: State): Key {
+  const key = keyOf(id, state)
+  if (key.state !== 'Enabled')
+    throw new KmsError('KMSInvalidStateException', `${key.arn} is pending deletion.`)
+  return key
+}
+
+interface Spec {
+  signs: string
+  messageType: 'DIGEST' | 'RAW'
+  generate(): Promise<KeyObject>
+  signWith(key: KeyObject, message: Buffer): Buffer
+}
+
+const pair = promisify(generateKeyPair) as unknown as (
+  type: string,
+  options: object,
+) => Promise<{ privateKey: KeyObject }>
+
+/** DER of `DigestInfo` for SHA-256 up to the digest (RFC 8017 section 9.2, note 1). */
+const DIGEST_INFO = Buffer.from('3031300d060960864801650304020105000420', 'hex')
+
+const SPECS: Record<string, Spec> = {
+  ECC_NIST_P256: {
+    signs: 'ECDSA_SHA_256',
+    messageType: 'DIGEST',
+    generate: async () => (await pair('ec', { namedCurve: 'P-256' })).privateKey,
+    signWith: signP256,
+  },
+  ECC_NIST_EDWARDS25519: {
+    signs: 'ED25519_SHA_512',
+    messageType: 'RAW',
+    generate: async () => (await pair('ed25519', {})).privateKey,
+    signWith: (key, message) => sign(null, message, key),
+  },
+  RSA_2048: {
+    signs: 'RSASSA_PKCS1_V1_5_SHA_256',
+    messageType: 'DIGEST',
+    generate: async () => (await pair('rsa', { modulusLength: 2048 })).privateKey,
+    signWith: (key, digest) => privateEncrypt(key, Buffer.concat([DIGEST_INFO, digest])),
+  },
+}
+
+/** Order of P-256's base point (SEC 2, section 2.4.2). */
+const ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n
+
+/** ECDSA (FIPS 186-5 section 6.4) of a digest, in DER: Node signs messages only. */
+function signP256(key: KeyObject, digest: Buffer): Buffer {
+  const integer = (hex: string) => BigInt(`0x${hex}`)
+  const d = integer(Buffer.from(key.export({ format: 'jwk' }).d ?? '', 'base64url').toString('hex'))
+  const nonce = createECDH('prime256v1')
+  // The point's first coordinate comes after one byte that says it is not compressed.
+  const r = integer(nonce.generateKeys('hex').slice(2, 66)) % ORDER
+  const inverse = power(integer(nonce.getPrivateKey('hex')), ORDER - 2n)
+  const s = (inverse * (integer(digest.toString('hex')) + r * d)) % ORDER
+  const integers = Buffer.concat([r, s].map(derInteger))
+  return Buffer.concat([Buffer.from([0x30, integers.length]), integers])
+}
+
+function power(base: bigint, exponent: bigint): bigint {
+  let result = 1n
+  for (let square = base, left = exponent; left > 0n; left >>= 1n, square = (square * square) % ORDER) {
+    if (left & 1n) result = (result * square) % ORDER
+  }
+  return result
+}
+
+function derInteger(value: bigint): Buffer {
+  const hex = value.toString(16)
+  const even = hex.length % 2 === 0 ? hex : `0${hex}`
+  // A first byte of 0x80 and more would make it negative.
+  const bytes = Buffer.from(even < '8' ? even : `00${even}`, 'hex')
+  return Buffer.concat([Buffer.from([0x02, bytes.length]), bytes])
+}
