@@ -3,6 +3,7 @@ import type { App } from '../app.ts'
 import { TabibError } from '../errors.ts'
 import type { Fleet } from '../worker.ts'
 import { healthRoutes } from './health.ts'
+import { keyRoutes } from './keys.ts'
 import { metricsRoute } from './metrics.ts'
 
 export interface ApiServer extends AsyncDisposable {
@@ -11,7 +12,7 @@ export interface ApiServer extends AsyncDisposable {
 }
 
 /**
- * Serves /livez, /readyz and /metrics of one process's workers; port 0 takes any free one.
+ * Serves /livez, /readyz and /metrics of one process's workers, and the key sets; port 0 takes any free one.
  *
  * @throws TabibError USAGE when the address cannot be listened on.
  */
@@ -22,6 +23,7 @@ export async function serve(
 ): Promise<ApiServer> {
   const server = fastify({ forceCloseConnections: true })
   healthRoutes(server, app, fleet)
+  keyRoutes(server, app)
   await metricsRoute(server, app, fleet)
   try {
     const url = await server.listen({ host, port })

@@ -1,5 +1,5 @@
 import { spawn as spawnChild } from 'node:child_process'
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -43,7 +43,7 @@ export interface World extends AsyncDisposable {
   readonly postgres: PostgresServer
   readonly nats: NatsServer
   readonly redis: RedisServer
-  /** TABIB_*_URL for a child process on this world. */
+  /** The servers, and a key store of its own, as TABIB_* for a child process on this world. */
   readonly env: Record<string, string>
   /** Starts `tabib …argv` on this world. */
   spawn(argv: string[], options?: { env?: Record<string, string> }): TabibProcess
@@ -144,13 +144,17 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
   const { name, ownerUrl } = await postgres.createDatabase()
   // A file of its own, so that the settings of whoever runs this do not reach into the sandbox.
   const configFile = join(folder.path, 'tabib.yaml')
+  const secretFile = join(folder.path, 'key-store.secret')
   await writeFile(configFile, 'contexts: {}\n')
+  await writeFile(secretFile, randomBytes(24).toString('base64'), { mode: 0o600 })
   const env = {
     TABIB_CONFIG: configFile,
     TABIB_DATABASE_URL: postgres.url('tabib', name),
     TABIB_OWNER_DATABASE_URL: ownerUrl,
     TABIB_NATS_URL: nats.url,
     TABIB_REDIS_URL: redis.url,
+    TABIB_KEY_STORE: `file:${join(folder.path, 'keys')}`,
+    TABIB_KEY_STORE_SECRET_FILE: secretFile,
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
   }

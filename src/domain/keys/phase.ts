@@ -1,0 +1,104 @@
+import type { JWK } from 'jose'
+import type { SigningAlgorithm } from '../../adapters/keystore/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
+
+/**
+ * A key's life. It is published from `publish` to `drain` and signs in `activate`; `retire` and `revoked` are ends.
+ * After Teleport's rotation of certificate authorities, whose first phase makes new keys trusted before any is used.
+ */
+export const KEY_PHASES = ['prepare', 'publish', 'attest', 'activate', 'drain', 'retire', 'revoked'] as const
+export type KeyPhase = (typeof KEY_PHASES)[number]
+
+/** What a rotation is planned with and a key keeps for life; whole seconds. */
+export interface KeyPolicy {
+  /** How long the old key and the new one are both published, at the least. */
+  overlapS: number
+  /** How long a verifier may go on with a key set that it fetched; jose's remote key set: 600. */
+  cacheAgeS: number
+  /** How far clocks may differ. */
+  skewS: number
+  /** The longest life of a token. */
+  tokenLifetimeS: number
+  /** Every verifier attests what it holds, so that nobody's cache has to be waited for. */
+  allAttest: boolean
+}
+
+export interface SigningKey extends KeyPolicy {
+  kid: string
+  purpose: string
+  algorithm: SigningAlgorithm
+  ref: string
+  publicJwk: JWK & { kid: string }
+  phase: KeyPhase
+  /** When the phase was entered. */
+  since: Date
+  /** Seconds since then, by the database's clock. */
+  sinceS: number
+  /** Seconds since it was made. */
+  ageS: number
+  /** Seconds since it was first in the key set; null while it never was. */
+  publishedS: number | null
+  /** Why it never signs again. */
+  barred: 'tainted' | 'rolled-back' | null
+}
+
+/** Keys in the order in which they were made; ended ones too when asked for. */
+export function listKeys(
+  { db }: { db: Queryable },
+  { purpose, ended = false }: { purpose?: string | undefined; ended?: boolean } = {},
+): Promise<SigningKey[]> {
+  return db.query<SigningKey>(
+    `select key.kid, purpose, algorithm, ref, public_jwk as "publicJwk", key.phase, since, barred,
+            extract(epoch from clock_timestamp() - since)::float8 as "sinceS",
+            extract(epoch from clock_timestamp() - made.entered_at)::float8 as "ageS",
+            extract(epoch from clock_timestamp() - published_at)::float8 as "publishedS",
+            overlap_s as "overlapS", cache_age_s as "cacheAgeS", skew_s as "skewS",
+            token_lifetime_s as "tokenLifetimeS", all_attest as "allAttest"
+     from tabib.signing_key key
+     join lateral (
+       select seq, entered_at from tabib.signing_key_phase p where p.kid = key.kid order by seq limit 1) made on true
+     where ($1::text is null or purpose = $1) and ($2 or key.phase not in ('retire', 'revoked'))
+     order by purpose, made.seq`,
+    [purpose, ended],
+  )
+}
+
+/** Moves a key on, unless it has left the phase it is expected in; says whether it moved. One statement. */
+export async function enterPhase(
+  db: Queryable,
+  { kid, from, to, by }: { kid: string; from: readonly KeyPhase[]; to: KeyPhase; by: string },
+): Promise<boolean> {
+  const moved = await db.query(
+    `with moved as (
+       update tabib.signing_key
+       set phase = $3, since = clock_timestamp(),
+           published_at = case when $3 in ('publish', 'activate') then coalesce(published_at, clock_timestamp())
+                               else published_at end
+       where kid = $1 and phase = any($2) returning kid
+     )
+     insert into tabib.signing_key_phase (kid, phase, entered_by) select kid, $3, $4 from moved returning kid`,
+    [kid, from, to, by],
+  )
+  return moved.length > 0
+}
+
+/**
+ * Makes a key sign, in one transaction with the one that signed until now, which drains. Nothing happens when it is
+ * no longer in one of the phases given.
+ */
+export async function activateKey(
+  tx: Queryable,
+  { kid, purpose, from, by }: { kid: string; purpose: string; from: readonly KeyPhase[]; by: string },
+): Promise<boolean> {
+  const [ready] = await tx.query(
+    'select kid from tabib.signing_key where kid = $1 and phase = any($2) and barred is null for update',
+    [kid, from],
+  )
+  if (ready === undefined) return false
+  const signing = await tx.query<{ kid: string }>(
+    `select kid from tabib.signing_key where purpose = $1 and phase = 'activate' for update`,
+    [purpose],
+  )
+  for (const old of signing) await enterPhase(tx, { kid: old.kid, from: ['activate'], to: 'drain', by })
+  return enterPhase(tx, { kid, from, to: 'activate', by })
+}

@@ -1,0 +1,90 @@
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { announceKeys } from './announce.ts'
+import { activateKey, enterPhase, KEY_PHASES, type KeyPhase, listKeys, type SigningKey } from './phase.ts'
+import { CANDIDATE, destroyEnded, type KeySystems, kidIn, prepareKey } from './rotate.ts'
+
+export interface RevocationPlan {
+  kid: string
+  purpose: string
+  phase: KeyPhase
+  /** Who signs afterwards: the key under way, a `new` one, or, when another key signs already, that one. */
+  successor: string | 'new'
+}
+
+/** What revoking a key would do; reads only. @throws TabibError NOT_FOUND */
+export async function planRevocation(
+  { db }: { db: Queryable },
+  { kid }: { kid: string },
+): Promise<RevocationPlan> {
+  const { key, others } = await findKey(db, kid)
+  const signing = kidIn(others, ['activate'])
+  return {
+    kid,
+    purpose: key.purpose,
+    phase: key.phase,
+    successor: signing ?? kidIn(others, CANDIDATE) ?? 'new',
+  }
+}
+
+export interface Revocation {
+  kid: string
+  purpose: string
+  /** False when it was revoked before; nothing is done twice. */
+  revoked: boolean
+  /** Who signs now; null when the key store is away and no other key was at hand: nothing is signed until it is back. */
+  successor: string | null
+  announced: boolean
+}
+
+/**
+ * Refuses everything that a key signed, everywhere, and has another key sign. The row in `tabib.key_revocation` is
+ * written in the transaction that revokes: whoever must act on it (end sessions, list what was accepted) reads it there.
+ * Verifiers do not wait for their caches here: a valid token of the new key may meet one that has to fetch it first.
+ */
+export async function revokeKey(
+  systems: KeySystems,
+  { kid, reason, by, runId }: { kid: string; reason: string; by: string; runId: string },
+): Promise<Revocation> {
+  const { db } = systems
+  const { key, others } = await findKey(db, kid)
+  const { purpose } = key
+  const next = key.phase === 'activate' ? await successorOf(systems, key, by) : null
+  const revoked = await db.transaction(async (tx) => {
+    if (next !== null) await activateKey(tx, { kid: next, purpose, from: CANDIDATE, by })
+    const entered = await enterPhase(tx, { kid, from: NOT_REVOKED, to: 'revoked', by })
+    if (entered) {
+      await tx.query(
+        `insert into tabib.key_revocation (kid, purpose, reason, revoked_by, run_id) values ($1, $2, $3, $4, $5)`,
+        [kid, purpose, reason, by, runId],
+      )
+    }
+    return entered
+  })
+  const { announced } = await announceKeys(systems, { purpose, revoked: [kid] })
+  // Whoever holds a copy is refused already; a store that is away destroys its own at the worker's next pass.
+  await destroyEnded(systems, { purpose }).catch(() => {})
+  return { kid, purpose, revoked, successor: next ?? kidIn(others, ['activate']), announced }
+}
+
+const NOT_REVOKED = KEY_PHASES.filter((phase) => phase !== 'revoked')
+
+/** A key that can take over; null when none can be made now, which must not keep a leaked key in use. */
+async function successorOf(systems: KeySystems, key: SigningKey, by: string): Promise<string | null> {
+  const { purpose, algorithm } = key
+  try {
+    return await prepareKey(systems, { purpose, algorithm, policy: key, by })
+  } catch (error) {
+    if (error instanceof TabibError) return null
+    throw error
+  }
+}
+
+async function findKey(db: Queryable, kid: string): Promise<{ key: SigningKey; others: SigningKey[] }> {
+  const all = await listKeys({ db }, { ended: true })
+  const key = all.find((one) => one.kid === kid)
+  if (key === undefined) {
+    throw new TabibError('NOT_FOUND', `no signing key "${kid}"`, { suggestions: ['tabib keys list'] })
+  }
+  return { key, others: all.filter((one) => one.purpose === key.purpose && one.kid !== kid) }
+}

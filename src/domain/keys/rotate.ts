@@ -1,0 +1,198 @@
+import type { KeyStore, SigningAlgorithm } from '../../adapters/keystore/client.ts'
+import type { Nats } from '../../adapters/nats/client.ts'
+import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { announceKeys } from './announce.ts'
+import { activationWaits } from './attest.ts'
+import { signJws } from './jws.ts'
+import { PROBE_TYPE } from './key-set.ts'
+import { activateKey, enterPhase, type KeyPhase, type KeyPolicy, listKeys, type SigningKey } from './phase.ts'
+
+/** What changing keys takes; the store is opened only when a key pair is made or destroyed. */
+export interface KeySystems {
+  readonly db: Database
+  readonly nats: Pick<Nats, 'notify' | 'ping'>
+  keyStore(): Promise<KeyStore>
+}
+
+/** RFC 8725 has no figure; ours is the specification's (billing/FM-20). */
+const LEAST_OVERLAP_S = 600
+
+export const CANDIDATE: readonly KeyPhase[] = ['prepare', 'publish', 'attest']
+
+export interface RotationAsk {
+  purpose: string
+  algorithm: SigningAlgorithm
+  policy: KeyPolicy
+  /** The key that signs now may have leaked: it never signs again once it was replaced. */
+  taint?: boolean
+}
+
+export interface RotationPlan extends RotationAsk {
+  /** The key that signs now. */
+  active: string | null
+  /** A key that is on its way already: the rotation under way goes on, as it was planned. */
+  candidate: string | null
+}
+
+/**
+ * What a rotation would do; reads only.
+ * @throws TabibError OVERLAP_TOO_SHORT, USAGE for a purpose that is no name.
+ */
+export async function planRotation({ db }: { db: Queryable }, ask: RotationAsk): Promise<RotationPlan> {
+  assertPurpose(ask.purpose)
+  assertOverlap(ask.policy)
+  const keys = await listKeys({ db }, ask)
+  return { ...ask, active: kidIn(keys, ['activate']), candidate: kidIn(keys, CANDIDATE) }
+}
+
+/**
+ * Starts a rotation, or goes on with the one under way: makes the key pair, then `advanceKeys`. Killed anywhere, the
+ * same call does the rest; only a pair that was made and not yet recorded stays in the store, unused.
+ */
+export async function rotateKeys(
+  systems: KeySystems,
+  { by, ...ask }: RotationAsk & { by: string },
+): Promise<Advance & { kid: string }> {
+  if (ask.taint) {
+    await systems.db.query(
+      `update tabib.signing_key set barred = 'tainted' where purpose = $1 and phase = 'activate'`,
+      [ask.purpose],
+    )
+  }
+  const kid = await prepareKey(systems, { ...ask, by })
+  return { kid, ...(await advanceKeys(systems, { purpose: ask.purpose, by })) }
+}
+
+/** The key that will sign next: the one under way, or a new one in `prepare`. */
+export async function prepareKey(
+  systems: Pick<KeySystems, 'db' | 'keyStore'>,
+  ask: RotationAsk & { by: string },
+): Promise<string> {
+  const { db } = systems
+  const { purpose, algorithm, policy, by } = ask
+  assertPurpose(purpose)
+  assertOverlap(policy)
+  const present = kidIn(await listKeys({ db }, { purpose }), CANDIDATE)
+  if (present !== null) return present
+  const keyStore = await systems.keyStore()
+  const key = await keyStore.generate(algorithm)
+  const { kid } = key.publicJwk
+  const probe = await signJws({ keyStore }, { key, typ: PROBE_TYPE, payload: { purpose, kid } })
+  const made = await db.query(
+    `with made as (
+       insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
+         overlap_s, cache_age_s, skew_s, token_lifetime_s, all_attest)
+       values ($1, $2, $3, $4, $5, $6, 'prepare', $7, $8, $9, $10, $11)
+       on conflict do nothing returning kid
+     )
+     insert into tabib.signing_key_phase (kid, phase, entered_by) select kid, 'prepare', $12 from made returning kid`,
+    [
+      kid,
+      purpose,
+      algorithm,
+      key.ref,
+      JSON.stringify(key.publicJwk),
+      probe,
+      policy.overlapS,
+      policy.cacheAgeS,
+      policy.skewS,
+      policy.tokenLifetimeS,
+      policy.allAttest,
+      by,
+    ],
+  )
+  if (made.length > 0) return kid
+  // Somebody else has just started the same rotation.
+  await keyStore.destroy(key.ref)
+  return prepareKey(systems, ask)
+}
+
+export interface Advance {
+  /** Phases entered, in order. */
+  moved: { kid: string; phase: KeyPhase }[]
+  /** What the rotation under way waits for. */
+  waits: string[]
+  announced: boolean
+}
+
+/** Moves a purpose's keys as far as their conditions hold. Each step is one transaction; any may be the last. */
+export async function advanceKeys(
+  systems: KeySystems,
+  { purpose, by }: { purpose: string; by: string },
+): Promise<Advance> {
+  const { db } = systems
+  const moved: Advance['moved'] = []
+  const enter = async (kid: string, from: KeyPhase, to: KeyPhase) => {
+    if (await enterPhase(db, { kid, from: [from], to, by })) moved.push({ kid, phase: to })
+  }
+  const find = async (phase: KeyPhase) =>
+    (await listKeys({ db }, { purpose })).filter((key) => key.phase === phase)
+
+  for (const { kid } of await find('prepare')) await enter(kid, 'prepare', 'publish')
+  const announced = moved.length === 0 || (await announceKeys(systems, { purpose })).announced
+  for (const { kid } of await find('publish')) await enter(kid, 'publish', 'attest')
+
+  const waits: string[] = []
+  for (const key of await find('attest')) {
+    const { kid } = key
+    // The first key of a purpose has no predecessor whose tokens or caches could be harmed.
+    if ((await find('activate')).length > 0) waits.push(...(await activationWaits(db, key)))
+    if (waits.length > 0) break
+    if (await db.transaction((tx) => activateKey(tx, { kid, purpose, from: ['attest'], by })))
+      moved.push({ kid, phase: 'activate' })
+  }
+
+  const [active] = await find('activate')
+  for (const key of await find('drain')) {
+    if (active && drainLeftS(key, active) <= 0) await enter(key.kid, 'drain', 'retire')
+  }
+  await destroyEnded(systems, { purpose })
+  return { moved, waits, announced }
+}
+
+/** Seconds until a draining key may be retired: its last token has expired, and the overlap is over. */
+export function drainLeftS(key: SigningKey, active: SigningKey): number {
+  return Math.ceil(
+    Math.max(key.tokenLifetimeS + key.skewS - key.sinceS, active.overlapS - (active.publishedS ?? 0)),
+  )
+}
+
+/** Destroys the private halves of retired and revoked keys; a store that is away is asked again next time. */
+export async function destroyEnded(
+  { db, keyStore }: Pick<KeySystems, 'db' | 'keyStore'>,
+  { purpose }: { purpose: string },
+): Promise<void> {
+  const ended = await db.query<{ kid: string; ref: string }>(
+    `select kid, ref from tabib.signing_key
+     where purpose = $1 and phase in ('retire', 'revoked') and destroyed_at is null`,
+    [purpose],
+  )
+  for (const { kid, ref } of ended) {
+    await (await keyStore()).destroy(ref)
+    await db.query('update tabib.signing_key set destroyed_at = clock_timestamp() where kid = $1', [kid])
+  }
+}
+
+/** @throws TabibError OVERLAP_TOO_SHORT with the sum that the overlap must cover. */
+export function assertOverlap({ overlapS, cacheAgeS, skewS, tokenLifetimeS }: KeyPolicy): void {
+  const neededS = Math.max(LEAST_OVERLAP_S, cacheAgeS + skewS + tokenLifetimeS)
+  if (overlapS >= neededS) return
+  throw new TabibError(
+    'OVERLAP_TOO_SHORT',
+    `an overlap of ${overlapS} s does not cover a rotation: verifiers may keep a key set for ${cacheAgeS} s, clocks differ by ${skewS} s, and a token lives ${tokenLifetimeS} s; at least ${neededS} s are needed`,
+    {
+      suggestions: [`tabib keys rotate --overlap ${neededS}s`, 'a shorter --token-lifetime'],
+      ref: 'runbooks/billing/fm-20-jwks-not-refreshed.md',
+      context: { overlapS, neededS },
+    },
+  )
+}
+
+function assertPurpose(purpose: string): void {
+  if (/^[a-z][a-z0-9-]{0,39}$/.test(purpose)) return
+  throw new TabibError('USAGE', `"${purpose}" is no purpose: write lower-case words such as join-token`)
+}
+
+export const kidIn = (keys: readonly SigningKey[], phases: readonly KeyPhase[]): string | null =>
+  keys.find(({ phase }) => phases.includes(phase))?.kid ?? null

@@ -1,0 +1,346 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { compactVerify, decodeProtectedHeader, errors, importJWK, type JWTPayload, jwtVerify } from 'jose'
+import * as z from 'zod'
+import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
+import type { Nats } from '../../adapters/nats/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { type Announcement, announcementSubject } from './announce.ts'
+import { attestKeys, type VerifierReport } from './attest.ts'
+import { jwksHash, type KeySet, PROBE_TYPE } from './key-set.ts'
+
+export interface VerifierOptions {
+  purpose: string
+  /** Where the key set comes from: `keySetAt(url)`, or `publishedKeys` with a database at hand. */
+  load: (signal: AbortSignal) => Promise<KeySet>
+  /** Says what this replica holds and how it fares; without it a rotation waits for the cache age instead. */
+  attest?: {
+    db: Queryable
+    /** Names the replica, and stays the same when it is started again in its place: the pod's or host's name. */
+    instance: string
+  }
+  /** Hears of changes and revocations at once; without it, within `reloadEveryMs`. */
+  nats?: Pick<Nats, 'listen'>
+  /** How often the key set is loaded in the background. */
+  reloadEveryMs?: number
+  /** For how long the last good keys are used while none can be loaded; afterwards nothing is accepted. */
+  hardLimitMs?: number
+}
+
+export interface VerifyOptions {
+  /** The `typ` that tokens of this kind have; no other passes. */
+  typ: string
+  issuer?: string
+  audience?: string
+}
+
+/** Verifies tokens against a key set that it keeps by itself. Safe to share; dispose it to stop. */
+export interface Verifier extends AsyncDisposable {
+  /**
+   * @throws TabibError TOKEN_EXPIRED; TOKEN_INVALID, `context.reason` one of `malformed`, `unknown-key`, `revoked`,
+   * `signature`, `claims`; KEYS_UNAVAILABLE (answer 503) when nobody can tell.
+   */
+  verify(token: string, options: VerifyOptions): Promise<{ claims: JWTPayload; kid: string }>
+  /** What this replica lacks to be ready, in words; empty once it holds and has proved every published key. */
+  lacks(): string[]
+}
+
+const RELOAD_EVERY_MS = 10_000
+const ATTEST_EVERY_MS = 5_000
+const HARD_LIMIT_MS = 3_600_000
+const LOAD_WITHIN_MS = 5_000
+/** Tokens with keys that are not held cost the issuer at most one load in this time, however many there are. */
+const LEAST_BETWEEN_LOADS_MS = 250
+const LONGEST_BACK_OFF_MS = 10_000
+/** More tokens than this do not wait for a load together: a flood of forged ones must not fill the memory. */
+const MOST_WAITING = 10_000
+const MOST_UNKNOWN_KEYS = 20
+
+/**
+ * Opens a verifier and loads its keys; it goes on trying when that fails, and is not ready meanwhile.
+ *
+ * What jose's `createRemoteJWKSet` does not do: a key that it lacks is looked for in a load that begins after the
+ * token came, with no cool-down in which good tokens are refused; a failed load leaves the last good keys in use, up
+ * to a hard limit, and is repeated with back-off and never by each token; a removed or revoked key stops within one
+ * load instead of ten minutes.
+ */
+export async function openVerifier(options: VerifierOptions): Promise<Verifier> {
+  const {
+    purpose,
+    load,
+    attest,
+    nats,
+    reloadEveryMs = RELOAD_EVERY_MS,
+    hardLimitMs = HARD_LIMIT_MS,
+  } = options
+  let keys: Keys | undefined
+  /** Announced as revoked, and when: a load that began later knows better. */
+  let announced = new Map<string, number>()
+  let lastBeganAt = Number.NEGATIVE_INFINITY
+  let failures = 0
+  let running: Promise<void> | undefined
+  let queued: Promise<void> | undefined
+  let attested: { hash: string; current: string } | undefined
+  let waiting = 0
+  let report = emptyReport()
+  const stop = new AbortController()
+
+  const loadNow = async (): Promise<void> => {
+    const beganAt = performance.now()
+    lastBeganAt = beganAt
+    try {
+      const signal = AbortSignal.any([stop.signal, AbortSignal.timeout(LOAD_WITHIN_MS)])
+      keys = { ...(await proveKeys(await load(signal), keys)), loadedAt: beganAt }
+      announced = new Map([...announced].filter(([, at]) => at >= beganAt))
+      failures = 0
+    } catch (error) {
+      failures += 1
+      throw error
+    }
+    if (keys.hash !== attested?.hash) void say()
+  }
+  /** A load that begins from now on, shared by all who ask before it does. Rejects when it fails. */
+  const reload = (): Promise<void> => {
+    queued ??= (async () => {
+      await running?.catch(() => {})
+      await nap(lastBeganAt + LEAST_BETWEEN_LOADS_MS - performance.now(), stop.signal)
+      queued = undefined
+      running = loadNow()
+      await running
+    })()
+    return queued
+  }
+  const say = async (stopped = false): Promise<void> => {
+    if (!attest || !keys) return
+    const { hash } = keys
+    const sent = report
+    report = emptyReport()
+    try {
+      const current = await attestKeys(attest.db, {
+        purpose,
+        instance: attest.instance,
+        hash,
+        stopped,
+        ...sent,
+      })
+      attested = { hash, current }
+      if (current !== hash && !stopped) void reload().catch(() => {})
+    } catch {
+      // Told next time; who cannot attest counts as silent meanwhile.
+      report = addReports(sent, report)
+    }
+  }
+  let listening: Promise<AsyncDisposable> | undefined
+  const listen = () => {
+    listening ??= nats?.listen(announcementSubject(purpose), (_, payload) => {
+      for (const kid of readAnnouncement(payload).revoked) announced.set(kid, performance.now())
+      void reload().catch(() => {})
+    })
+    // NATS may be away when the process starts; asked again before the next load.
+    listening?.catch(() => {
+      listening = undefined
+    })
+  }
+  const keepLoading = async () => {
+    while (!stop.signal.aborted) {
+      listen()
+      await reload().catch(() => {})
+      await nap(
+        failures === 0 ? reloadEveryMs * (0.9 + Math.random() * 0.2) : backOffMs(failures),
+        stop.signal,
+      )
+    }
+  }
+
+  const isRevoked = (kid: string) => announced.has(kid) || keys?.revoked.has(kid) === true
+  const refuse = (reason: string, message: string, cause?: unknown): TabibError => {
+    report.refused[reason] = (report.refused[reason] ?? 0) + 1
+    if (reason === 'unavailable') return new TabibError('KEYS_UNAVAILABLE', message, { cause })
+    if (reason === 'expired') return new TabibError('TOKEN_EXPIRED', message, { cause })
+    return new TabibError('TOKEN_INVALID', message, { cause, context: { reason } })
+  }
+  const keyOf = async (kid: string): Promise<Key> => {
+    const held = keys?.byId.get(kid)
+    if (held) return held
+    const missing = (reason: 'unknown-key' | 'unavailable', cause?: unknown) => {
+      countUnknown(report, kid)
+      return refuse(
+        reason,
+        reason === 'unavailable'
+          ? 'the key is not held, and none can be loaded now'
+          : 'no published key signed this',
+        cause,
+      )
+    }
+    // While loads fail nobody waits for one: the token may well be good, and its sender may ask again.
+    if (failures > 0 || waiting >= MOST_WAITING) throw missing('unavailable')
+    waiting += 1
+    try {
+      await reload()
+    } catch (cause) {
+      throw missing('unavailable', cause)
+    } finally {
+      waiting -= 1
+    }
+    const found = keys?.byId.get(kid)
+    if (!found) throw missing('unknown-key')
+    return found
+  }
+
+  listen()
+  await reload().catch(() => {})
+  const loading = keepLoading()
+  const attesting = setInterval(() => void say(), ATTEST_EVERY_MS)
+
+  return {
+    async verify(token, { typ, issuer, audience }) {
+      const kid = keyIdOf(token)
+      if (kid === undefined) throw refuse('malformed', 'the token is no JWT that names a key')
+      if (isRevoked(kid)) throw refuse('revoked', 'the key that signed this was revoked')
+      if (keys && performance.now() - keys.loadedAt > hardLimitMs)
+        throw refuse('unavailable', `no key set could be loaded for ${hardLimitMs / 1_000} s`)
+      const { key, algorithm } = await keyOf(kid)
+      let claims: JWTPayload
+      try {
+        const expected = {
+          ...(issuer !== undefined && { issuer }),
+          ...(audience !== undefined && { audience }),
+        }
+        const options = { algorithms: [algorithm], typ, requiredClaims: ['exp'], ...expected }
+        claims = (await jwtVerify(token, key, options)).payload
+      } catch (cause) {
+        if (cause instanceof errors.JWTExpired)
+          throw refuse('expired', 'the time of the token has passed', cause)
+        if (cause instanceof errors.JWTClaimValidationFailed)
+          throw refuse('claims', `the "${cause.claim}" of the token is not the one asked for`, cause)
+        throw refuse('signature', 'the signature of the token does not hold', cause)
+      }
+      // It may have been revoked while the signature was verified.
+      if (isRevoked(kid)) throw refuse('revoked', 'the key that signed this was revoked')
+      report.accepted += 1
+      return { claims, kid }
+    },
+    lacks() {
+      if (!keys) return ['no key set could be loaded yet']
+      const lacks = keys.unproved.map((kid) => `key ${kid} is published and could not be proved`)
+      if (performance.now() - keys.loadedAt > hardLimitMs) lacks.push('the key set is too old')
+      if (attest && attested?.hash !== keys.hash) lacks.push('the key set could not be attested yet')
+      else if (attest && attested?.current !== keys.hash) lacks.push('a newer key set is published')
+      return lacks
+    },
+    async [Symbol.asyncDispose]() {
+      clearInterval(attesting)
+      stop.abort()
+      await loading
+      await listening?.then((subscription) => subscription[Symbol.asyncDispose]()).catch(() => {})
+      await say(true)
+    },
+  }
+}
+
+/** Loads a key set from its endpoint. An unchanged one costs no body; a redirect is not followed. */
+export function keySetAt(url: string): VerifierOptions['load'] {
+  let last: { etag: string; keySet: KeySet } | undefined
+  return async (signal) => {
+    const headers = { 'cache-control': 'no-cache', ...(last && { 'if-none-match': last.etag }) }
+    const response = await fetch(url, { headers, signal, redirect: 'error' })
+    if (response.status === 304 && last) return last.keySet
+    if (response.status !== 200) throw new Error(`the key set at ${url} answered ${response.status}`)
+    const keySet = keySetSchema.parse(await response.json()) as KeySet
+    const etag = response.headers.get('etag')
+    last = etag === null ? undefined : { etag, keySet }
+    return keySet
+  }
+}
+
+const keySetSchema = z.looseObject({
+  keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), alg: z.enum(SIGNING_ALGORITHMS) })),
+  revoked: z.array(z.string()).default([]),
+  probes: z.array(z.string()).default([]),
+})
+
+interface Key {
+  key: Awaited<ReturnType<typeof importJWK>>
+  algorithm: string
+}
+
+interface Keys {
+  byId: Map<string, Key>
+  revoked: Set<string>
+  /** Of the keys held, each proved. */
+  hash: string
+  unproved: string[]
+  loadedAt: number
+}
+
+/** Keeps the keys whose probe verifies: only what was proved is held, attested and used. */
+async function proveKeys(keySet: KeySet, known: Keys | undefined): Promise<Omit<Keys, 'loadedAt'>> {
+  const probes = new Map(keySet.probes.map((probe) => [decodeProtectedHeader(probe).kid, probe]))
+  const byId = new Map<string, Key>()
+  const unproved: string[] = []
+  for (const jwk of keySet.keys) {
+    const held = known?.byId.get(jwk.kid) ?? (await prove(jwk, probes.get(jwk.kid)))
+    if (held) byId.set(jwk.kid, held)
+    else unproved.push(jwk.kid)
+  }
+  return { byId, unproved, revoked: new Set(keySet.revoked), hash: jwksHash(byId.keys()) }
+}
+
+async function prove(jwk: KeySet['keys'][number], probe: string | undefined): Promise<Key | undefined> {
+  if (probe === undefined || jwk.alg === undefined) return undefined
+  try {
+    const key = await importJWK(jwk, jwk.alg)
+    const { protectedHeader } = await compactVerify(probe, key, { algorithms: [jwk.alg] })
+    return protectedHeader.typ === PROBE_TYPE ? { key, algorithm: jwk.alg } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function readAnnouncement(payload: Uint8Array): Announcement {
+  const shape = z.object({ revoked: z.array(z.string().max(100)).max(100) })
+  try {
+    return shape.parse(JSON.parse(new TextDecoder().decode(payload)))
+  } catch {
+    return { revoked: [] }
+  }
+}
+
+const emptyReport = (): VerifierReport => ({ accepted: 0, refused: {}, unknownKeys: {} })
+
+function countUnknown({ unknownKeys }: VerifierReport, kid: string): void {
+  // The id is whatever a caller wrote: only what could be a key's is kept, and not many.
+  if (!/^[\w-]{43}$/.test(kid)) return
+  if (kid in unknownKeys || Object.keys(unknownKeys).length < MOST_UNKNOWN_KEYS)
+    unknownKeys[kid] = (unknownKeys[kid] ?? 0) + 1
+}
+
+function addReports(a: VerifierReport, b: VerifierReport): VerifierReport {
+  const sum = (x: Record<string, number>, y: Record<string, number>) => {
+    const total = { ...x }
+    for (const [name, count] of Object.entries(y)) total[name] = (total[name] ?? 0) + count
+    return total
+  }
+  return {
+    accepted: a.accepted + b.accepted,
+    refused: sum(a.refused, b.refused),
+    unknownKeys: sum(a.unknownKeys, b.unknownKeys),
+  }
+}
+
+function keyIdOf(token: string): string | undefined {
+  try {
+    const { kid } = decodeProtectedHeader(token)
+    return typeof kid === 'string' ? kid : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const backOffMs = (failures: number): number =>
+  Math.min(LONGEST_BACK_OFF_MS, LEAST_BETWEEN_LOADS_MS * 2 ** Math.min(failures, 10)) *
+  (0.5 + Math.random() / 2)
+
+async function nap(ms: number, signal: AbortSignal): Promise<void> {
+  if (ms > 0) await delay(ms, undefined, { signal }).catch(() => {})
+}

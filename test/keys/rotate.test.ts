@@ -1,0 +1,237 @@
+import { afterAll, expect, inject, test } from 'vitest'
+import { openNats } from '../../src/adapters/nats/client.ts'
+import { attestKeys } from '../../src/domain/keys/attest.ts'
+import { jwksHash, publishedKeys } from '../../src/domain/keys/key-set.ts'
+import { type KeyPolicy, listKeys } from '../../src/domain/keys/phase.ts'
+import { planRevocation, revokeKey } from '../../src/domain/keys/revoke.ts'
+import { planRollback, rollbackRotation } from '../../src/domain/keys/rollback.ts'
+import { advanceKeys, type KeySystems, planRotation, rotateKeys } from '../../src/domain/keys/rotate.ts'
+import { activeKey, signToken } from '../../src/domain/keys/sign.ts'
+import { TabibError } from '../../src/errors.ts'
+import { useDatabase } from '../support/database.ts'
+import { useKeyStore } from '../support/key-store.ts'
+
+const database = useDatabase()
+const keys = useKeyStore()
+const nats = openNats({ url: inject('natsUrl') })
+afterAll(() => nats.close())
+
+const systems = (): KeySystems => ({ db: database.db, nats, keyStore: async () => keys.store })
+const policy: KeyPolicy = {
+  overlapS: 1_200,
+  cacheAgeS: 600,
+  skewS: 30,
+  tokenLifetimeS: 300,
+  allAttest: true,
+}
+const by = 'test'
+let purposes = 0
+const newPurpose = () => {
+  purposes += 1
+  return `purpose-${purposes}`
+}
+const rotate = (purpose: string, over: Partial<KeyPolicy> = {}) =>
+  rotateKeys(systems(), { purpose, algorithm: 'ES256', policy: { ...policy, ...over }, by })
+const advance = (purpose: string) => advanceKeys(systems(), { purpose, by })
+const phases = async (purpose: string) =>
+  (await listKeys(database, { purpose, ended: true })).map(({ phase }) => phase)
+/** As if everything had happened so much earlier. */
+const age = (purpose: string, seconds: number) =>
+  database.owner.query(
+    `update tabib.signing_key set since = since - make_interval(secs => $2),
+       published_at = published_at - make_interval(secs => $2) where purpose = $1`,
+    [purpose, seconds],
+  )
+const attest = (purpose: string, instance: string, hash: string) =>
+  attestKeys(database.service, { purpose, instance, hash, accepted: 0, refused: {}, unknownKeys: {} })
+const currentHash = async (purpose: string) =>
+  jwksHash((await publishedKeys(database, { purpose })).keys.map(({ kid }) => kid))
+
+test('the first key of a purpose signs at once, in every algorithm', async () => {
+  for (const algorithm of ['ES256', 'EdDSA', 'RS256'] as const) {
+    const purpose = newPurpose()
+    const { kid, moved, waits } = await rotateKeys(systems(), { purpose, algorithm, policy, by })
+    expect(moved.map(({ phase }) => phase)).toEqual(['publish', 'attest', 'activate'])
+    expect(waits).toEqual([])
+    expect((await activeKey(database, { purpose })).key).toMatchObject({ algorithm, publicJwk: { kid } })
+  }
+})
+
+test('a key set holds public members alone, and a service may read it', async () => {
+  const purpose = newPurpose()
+  await rotate(purpose)
+  const [key] = (await publishedKeys({ db: database.service }, { purpose })).keys
+  expect(Object.keys(key!).sort()).toEqual(['alg', 'crv', 'kid', 'kty', 'use', 'x', 'y'])
+  const whole = database.service.query('select ref from tabib.signing_key')
+  await expect(whole).rejects.toMatchObject({ code: 'NOT_AUTHORISED' })
+})
+
+test('an overlap that a rotation cannot cover is refused, and so is a token that would outlive its key', async () => {
+  const purpose = newPurpose()
+  const plan = (over: Partial<KeyPolicy>) =>
+    planRotation(database, { purpose, algorithm: 'ES256', policy: { ...policy, ...over } })
+  // jose's remote key set keeps a set for just as long as the least overlap: no margin at all.
+  await expect(plan({ overlapS: 600, tokenLifetimeS: 60 })).rejects.toMatchObject({
+    code: 'OVERLAP_TOO_SHORT',
+  })
+  await expect(plan({ overlapS: 929 })).rejects.toThrow('at least 930 s are needed')
+  await expect(plan({ overlapS: 599, cacheAgeS: 1, skewS: 0, tokenLifetimeS: 1 })).rejects.toThrow('600 s')
+  await plan({ overlapS: 930 })
+  await rotate(purpose)
+  const sign = (lifetimeS: number) =>
+    signToken({ db: database.db, keyStore: keys.store }, { purpose, typ: 'JWT', lifetimeS, claims: {} })
+  await expect(sign(301)).rejects.toMatchObject({ code: 'OVERLAP_TOO_SHORT' })
+  await sign(300)
+})
+
+test('a rotation waits for every live verifier, and one that joins in its midst is waited for too', async () => {
+  const purpose = newPurpose()
+  const { kid: first } = await rotate(purpose)
+  const old = await currentHash(purpose)
+  await attest(purpose, 'a', old)
+  const { kid: second, waits } = await rotate(purpose)
+  expect(waits).toEqual(['a (live) to attest the key set'])
+  expect(await attest(purpose, 'late', old)).toBe(await currentHash(purpose))
+  await attest(purpose, 'a', await currentHash(purpose))
+  expect((await advance(purpose)).waits).toEqual(['late (live) to attest the key set'])
+  await attest(purpose, 'late', await currentHash(purpose))
+  expect((await advance(purpose)).moved).toEqual([{ kid: second, phase: 'activate' }])
+  expect((await activeKey(database, { purpose })).key.publicJwk.kid).toBe(second)
+
+  // The old key is published until its last token has expired and the overlap is over.
+  const published = async () => (await publishedKeys(database, { purpose })).keys.map(({ kid }) => kid).sort()
+  expect(await published()).toEqual([first, second].sort())
+  await age(purpose, 1_100)
+  expect((await advance(purpose)).moved).toEqual([])
+  await age(purpose, 100)
+  expect((await advance(purpose)).moved).toEqual([{ kid: first, phase: 'retire' }])
+  expect(await published()).toEqual([second])
+  await expect(keys.store.find(first)).rejects.toMatchObject({ code: 'NOT_FOUND' })
+})
+
+test('a silent verifier, and those that cannot attest, are waited for until their caches are too old', async () => {
+  const purpose = newPurpose()
+  await rotate(purpose)
+  await attest(purpose, 'cut off', await currentHash(purpose))
+  await rotate(purpose, { allAttest: false })
+  await database.service.query(
+    `update tabib.verifier set attested_at = attested_at - interval '1 min' where purpose = $1`,
+    [purpose],
+  )
+  await age(purpose, 620)
+  expect((await advance(purpose)).waits).toEqual([
+    'cut off (silent) to attest the key set',
+    expect.stringMatching(/^\d+ s for caches of verifiers that do not attest$/),
+  ])
+  await age(purpose, 20)
+  expect((await advance(purpose)).moved.map(({ phase }) => phase)).toEqual(['activate'])
+})
+
+test('rotating twice is rotating once, wherever the first was killed', async () => {
+  const purpose = newPurpose()
+  await rotate(purpose)
+  await attest(purpose, 'a', await currentHash(purpose))
+  const killed = new Error('killed')
+  for (const statement of [
+    'insert into tabib.signing_key',
+    'set phase = $3',
+    'insert into tabib.signing_key_phase',
+  ]) {
+    const dying = {
+      ...systems(),
+      db: {
+        ...database.db,
+        query: async (text: string, values?: unknown[]) => {
+          const rows = await database.db.query<never>(text, values)
+          if (text.includes(statement)) throw killed
+          return rows
+        },
+      },
+    }
+    await rotateKeys(dying, { purpose, algorithm: 'ES256', policy, by }).catch((error) =>
+      expect(error).toBe(killed),
+    )
+  }
+  const again = await rotate(purpose)
+  expect(await phases(purpose)).toEqual(['activate', 'attest'])
+  expect((await rotate(purpose)).kid).toBe(again.kid)
+  const both = await Promise.all([rotate(purpose), rotate(purpose)])
+  expect(both.map(({ kid }) => kid)).toEqual([again.kid, again.kid])
+})
+
+test('rotations started at one moment make one key', async () => {
+  const purpose = newPurpose()
+  const made = await Promise.all(Array.from({ length: 4 }, () => rotate(purpose)))
+  expect(new Set(made.map(({ kid }) => kid)).size).toBe(1)
+  expect(await phases(purpose)).toEqual(['activate'])
+})
+
+test('a rotation is rolled back from every phase before the old key is retired, and only once', async () => {
+  const purpose = newPurpose()
+  const roll = async () => {
+    const plan = await planRollback(database, { purpose })
+    await rollbackRotation(systems(), { plan, by })
+    return plan
+  }
+  const { kid: first } = await rotate(purpose)
+  await expect(roll()).rejects.toMatchObject({ code: 'NOT_NEEDED' })
+  await attest(purpose, 'a', await currentHash(purpose))
+  for (const phase of ['prepare', 'publish', 'attest']) {
+    const { kid } = await rotate(purpose)
+    await database.db.query('update tabib.signing_key set phase = $2 where kid = $1', [kid, phase])
+    expect(await roll()).toMatchObject({ kind: 'abandon', from: kid, to: first })
+    await expect(roll()).rejects.toMatchObject({ code: 'NOT_NEEDED' })
+  }
+  const { kid: second } = await rotate(purpose)
+  await attest(purpose, 'a', await currentHash(purpose))
+  await advance(purpose)
+  expect(await roll()).toMatchObject({ kind: 'return', from: second, to: first })
+  // What the second key signed meanwhile is good until it expires.
+  expect((await publishedKeys(database, { purpose })).keys).toHaveLength(2)
+  expect((await activeKey(database, { purpose })).key.publicJwk.kid).toBe(first)
+  await expect(roll()).rejects.toMatchObject({ code: 'NOT_NEEDED' })
+})
+
+test('a tainted key is replaced in order and never signs again', async () => {
+  const purpose = newPurpose()
+  const { kid: first } = await rotate(purpose)
+  await rotateKeys(systems(), { purpose, algorithm: 'ES256', policy, by, taint: true })
+  expect((await publishedKeys(database, { purpose })).keys.map(({ kid }) => kid)).toContain(first)
+  await expect(planRollback(database, { purpose })).rejects.toThrow('no former key may sign again')
+})
+
+test('a revoked key is on the denylist with its successor signing, in one transaction; twice is once', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const plan = await planRevocation(database, { kid })
+  expect(plan).toEqual({ kid, purpose, phase: 'activate', successor: 'new' })
+  const revoke = () =>
+    revokeKey(systems(), { kid, reason: 'leaked', by, runId: '0d8f0a52-9f3a-4f0e-8a55-3f6f9a3d9d10' })
+  const { successor, ...rest } = await revoke()
+  expect(rest).toEqual({ kid, purpose, revoked: true, announced: true })
+  expect((await activeKey(database, { purpose })).key.publicJwk.kid).toBe(successor)
+  expect(await publishedKeys(database, { purpose })).toMatchObject({
+    keys: [{ kid: successor }],
+    revoked: [kid],
+  })
+  expect(await revoke()).toMatchObject({ revoked: false, successor })
+  await expect(keys.store.find(kid)).rejects.toMatchObject({ code: 'NOT_FOUND' })
+  const rows = await database.db.query('select reason from tabib.key_revocation where kid = $1', [kid])
+  expect(rows).toEqual([{ reason: 'leaked' }])
+})
+
+test('a leaked key is revoked even while the key store is away', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const away = async () => {
+    throw new TabibError('KEY_STORE_UNREACHABLE', 'away')
+  }
+  const asked = { kid, reason: 'leaked', by, runId: '0d8f0a52-9f3a-4f0e-8a55-3f6f9a3d9d10' }
+  expect(await revokeKey({ ...systems(), keyStore: away }, asked)).toMatchObject({
+    revoked: true,
+    successor: null,
+  })
+  await expect(activeKey(database, { purpose })).rejects.toMatchObject({ code: 'NOT_FOUND' })
+  await rotate(purpose)
+  await activeKey(database, { purpose })
+})
