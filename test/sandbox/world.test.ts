@@ -40,6 +40,8 @@ describe('a world', () => {
     expect(Object.keys(world().env).sort()).toEqual([
       'TABIB_CONFIG',
       'TABIB_DATABASE_URL',
+      'TABIB_KEY_STORE',
+      'TABIB_KEY_STORE_SECRET_FILE',
       'TABIB_NATS_URL',
       'TABIB_OWNER_DATABASE_URL',
       'TABIB_REDIS_URL',

@@ -81,6 +81,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   let running: Promise<void> | undefined
   let queued: Promise<void> | undefined
   let attested: { hash: string; current: string } | undefined
+  let said: Promise<void> | undefined
   let waiting = 0
   let report = emptyReport()
   const stop = new AbortController()
@@ -97,7 +98,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
       failures += 1
       throw error
     }
-    if (keys.hash !== attested?.hash) void say()
+    if (keys.hash !== attested?.hash) said = say()
   }
   /** A load that begins from now on, shared by all who ask before it does. Rejects when it fails. */
   const reload = (): Promise<void> => {
@@ -189,6 +190,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
 
   listen()
   await reload().catch(() => {})
+  await said
   const loading = keepLoading()
   const attesting = setInterval(() => void say(), ATTEST_EVERY_MS)
 
