@@ -96,6 +96,12 @@ const contextSchema = z.strictObject({
       drainTimeout: duration.default(parseDuration('20s')),
     })
     .prefault({}),
+  api: z
+    .strictObject({
+      host: z.string().default('127.0.0.1'),
+      port: z.int().min(0).max(65535).default(9470),
+    })
+    .prefault({}),
 })
 
 const fileSchema = z.strictObject({
@@ -127,6 +133,8 @@ export interface Config {
     tables: Partial<Record<Service, OutboxMapping>>
   }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
+  /** Where `api run` listens. */
+  readonly api: { host: string; port: number }
   /** Where alert rules link their runbooks: a URL's base, or the repository-relative path when not set. */
   readonly runbookBaseUrl: string
   /** True when a context or an external URL was given: `up`, `drill` and benchmarks then refuse. */
@@ -254,6 +262,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       port: envUrls.workerPort ?? context.worker.port,
       drainTimeoutMs: context.worker.drainTimeout,
     },
+    api: context.api,
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',
     external: urls.length > 0 || name !== 'none',
   })

@@ -42,6 +42,7 @@ export const ERROR_CODES = {
   MIGRATION_REQUIRED: EXIT.refused,
   OUTBOX_RESTORED: EXIT.refused,
   OVERLAP_TOO_SHORT: EXIT.refused,
+  SESSION_ENDED: EXIT.refused,
   PLAN_STALE: EXIT.stalePlan,
   PARTIAL: EXIT.partial,
   TIMED_OUT: EXIT.timedOut,

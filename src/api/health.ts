@@ -8,9 +8,15 @@ const ANSWER_WITHIN_MS = 2_000
 
 /**
  * `/livez`: 503 when a worker of this process hangs, so that it is started again. It asks no server, whose absence no
- * restart would mend. `/readyz`: 503 while something that these workers need is away, with the reason for each.
+ * restart would mend. `/readyz`: 503 while something that these workers need is away, or a verifier lacks a published key, with the
+ * reason for each.
  */
-export function healthRoutes(server: FastifyInstance, app: App, fleet: Fleet): void {
+export function healthRoutes(
+  server: FastifyInstance,
+  app: App,
+  fleet: Fleet,
+  verifies?: { lacks(): string[] },
+): void {
   server.get('/livez', async (_request, reply) => {
     const hanging = fleet.running.filter((one) => !one.alive()).map(({ worker }) => worker.name)
     return reply.code(hanging.length === 0 ? 200 : 503).send({ live: hanging.length === 0, hanging })
@@ -22,7 +28,9 @@ export function healthRoutes(server: FastifyInstance, app: App, fleet: Fleet): v
       reasonOf('postgres', assertMigrated(app)),
       needsNats ? reasonOf('nats', app.nats.ping()) : undefined,
     ])
-    const reasons = { ...(postgres && { postgres }), ...(nats && { nats }) }
+    const lacks = verifies?.lacks() ?? []
+    const keys = lacks.length > 0 ? lacks.join('; ') : undefined
+    const reasons = { ...(postgres && { postgres }), ...(nats && { nats }), ...(keys && { keys }) }
     const ready = Object.keys(reasons).length === 0
     // Scheduled workers go on by their own timers meanwhile, so this alone is no reason to be taken out of service.
     const degraded = fleet.scheduled === false ? { redis: 'the schedule is away; own timers stand in' } : {}

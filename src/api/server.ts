@@ -5,6 +5,7 @@ import type { Fleet } from '../worker.ts'
 import { healthRoutes } from './health.ts'
 import { keyRoutes } from './keys.ts'
 import { metricsRoute } from './metrics.ts'
+import { type SessionApi, sessionRoutes } from './sessions.ts'
 
 export interface ApiServer extends AsyncDisposable {
   /** `http://127.0.0.1:9464` */
@@ -12,18 +13,20 @@ export interface ApiServer extends AsyncDisposable {
 }
 
 /**
- * Serves /livez, /readyz and /metrics of one process's workers, and the key sets; port 0 takes any free one.
+ * Serves /livez, /readyz and /metrics of one process's workers, the key sets, and, where given, the API of sessions;
+ * port 0 takes any free one.
  *
  * @throws TabibError USAGE when the address cannot be listened on.
  */
 export async function serve(
   app: App,
   fleet: Fleet,
-  { host, port }: { host: string; port: number },
+  { host, port, sessions }: { host: string; port: number; sessions?: SessionApi },
 ): Promise<ApiServer> {
-  const server = fastify({ forceCloseConnections: true })
-  healthRoutes(server, app, fleet)
+  const server = fastify({ forceCloseConnections: 'idle', bodyLimit: 16 * 1024 })
+  healthRoutes(server, app, fleet, sessions)
   keyRoutes(server, app)
+  if (sessions) sessionRoutes(server, app, sessions)
   await metricsRoute(server, app, fleet)
   try {
     const url = await server.listen({ host, port })
@@ -32,7 +35,7 @@ export async function serve(
     const { code } = cause as NodeJS.ErrnoException
     throw new TabibError('USAGE', `cannot listen on ${host}:${port}: ${code}`, {
       cause,
-      suggestions: ['tabib worker run --all --port 0'],
+      suggestions: ['the same command with --port 0'],
     })
   }
 }

@@ -59,7 +59,7 @@ const POLL_MS = 200
  */
 export async function runDrill(mode: BuiltMode, options: DrillOptions): Promise<DrillJournal> {
   const journal = openJournal(mode, options)
-  await using world = await createWorld({ natsNodes: mode.drill.needs?.natsNodes })
+  await using world = await createWorld({ ...mode.drill.needs })
   try {
     if (options.kind === 'control') await control(world, journal, options)
     else if (mode.kind === 'guard') await rehearseGuard(mode, world, journal, options)

@@ -19,6 +19,8 @@ import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
+import { type KmsSimulator, startKms } from './simulators/kms.ts'
+import { type Api, apiAt, makeVisit, type Visit } from './visit.ts'
 
 /** A `tabib` process that the world started: the same binary an operator runs, pointed at the sandbox. */
 export interface TabibProcess extends AsyncDisposable {
@@ -43,6 +45,8 @@ export interface World extends AsyncDisposable {
   readonly postgres: PostgresServer
   readonly nats: NatsServer
   readonly redis: RedisServer
+  /** The key store, where `WorldOptions.kms` asked for one; an encrypted folder otherwise. */
+  readonly kms: KmsSimulator | undefined
   /** The servers, and a key store of its own, as TABIB_* for a child process on this world. */
   readonly env: Record<string, string>
   /** Starts `tabib …argv` on this world. */
@@ -56,6 +60,10 @@ export interface World extends AsyncDisposable {
    * many seconds ago, which takes the owner: no producer may backdate. Without `aggregateId` each has its own aggregate.
    */
   produce(service: Service, options: ProduceOptions): Promise<string[]>
+  /** Starts `tabib api run` and resolves when it is ready. */
+  startApi(): Promise<TabibProcess & Api>
+  /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
+  visit(): Promise<Visit>
   /** Makes a tenant in Kabul that charges in afghani, and returns its id. */
   tenant(): Promise<string>
   /**
@@ -77,6 +85,8 @@ export interface ProduceOptions {
 
 export interface WorldOptions {
   natsNodes?: 1 | 3 | undefined
+  /** Keeps keys in a KMS instead of encrypted files. */
+  kms?: boolean | undefined
   /** Whether Postgres flushes at commit, as in production; see `startPostgres`. */
   durable?: boolean | undefined
   /** Puts a link in front of each server, for faults of the network. */
@@ -146,14 +156,15 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
   const configFile = join(folder.path, 'tabib.yaml')
   const secretFile = join(folder.path, 'key-store.secret')
   await writeFile(configFile, 'contexts: {}\n')
-  await writeFile(secretFile, randomBytes(24).toString('base64'), { mode: 0o600 })
+  const kms = options.kms ? await startKms() : undefined
+  await writeFile(secretFile, kms?.credentials ?? randomBytes(24).toString('base64'), { mode: 0o600 })
   const env = {
     TABIB_CONFIG: configFile,
     TABIB_DATABASE_URL: postgres.url('tabib', name),
     TABIB_OWNER_DATABASE_URL: ownerUrl,
     TABIB_NATS_URL: nats.url,
     TABIB_REDIS_URL: redis.url,
-    TABIB_KEY_STORE: `file:${join(folder.path, 'keys')}`,
+    TABIB_KEY_STORE: kms?.keyStore ?? `file:${join(folder.path, 'keys')}`,
     TABIB_KEY_STORE_SECRET_FILE: secretFile,
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
@@ -179,6 +190,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     postgres,
     nats,
     redis,
+    kms,
     env,
     spawn,
     async tabib(argv) {
@@ -191,13 +203,19 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       await heartbeats(app.db, names, started)
       return started
     },
+    async startApi() {
+      const started = spawn(['api', 'run', '--port', '0'])
+      return Object.assign(started, apiAt(await listening(started)))
+    },
+    visit: async () =>
+      makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app.db)),
     produce: (target, events) => produce({ service, owner }, target, events),
     tenant: () => makeTenant(app.db),
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
       await Promise.all([...processes].map((one) => one[Symbol.asyncDispose]()))
       await Promise.allSettled([app[Symbol.asyncDispose](), owner.close(), service.close()])
-      await Promise.all([postgres, nats, redis].map((server) => server[Symbol.asyncDispose]()))
+      await Promise.all([postgres, nats, redis, kms].map((server) => server?.[Symbol.asyncDispose]()))
       await folder[Symbol.asyncDispose]()
     },
   }
@@ -290,6 +308,23 @@ async function heartbeats(db: Database, names: string[], started: TabibProcess):
         'SERVER_FAILED',
         `workers ${missing.join(', ')}: ${what}\n${started.stderr().slice(-2_000)}`,
       )
+    }
+    await delay(waitMs)
+  }
+}
+
+/** The URL that a process says it listens on, once it is ready. */
+async function listening(started: TabibProcess): Promise<string> {
+  let ended = false
+  void started.exited.then(() => {
+    ended = true
+  })
+  const deadline = performance.now() + HEARTBEAT_LIMIT_MS
+  for (let waitMs = 10; ; waitMs = Math.min(waitMs * 2, 250)) {
+    const url = /listening on (http:\S+):/.exec(started.stderr())?.[1]
+    if (url !== undefined && (await fetch(`${url}/readyz`).catch(() => undefined))?.ok) return url
+    if (ended || performance.now() > deadline) {
+      throw new TabibError('SERVER_FAILED', `the API is not ready\n${started.stderr().slice(-2_000)}`)
     }
     await delay(waitMs)
   }

@@ -16,7 +16,7 @@ const ALGORITHMS: Record<SigningAlgorithm, { spec: string; signs: string; digest
   RS256: { spec: 'RSA_2048', signs: 'RSASSA_PKCS1_V1_5_SHA_256', digest: true },
 }
 const TRIES = 3
-const TRY_MS = 2_000
+const TRY_MS = 1_200
 const FIRST_PAUSE_MS = 50
 /** The shortest that KMS allows; a key signs nothing from the first moment of it. */
 const DELETION_DAYS = 7

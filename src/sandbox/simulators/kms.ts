@@ -28,6 +28,8 @@ export interface KmsSimulator extends AsyncDisposable {
   readonly calls: ReadonlyMap<string, number>
   /** Does this to every call, and nothing any more when undefined. */
   misbehave(fault: KmsFault | undefined): void
+  /** Another region's KMS answers in its place: well, and with none of the keys. */
+  failOver(): void
 }
 
 interface Credentials {
@@ -84,6 +86,11 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
     calls,
     misbehave(next) {
       fault = next
+    },
+    failOver() {
+      fault = undefined
+      keys.clear()
+      aliases.clear()
     },
     async [Symbol.asyncDispose]() {
       server.closeAllConnections()

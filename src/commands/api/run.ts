@@ -1,0 +1,49 @@
+import { once } from 'node:events'
+import { hostname } from 'node:os'
+import { Flags } from '@oclif/core'
+import { TabibCommand } from '../../command.ts'
+import { assertMigrated } from '../../domain/schema/migrate.ts'
+import { startWorkers, thisInstance } from '../../worker.ts'
+
+export default class ApiRun extends TabibCommand<typeof ApiRun> {
+  static override summary = 'Serve the API of virtual-care sessions until SIGTERM.'
+  static override description =
+    'POST /api/v1/virtual-care/sessions/:id/join-token and …/join (docs/join-tokens.md), the key sets, /livez, /readyz and ' +
+    '/metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
+  static override examples = [
+    '<%= config.bin %> api run',
+    '<%= config.bin %> api run --host 0.0.0.0 --port 8080 --context staging',
+  ]
+  static override flags = {
+    host: Flags.string({ helpValue: '<address>', description: 'that it listens on; 0.0.0.0 in a container' }),
+    port: Flags.integer({
+      min: 0,
+      max: 65_535,
+      helpValue: '<port>',
+      description: 'that it listens on; 0 takes any free one',
+    }),
+  }
+  static override handlesSignals = true
+
+  async run(): Promise<void> {
+    const app = await this.openApp()
+    await assertMigrated(app)
+    const { host = app.config.api.host, port = app.config.api.port } = this.flags
+    const stopped = Promise.race([
+      once(process, 'SIGTERM'),
+      once(process, 'SIGINT'),
+      once(this.signal, 'abort'),
+    ])
+    const { serve } = await import('../../api/server.ts')
+    const { openSessionApi } = await import('../../api/sessions.ts')
+    {
+      await using sessions = await openSessionApi(app, `api@${hostname()}:${port}`)
+      const noWorkers = startWorkers(app, [], thisInstance(this.config.version))
+      await using server = await serve(app, noWorkers, { host, port, sessions })
+      this.note(`listening on ${server.url}: /api/v1/virtual-care /livez /readyz /metrics`)
+      await stopped
+    }
+    this.signal.throwIfAborted()
+    this.succeed({ result: {}, text: () => '' })
+  }
+}

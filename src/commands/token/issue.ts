@@ -1,0 +1,44 @@
+import { writeFile } from 'node:fs/promises'
+import { Flags } from '@oclif/core'
+import { durationFlag, TabibCommand } from '../../command.ts'
+import { TabibError } from '../../errors.ts'
+
+const DEFAULT_MS = 300_000
+
+export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
+  static override summary = 'Issue a token with which a service calls the API for one tenant.'
+  static override description =
+    'Signed with the active key of "service-token". It is a secret: written to a file that nobody else may read, and not ' +
+    'printed. It cannot be taken back before it expires, but by revoking the key.'
+  static override examples = [
+    '<%= config.bin %> token issue --service scheduling --tenant <tenant id> --file scheduling.jwt',
+  ]
+  static override flags = {
+    service: Flags.string({ required: true, helpValue: '<name>', description: 'who will call' }),
+    tenant: Flags.string({ required: true, helpValue: '<id>', description: 'the tenant it may call for' }),
+    lifetime: durationFlag({ description: 'how long it is good: five minutes when not given' }),
+    file: Flags.string({ required: true, helpValue: '<file>', description: 'where to write it, mode 600' }),
+  }
+
+  async run(): Promise<void> {
+    const { service, tenant, file, lifetime: lifetimeMs = DEFAULT_MS } = this.flags
+    const app = await this.openApp()
+    const { issueServiceToken } = await import('../../domain/sessions/caller.ts')
+    const targets = [`service ${service}`, `tenant ${tenant}`]
+    const { kid, expiresAt } = await this.mutate({ targets }, async () => {
+      const issued = await issueServiceToken(app, {
+        service,
+        tenantId: tenant,
+        lifetimeS: Math.floor(lifetimeMs / 1_000),
+      })
+      await writeFile(file, issued.token, { mode: 0o600, flag: 'wx' }).catch((cause) => {
+        throw new TabibError('USAGE', `cannot write ${file}: ${cause.code}`, { cause })
+      })
+      return issued
+    })
+    this.succeed({
+      result: { file, kid, expiresAt },
+      text: () => `${file}: good until ${expiresAt.toISOString()}`,
+    })
+  }
+}

@@ -1,0 +1,114 @@
+import { randomUUID } from 'node:crypto'
+import * as z from 'zod'
+import type { KeyStore } from '../../adapters/keystore/client.ts'
+import type { Database } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { signToken } from '../keys/sign.ts'
+import type { Tally } from './tally.ts'
+import { asTenant } from './tenant.ts'
+
+/** What makes a token one that opens a session, and no other kind (RFC 8725 sections 3.9 and 3.11). */
+export const JOIN_TOKEN = {
+  purpose: 'join-token',
+  typ: 'join+jwt',
+  issuer: 'virtual-care',
+  audience: 'virtual-care-session',
+} as const
+
+const LIFETIME_S = 120
+
+/** Beside `iss`, `aud`, `iat` and `exp`. */
+export const joinClaims = z.object({
+  jti: z.uuid(),
+  /** The participant. */
+  sub: z.uuid(),
+  tenant_id: z.uuid(),
+  session_id: z.uuid(),
+})
+
+/** One participant's place in one session of one tenant. */
+export interface Seat {
+  tenantId: string
+  sessionId: string
+  participantId: string
+}
+
+/** A participant may join until the session is over. */
+export const JOINABLE = ['scheduled', 'waiting', 'active']
+
+/**
+ * Signs a token that opens one session to one participant for two minutes. It is on record before the caller has it:
+ * what is not on record was forged. Each call makes another; those before stay good until they expire.
+ *
+ * @throws TabibError NOT_FOUND for a session or participant that the tenant does not have, SESSION_ENDED;
+ * KEY_STORE_UNREACHABLE whatever keeps it from being signed.
+ */
+export async function issueJoinToken(
+  { db, tally, ...systems }: { db: Database; keyStore(): Promise<KeyStore>; tally: Tally },
+  ask: Seat,
+): Promise<{ token: string; expiresAt: Date }> {
+  const { tenantId, sessionId, participantId } = ask
+  await asTenant(db, tenantId, async (tx) => {
+    const [session] = await tx.query<{ status: string }>(
+      `select status from virtual_care.session s
+       where id = $1 and exists (
+         select from virtual_care.participant p
+         where p.tenant_id = s.tenant_id and p.session_id = s.id and p.id = $2)`,
+      [sessionId, participantId],
+    )
+    if (session === undefined) {
+      throw new TabibError('NOT_FOUND', `no session ${sessionId} with a participant ${participantId}`)
+    }
+    if (!JOINABLE.includes(session.status)) throw sessionEnded(sessionId, session.status)
+  })
+  // Outside of a transaction: signing may wait for a KMS.
+  const signed = await signJoinToken({ db, ...systems }, ask).catch((error) => {
+    if (error instanceof TabibError && error.code === 'KEY_STORE_UNREACHABLE') tally.count('unsigned')
+    throw error
+  })
+  const { jti, token, kid, expiresAt } = signed
+  await asTenant(db, tenantId, (tx) =>
+    tx.query(
+      `insert into virtual_care.join_token (jti, tenant_id, session_id, participant_id, kid, expires_at)
+       values ($1, $2, $3, $4, $5, $6)`,
+      [jti, tenantId, sessionId, participantId, kid, expiresAt],
+    ),
+  )
+  tally.count('issued', kid)
+  return { token, expiresAt }
+}
+
+/**
+ * Signs a join token and records nothing: by itself it opens no session.
+ * @throws TabibError KEY_STORE_UNREACHABLE, POSTGRES_UNREACHABLE
+ */
+export async function signJoinToken(
+  { db, keyStore }: { db: Database; keyStore(): Promise<KeyStore> },
+  { tenantId, sessionId, participantId }: Seat,
+): Promise<{ jti: string; token: string; kid: string; expiresAt: Date }> {
+  const { purpose, typ, issuer, audience } = JOIN_TOKEN
+  const jti = randomUUID()
+  const claims = {
+    iss: issuer,
+    aud: audience,
+    jti,
+    sub: participantId,
+    tenant_id: tenantId,
+    session_id: sessionId,
+  }
+  try {
+    const systems = { db, keyStore: await keyStore() }
+    return { jti, ...(await signToken(systems, { purpose, typ, lifetimeS: LIFETIME_S, claims })) }
+  } catch (cause) {
+    if (!(cause instanceof TabibError) || cause.code === 'POSTGRES_UNREACHABLE') throw cause
+    // No key, a key that the store has lost, a refused secret: to who waits for a token they are one.
+    throw new TabibError('KEY_STORE_UNREACHABLE', `join tokens cannot be signed: ${cause.message}`, {
+      cause,
+      suggestions: ['tabib status virtual-care/F13', ...cause.suggestions],
+      ref: 'runbooks/virtual-care/f13-kms-unavailable.md',
+    })
+  }
+}
+
+export const sessionEnded = (sessionId: string, status: string) =>
+  new TabibError('SESSION_ENDED', `session ${sessionId} is ${status}`, { context: { sessionId, status } })

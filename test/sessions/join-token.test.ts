@@ -1,0 +1,364 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { decodeJwt } from 'jose'
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { type ApiServer, serve } from '../../src/api/server.ts'
+import { openSessionApi, type SessionApi } from '../../src/api/sessions.ts'
+import { type App, createApp, createLogger } from '../../src/app.ts'
+import { loadConfig } from '../../src/config.ts'
+import { revokeKey } from '../../src/domain/keys/revoke.ts'
+import { activeKey, signToken } from '../../src/domain/keys/sign.ts'
+import { acceptedUnder, evictRevoked } from '../../src/domain/sessions/evict.ts'
+import {
+  forgedJoins,
+  joinedAfterExpiry,
+  joinTokensSignable,
+} from '../../src/domain/sessions/join-failures.ts'
+import { JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
+import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
+import { makeVisit, type Visit } from '../../src/sandbox/visit.ts'
+import { startWorkers, thisInstance } from '../../src/worker.ts'
+import { useDatabase } from '../support/database.ts'
+
+const database = useDatabase()
+let folder: string
+let kms: KmsSimulator
+let app: App
+let api: SessionApi
+let server: ApiServer
+let visit: Visit
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'tabib-join-'))
+  kms = await startKms()
+  await writeFile(join(folder, 'credentials'), kms.credentials, { mode: 0o600 })
+  const env = {
+    TABIB_DATABASE_URL: database.url('tabib'),
+    TABIB_NATS_URL: inject('natsUrl'),
+    TABIB_KEY_STORE: kms.keyStore,
+    TABIB_KEY_STORE_SECRET_FILE: join(folder, 'credentials'),
+  }
+  app = createApp(loadConfig({ env, cwd: folder }), { log: createLogger('silent') })
+  visit = await makeVisit({ ...systems(), service: database.service }, await tenant())
+  api = await openSessionApi(app, 'test')
+  server = await serve(app, startWorkers(app, [], thisInstance('test')), {
+    host: '127.0.0.1',
+    port: 0,
+    sessions: api,
+  })
+})
+afterAll(async () => {
+  await server[Symbol.asyncDispose]()
+  await api[Symbol.asyncDispose]()
+  await app[Symbol.asyncDispose]()
+  await kms[Symbol.asyncDispose]()
+  await rm(folder, { recursive: true })
+})
+
+const systems = () => ({ db: app.db, nats: app.nats, keyStore: app.keyStore })
+const tenant = async () => {
+  const id = randomUUID()
+  await database.db.query(
+    `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Herat', 'AF', 'AFN')`,
+    [id, `herat-${id}`],
+  )
+  return id
+}
+const otherVisit = async () => makeVisit({ ...systems(), service: database.service }, await tenant())
+
+interface Answer {
+  status: number
+  // biome-ignore lint/suspicious/noExplicitAny: an answer's body is what the test says of it
+  body: any
+  headers: Headers
+}
+const post = async (path: string, bearer?: string, body?: unknown): Promise<Answer> => {
+  const response = await fetch(`${server.url}${path}`, {
+    method: 'POST',
+    headers: {
+      ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }),
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+    },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  })
+  return { status: response.status, body: await response.json(), headers: response.headers }
+}
+const path = (sessionId: string, door: string) => `/api/v1/virtual-care/sessions/${sessionId}/${door}`
+const ask = (who: Visit = visit, participantId = who.participantIds[0]) =>
+  post(path(who.sessionId, 'join-token'), who.serviceToken, { participantId })
+const knock = (token: string, sessionId = visit.sessionId) => post(path(sessionId, 'join'), token)
+const tokenOf = async (who: Visit = visit): Promise<string> => (await ask(who)).body.token
+/** As who holds the key signs: with claims of their own. */
+const sign = async (claims: Record<string, unknown>, lifetimeS = 60, typ: string = JOIN_TOKEN.typ) => {
+  const { token } = await signToken(
+    { db: app.db, keyStore: await app.keyStore() },
+    {
+      purpose: JOIN_TOKEN.purpose,
+      typ,
+      lifetimeS,
+      claims: {
+        iss: JOIN_TOKEN.issuer,
+        aud: JOIN_TOKEN.audience,
+        jti: randomUUID(),
+        sub: visit.participantIds[0],
+        tenant_id: visit.tenantId,
+        session_id: visit.sessionId,
+        ...claims,
+      },
+    },
+  )
+  return token
+}
+const counted = async (): Promise<Record<string, number>> => {
+  const rows = await database.db.query<{ outcome: string; n: number }>(
+    'select outcome, sum(n)::float8 as n from tabib.join_token_count group by outcome',
+  )
+  return Object.fromEntries(rows.map(({ outcome, n }) => [outcome, n]))
+}
+/** The tally writes within a second; waits for what the test has caused. */
+const eventually = async <T>(read: () => Promise<T>, met: (value: T) => boolean): Promise<T> => {
+  for (const deadline = Date.now() + 10_000; ; ) {
+    const value = await read()
+    if (met(value) || Date.now() > deadline) return value
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+test('a participant joins with a token, and comes back with the same one', async () => {
+  const { status, body, headers } = await ask()
+  expect(status).toBe(201)
+  expect(headers.get('cache-control')).toBe('no-store')
+  for (const n of [1, 2]) {
+    const joined = await knock(body.token)
+    expect(joined.body).toEqual({
+      tenantId: visit.tenantId,
+      sessionId: visit.sessionId,
+      participantId: visit.participantIds[0],
+      role: 'patient',
+    })
+    const [row] = await database.db.query(
+      `select participant_id, acceptances, expires_at - issued_at < interval '3 min' as short from virtual_care.join_token
+       where jti = $1`,
+      [decodeJwt(body.token).jti],
+    )
+    expect(row).toEqual({ participant_id: visit.participantIds[0], acceptances: n, short: true })
+  }
+})
+
+describe('join-token refuses', () => {
+  test('who has no service token, or another kind of token', async () => {
+    const anybody = await post(path(visit.sessionId, 'join-token'), undefined, {})
+    expect(anybody).toMatchObject({ status: 401, body: { statusCode: 401, code: 'TOKEN_INVALID' } })
+    expect(anybody.headers.get('www-authenticate')).toMatch(/^Bearer/)
+    const withJoinToken = await post(path(visit.sessionId, 'join-token'), await tokenOf(), {
+      participantId: visit.participantIds[0],
+    })
+    expect(withJoinToken).toMatchObject({ status: 401, body: { code: 'TOKEN_INVALID' } })
+  })
+
+  test('sessions and participants that the caller’s tenant does not have', async () => {
+    const other = await otherVisit()
+    const [mine] = visit.participantIds
+    const wrong: [string, string][] = [
+      [other.sessionId, other.participantIds[0]],
+      [visit.sessionId, other.participantIds[0]],
+      [other.sessionId, mine],
+      [randomUUID(), mine],
+    ]
+    for (const [sessionId, participantId] of wrong) {
+      const refused = await post(path(sessionId, 'join-token'), visit.serviceToken, { participantId })
+      expect(refused).toMatchObject({ status: 404, body: { code: 'NOT_FOUND' } })
+    }
+  })
+
+  test('what it cannot read, in words', async () => {
+    const door = path(visit.sessionId, 'join-token')
+    expect(await post(path('nonsense', 'join-token'), visit.serviceToken, {})).toMatchObject({ status: 400 })
+    expect((await post(door, visit.serviceToken, { participantId: 7 })).body.message).toMatch(/participantId/)
+    expect(await post(door, visit.serviceToken, { participantId: randomUUID(), extra: 1 })).toMatchObject({
+      status: 400,
+      body: { statusCode: 400, code: 'USAGE' },
+    })
+    const large = await post(door, visit.serviceToken, { participantId: 'x'.repeat(20_000) })
+    expect(large).toMatchObject({ status: 413, body: { statusCode: 413, code: 'USAGE' } })
+  })
+
+  test('a session that is over', async () => {
+    const other = await otherVisit()
+    const token = await tokenOf(other)
+    await database.owner.query(`alter table virtual_care.session no force row level security`)
+    await database.owner.query(`update virtual_care.session set status = 'ended' where id = $1`, [
+      other.sessionId,
+    ])
+    await database.owner.query(`alter table virtual_care.session force row level security`)
+    expect(await ask(other)).toMatchObject({ status: 409, body: { code: 'SESSION_ENDED' } })
+    expect(await knock(token, other.sessionId)).toMatchObject({
+      status: 409,
+      body: { code: 'SESSION_ENDED' },
+    })
+  })
+})
+
+describe('join refuses', () => {
+  test('tokens of another kind, for another session, or that are none', async () => {
+    const other = await otherVisit()
+    for (const token of [
+      visit.serviceToken,
+      'nonsense',
+      'a.b.c',
+      await tokenOf(other),
+      await sign({ aud: 'virtual-care' }),
+      await sign({ iss: 'somebody' }),
+      await sign({ sub: 'the patient' }),
+      await sign({}, 60, 'JWT'),
+      `${(await tokenOf()).slice(0, -6)}AAAAAA`,
+    ]) {
+      expect(await knock(token)).toMatchObject({ status: 401, body: { code: 'TOKEN_INVALID' } })
+    }
+    expect((await knock(await tokenOf())).status).toBe(200)
+  })
+
+  test('an expired token with the link that gives another, by this host’s clock and by the database’s', async () => {
+    const expired = await sign({}, -5)
+    const late = await tokenOf()
+    await database.owner.query('alter table virtual_care.join_token no force row level security')
+    await database.owner.query(
+      `update virtual_care.join_token set issued_at = issued_at - interval '1 h', expires_at = expires_at - interval '1 h'
+       where jti = $1`,
+      [decodeJwt(late).jti],
+    )
+    await database.owner.query('alter table virtual_care.join_token force row level security')
+    for (const token of [expired, late]) {
+      const { status, body } = await knock(token)
+      expect(status).toBe(401)
+      const refresh = { method: 'POST', href: path(visit.sessionId, 'join-token') }
+      expect(body).toMatchObject({ statusCode: 401, code: 'TOKEN_EXPIRED', refresh })
+      const again = await post(body.refresh.href, visit.serviceToken, {
+        participantId: visit.participantIds[0],
+      })
+      expect((await knock(again.body.token)).status).toBe(200)
+    }
+    expect(await joinedAfterExpiry(database)).toBe(0)
+  })
+
+  test('a token that the key signed and nobody issued; that is a leak, and pages once', async () => {
+    const { key } = await activeKey(app, JOIN_TOKEN)
+    for (let n = 0; n < 3; n += 1) {
+      expect(await knock(await sign({}))).toMatchObject({
+        status: 401,
+        body: { message: 'no such token was issued' },
+      })
+    }
+    const seen = await eventually(counted, (counts) => counts['not-issued'] === 3)
+    expect(seen).toMatchObject({ 'not-issued': 3, expired: 2 })
+    const forged = await forgedJoins(database)
+    expect(forged).toMatchObject({ byReason: { 'not-issued': 3 }, leaked: [key.ref] })
+    const incidents = await database.db.query(
+      `select severity, mode, state from tabib.incident where dedupe_key = $1`,
+      [`communication/C10:${key.ref}`],
+    )
+    expect(incidents).toEqual([{ severity: 'page', mode: 'communication/C10', state: 'open' }])
+  })
+})
+
+test('while the KMS is away: 503, the session stays, people are paged once; afterwards all goes on', async () => {
+  const issuedBefore = await tokenOf()
+  expect(await joinTokensSignable(app)).toMatchObject({ signable: true })
+  kms.misbehave('drop')
+  try {
+    for (let n = 0; n < 2; n += 1) {
+      const refused = await ask()
+      expect(refused).toMatchObject({ status: 503, body: { statusCode: 503, code: 'KEY_STORE_UNREACHABLE' } })
+      expect(refused.headers.get('retry-after')).toBe('5')
+      expect(JSON.stringify(refused.body)).not.toMatch(/127\.0\.0\.1|kms/i)
+    }
+    expect(await joinTokensSignable(app)).toMatchObject({
+      signable: false,
+      why: expect.stringMatching(/KMS/),
+    })
+    // Who has a token joins all the same.
+    expect((await knock(issuedBefore)).status).toBe(200)
+    const paged = () =>
+      database.db.query(`select severity, state from tabib.incident where mode = 'virtual-care/F13'`)
+    expect(await eventually(paged, (rows) => rows.length > 0)).toEqual([{ severity: 'page', state: 'open' }])
+  } finally {
+    kms.misbehave(undefined)
+  }
+  const [session] = await database.db.query(
+    'select status, version from virtual_care.session where id = $1',
+    [visit.sessionId],
+  )
+  expect(session).toEqual({ status: 'active', version: 1 })
+  expect((await ask()).status).toBe(201)
+})
+
+test('a revoked key lets nobody in, not even those who knock that moment; all are put out, and may come back', async () => {
+  const bystander = await otherVisit()
+  const unused = await tokenOf(bystander)
+  const tokens = await Promise.all(Array.from({ length: 20 }, () => tokenOf()))
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  const knocking = tokens.map((token) => knock(token))
+  const revoked = await revokeKey(systems(), {
+    kid: key.ref,
+    reason: 'it leaked',
+    by: 'test',
+    runId: randomUUID(),
+  })
+  const [eviction, ...others] = await evictRevoked(app)
+  const answers = await Promise.all(knocking)
+  expect(others).toEqual([])
+  expect(eviction?.sessions.map(({ sessionId }) => sessionId).sort()).toEqual(
+    expect.arrayContaining([visit.sessionId, bystander.sessionId].sort()),
+  )
+  const [open] = await database.db.query(
+    'select count(*)::int as n from virtual_care.join_token where kid = $1 and revoked_at is null',
+    [key.ref],
+  )
+  expect(open).toEqual({ n: 0 })
+  for (const token of [...tokens.slice(0, 3), unused]) {
+    const sessionId = token === unused ? bystander.sessionId : visit.sessionId
+    expect(await knock(token, sessionId)).toMatchObject({ status: 401, body: { code: 'TOKEN_INVALID' } })
+  }
+
+  const accepted = await acceptedUnder(database, { kid: key.ref })
+  const jtis = accepted.map(({ jti }) => jti)
+  for (const [n, { status }] of answers.entries()) {
+    const { jti } = decodeJwt(tokens[n]!)
+    if (status === 200) expect(jtis).toContain(jti)
+    else expect(jtis).not.toContain(jti)
+  }
+  expect(jtis).not.toContain(decodeJwt(unused).jti)
+
+  const events = await database.db.query<{ aggregate_id: string; tenant_id: string }>(
+    `select aggregate_id, tenant_id from virtual_care.outbox where type = 'evicted' order by seq`,
+  )
+  expect(events).toContainEqual({ aggregate_id: bystander.sessionId, tenant_id: bystander.tenantId })
+  expect(await evictRevoked(app)).toEqual([])
+
+  expect(revoked.successor).not.toBeNull()
+  const fresh = await tokenOf()
+  expect(decodeJwt(fresh).jti).not.toBe(decodeJwt(tokens[0]!).jti)
+  expect((await knock(fresh)).status).toBe(200)
+  expect((await forgedJoins(database)).leaked).toEqual([])
+})
+
+test('no participant is added to a session of another tenant, whoever asks', async () => {
+  const other = await otherVisit()
+  const adding = database.service.transaction(async (tx) => {
+    await tx.query(`select set_config('app.tenant_id', $1, true)`, [other.tenantId])
+    await tx.query(
+      `insert into virtual_care.participant (tenant_id, session_id, person_id, role)
+       values ($1, $2, gen_random_uuid(), 'companion')`,
+      [other.tenantId, visit.sessionId],
+    )
+  })
+  await expect(adding).rejects.toThrow(/foreign key/)
+})
+
+test('the process is ready once it holds every published key', async () => {
+  const response = await fetch(`${server.url}/readyz`)
+  expect(await response.json()).toMatchObject({ ready: true })
+  expect(api.lacks()).toEqual([])
+})
