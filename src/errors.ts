@@ -21,6 +21,7 @@ export const ERROR_CODES = {
   USAGE: EXIT.usage,
   CONFIG_INVALID: EXIT.usage,
   NOT_FOUND: EXIT.usage,
+  TENANT_INVALID: EXIT.usage,
   POSTGRES_UNREACHABLE: EXIT.unreachable,
   NATS_UNREACHABLE: EXIT.unreachable,
   REDIS_UNREACHABLE: EXIT.unreachable,

@@ -9,6 +9,8 @@ export interface Rule {
   category: string
   /** What holds when it passes: "every tenant table has row-level security". */
   title: string
+  /** Why it did not run: "not run offline". It has neither passed nor failed. */
+  notRun?: string
 }
 
 /** What one run of a check found; every format is printed from it. */
@@ -19,7 +21,7 @@ export interface FindingsReport {
   subject: string
   /** tabib's version. */
   version: string
-  /** Every rule that ran, in the order of printing; one without a finding has passed. */
+  /** Every rule, in the order of printing; one that ran and has no finding has passed. */
   rules: readonly Rule[]
   findings: readonly Finding[]
   /** What else the run has to say: figures, how it was done. Beside `findings` in the envelope's result. */
@@ -38,7 +40,8 @@ export function fails({ severity, waived }: Finding): boolean {
 export function reportResult(report: FindingsReport): object {
   const { check, subject, version, findings, facts } = report
   const passed = passedRules(report).map(({ id }) => id)
-  return { check, subject, version, counts: countsOf(report), ...facts, passed, findings }
+  const notRun = report.rules.flatMap(({ id, notRun: reason }) => (reason ? [{ id, reason }] : []))
+  return { check, subject, version, counts: countsOf(report), ...facts, passed, notRun, findings }
 }
 
 /** Prints a report in any of the formats that people and CI read, without a final newline. `short` is for a chat. */
@@ -79,9 +82,12 @@ function judgedRules({ rules, findings }: FindingsReport): { rule: Rule; found: 
 
 function passedRules(report: FindingsReport): Rule[] {
   return judgedRules(report)
-    .filter(({ found }) => found.length === 0)
+    .filter(hasPassed)
     .map(({ rule }) => rule)
 }
+
+const hasPassed = ({ rule, found }: { rule: Rule; found: Finding[] }): boolean =>
+  found.length === 0 && rule.notRun === undefined
 
 function countsOf(report: FindingsReport) {
   const { findings } = report
@@ -92,13 +98,14 @@ function countsOf(report: FindingsReport) {
     warnings: unwaived('warning'),
     infos: unwaived('info'),
     waived: findings.filter(({ waived }) => waived).length,
+    notRun: report.rules.filter(({ notRun }) => notRun).length,
     passed: passedRules(report).length,
   }
 }
 
 function summary(report: FindingsReport): string {
-  const { failed, warnings, infos, waived, passed } = countsOf(report)
-  const counts = Object.entries({ failed, warnings, infos, waived }).filter(([, count]) => count > 0)
+  const { passed, notRun, ...found } = countsOf(report)
+  const counts = Object.entries({ ...found, 'not run': notRun }).filter(([, count]) => count > 0)
   return [...counts.map(([name, count]) => `${count} ${name}`), `${passed} checks passed`].join(', ')
 }
 
@@ -111,7 +118,7 @@ function outcomeOf(findings: readonly Finding[]): 'ok' | 'warning' | 'failed' {
 function asTable(report: FindingsReport): string {
   const categories = grouped(judgedRules(report), ({ rule }) => rule.category)
   const blocks = [...categories].map(([category, judged]) => {
-    const passed = judged.filter(({ found }) => found.length === 0).length
+    const passed = judged.filter(hasPassed).length
     const all = passed === judged.length
     const checks = `${passed}${all ? '' : ' other'} check${passed === 1 ? '' : 's'}`
     if (all) return `${mark('ok')} ${category}: ${checks}`
@@ -119,7 +126,7 @@ function asTable(report: FindingsReport): string {
       '',
       paint('bold', category),
       '-'.repeat(category.length),
-      ...judged.filter(({ found }) => found.length > 0).flatMap(ruleLines),
+      ...judged.filter((one) => !hasPassed(one)).flatMap(ruleLines),
       ...(passed > 0 ? [`${mark('ok')} ${checks}`] : []),
       '',
     ].join('\n')
@@ -130,6 +137,7 @@ function asTable(report: FindingsReport): string {
 }
 
 function ruleLines({ rule, found }: { rule: Rule; found: Finding[] }): string[] {
+  if (rule.notRun) return [`- ${rule.title} ${paint('dim', `(${rule.id})`)}: ${rule.notRun}`]
   return [`${mark(outcomeOf(found))} ${rule.title} ${paint('dim', `(${rule.id})`)}`].concat(
     found.flatMap((finding) => {
       const evidence = Object.entries(finding.evidence).map(([name, value]) => `${name} ${cell(value)}`)
@@ -166,7 +174,11 @@ function asJunit(report: FindingsReport): string {
       return found.map((finding) => testcase(rule, `${rule.title}: ${finding.object}`, finding))
     })
     const found = judged.flatMap((one) => one.found)
-    const [failed, skipped] = [found.filter(fails).length, found.filter(({ waived }) => waived).length]
+    const waived = found.filter((one) => one.waived).length
+    const [failed, skipped] = [
+      found.filter(fails).length,
+      waived + judged.filter(({ rule }) => rule.notRun).length,
+    ]
     return { name: `${report.check} ${category}`, cases, failed, skipped }
   })
   const sum = (of: (suite: (typeof suites)[number]) => number) =>
@@ -191,7 +203,9 @@ function asJunit(report: FindingsReport): string {
 // JUnit knows no warning: it is a passed test that says something.
 function testcase(rule: Rule, name: string, finding?: Finding): string {
   const open = `    <testcase classname="${xml(rule.id)}" name="${xml(name)}" time="0"`
-  if (finding === undefined) return `${open}/>`
+  if (finding === undefined) {
+    return rule.notRun ? `${open}><skipped message="${xml(rule.notRun)}"/></testcase>` : `${open}/>`
+  }
   const text = xml([finding.message, finding.fix].filter(Boolean).join('\n'))
   const body = finding.waived
     ? `<skipped message="${xml(`${finding.message}${waiverNote(finding)}`)}"/>`
@@ -216,7 +230,7 @@ function asSarif(report: FindingsReport): Log {
             rules: judged.map(({ rule, found }) => ({
               id: rule.id,
               shortDescription: { text: rule.title },
-              properties: { tags: [rule.category] },
+              properties: { tags: [rule.category], ...(rule.notRun ? { notRun: rule.notRun } : {}) },
               ...(found[0]?.runbook ? { help: { text: `Runbook: ${found[0].runbook}` } } : {}),
             })),
           },
@@ -280,7 +294,10 @@ function asGithub(report: FindingsReport): string {
 // Version 14: what does not fail the run is a TODO, what is waived a SKIP.
 function asTap(report: FindingsReport): string {
   const lines = judgedRules(report).flatMap(({ rule, found }) => {
-    if (found.length === 0) return [(n: number) => `ok ${n} - ${tap(`${rule.id} ${rule.title}`)}`]
+    if (found.length === 0) {
+      const skip = rule.notRun ? ` # SKIP ${tap(rule.notRun)}` : ''
+      return [(n: number) => `ok ${n} - ${tap(`${rule.id} ${rule.title}`)}${skip}`]
+    }
     return found.map((finding) => (n: number) => {
       const result = finding.waived ? 'ok' : 'not ok'
       const directive = finding.waived

@@ -1,4 +1,5 @@
 import * as z from 'zod'
+import { tenantSchema } from './domain/tenants/tenant.ts'
 import { ERROR_CODES, type ErrorCode } from './errors.ts'
 
 const nullableText = z.string().nullable()
@@ -113,7 +114,12 @@ export const OUTPUT_SCHEMAS = {
     .describe('one line of npm run bench -- NAME --json'),
 } as const
 
+/** The shapes of what people write: a name that is not known is refused there. */
+export const DOCUMENT_SCHEMAS = {
+  tenant: tenantSchema,
+} as const
+
 /** A published shape as JSON Schema (draft 2020-12). */
-export function jsonSchemaOf(name: keyof typeof OUTPUT_SCHEMAS): object {
-  return z.toJSONSchema(OUTPUT_SCHEMAS[name])
+export function jsonSchemaOf(name: keyof typeof OUTPUT_SCHEMAS | keyof typeof DOCUMENT_SCHEMAS): object {
+  return z.toJSONSchema({ ...OUTPUT_SCHEMAS, ...DOCUMENT_SCHEMAS }[name], { io: 'input' })
 }

@@ -246,3 +246,24 @@ test('a waivers file needs an owner and a day, and says all that is wrong with i
   })
   await expect(readWaivers(join(folder, 'none.yaml'))).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
 })
+
+test('what did not run is neither passed nor failed in any format', () => {
+  const [first, ...others] = clean.rules
+  const partial = { ...clean, rules: [{ ...first!, notRun: 'not run offline' }, ...others] }
+  const printed = (format: 'table' | 'junit' | 'tap' | 'sarif') => renderReport(partial, { format })
+  expect(reportResult(partial)).toMatchObject({
+    counts: { passed: 3, notRun: 1, failed: 0 },
+    passed: ['ledger/gap', 'ledger/slow', 'ledger/zero'],
+    notRun: [{ id: 'ledger/drift', reason: 'not run offline' }],
+  })
+  expect(printed('table')).toContain(
+    '- balances equal the sum of their entries (ledger/drift): not run offline\n√ 1 other check\n',
+  )
+  expect(printed('table')).toContain('√ ledger verify staging: 1 not run, 3 checks passed')
+  expect(printed('junit')).toContain('><skipped message="not run offline"/></testcase>')
+  expect(printed('junit')).toContain('tests="2" failures="0" errors="0" skipped="1"')
+  expect(printed('tap')).toContain(
+    'ok 1 - ledger/drift balances equal the sum of their entries # SKIP not run offline',
+  )
+  expect(JSON.parse(printed('sarif')).runs[0].tool.driver.rules[0].properties.notRun).toBe('not run offline')
+})

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { execa } from 'execa'
 import { beforeAll, expect, inject, test } from 'vitest'
 import { raiseIncident } from '../src/domain/incident/raise.ts'
-import { jsonSchemaOf, OUTPUT_SCHEMAS } from '../src/output-schema.ts'
+import { DOCUMENT_SCHEMAS, jsonSchemaOf, OUTPUT_SCHEMAS } from '../src/output-schema.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
 
@@ -65,7 +65,10 @@ test('doctor finds a migrated database and its streams in order', async () => {
 
 test('every schema is printed as JSON Schema that allows fields to be added', async () => {
   const { result } = await json('schema')
-  expect(result.map(({ name }: { name: string }) => name)).toEqual(Object.keys(OUTPUT_SCHEMAS))
+  expect(result.map(({ name }: { name: string }) => name)).toEqual([
+    ...Object.keys(OUTPUT_SCHEMAS),
+    ...Object.keys(DOCUMENT_SCHEMAS),
+  ])
   for (const name of Object.keys(OUTPUT_SCHEMAS) as (keyof typeof OUTPUT_SCHEMAS)[]) {
     expect(jsonSchemaOf(name)).toMatchObject({ type: 'object', additionalProperties: {} })
   }

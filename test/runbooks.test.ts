@@ -31,7 +31,7 @@ const commands: CommandFinder = {
 }
 
 // Relaying and passes of workers may be done twice and have no plan: they are run as they stand.
-const CHANGES = /^(dlq (redrive|discard)|outbox (replay|reset)|migrate up)/
+const CHANGES = /^(dlq (redrive|discard)|outbox (replay|reset)|migrate up|tenant set-currency)/
 
 describe('a runbook', () => {
   test.each(runbooks)('%s types commands that exist, with flags that they take', async (path) => {

@@ -1,22 +1,25 @@
 import { Args } from '@oclif/core'
 import { TabibCommand } from '../command.ts'
 import { TabibError } from '../errors.ts'
-import { jsonSchemaOf, OUTPUT_SCHEMAS } from '../output-schema.ts'
+import { DOCUMENT_SCHEMAS, jsonSchemaOf, OUTPUT_SCHEMAS } from '../output-schema.ts'
 import { table, toJson } from '../render.ts'
 
 export default class Schema extends TabibCommand<typeof Schema> {
-  static override summary = 'Print the JSON Schema of what --json prints; without a name, list the schemas.'
+  static override summary =
+    'Print the JSON Schema of what --json prints or of a document; without a name, list the schemas.'
   static override examples = [
     '<%= config.bin %> schema',
     '<%= config.bin %> schema envelope > envelope.schema.json',
+    '<%= config.bin %> schema tenant > tenant.schema.json',
   ]
   static override args = { name: Args.string({ description: 'which schema' }) }
 
   async run(): Promise<void> {
     const { name } = this.args
-    const known = Object.keys(OUTPUT_SCHEMAS) as (keyof typeof OUTPUT_SCHEMAS)[]
+    const schemas = { ...OUTPUT_SCHEMAS, ...DOCUMENT_SCHEMAS }
+    const known = Object.keys(schemas) as (keyof typeof schemas)[]
     if (name === undefined) {
-      const result = known.map((one) => ({ name: one, describes: OUTPUT_SCHEMAS[one].description ?? '' }))
+      const result = known.map((one) => ({ name: one, describes: schemas[one].description ?? '' }))
       return this.succeed({ result, text: () => table(result, ['name', 'describes']) })
     }
     const found = known.find((one) => one === name)

@@ -1,6 +1,7 @@
 import type { Database, Transaction } from '../adapters/postgres/client.ts'
 import { type Service, schemaOf } from '../service.ts'
 import { type Chance, randomFrom } from './random.ts'
+import { completeTenant, configureTenant } from './tenants.ts'
 
 /** How many rows of each kind a seeding made; `events` is the number of outbox rows. */
 export interface PlatformCounts {
@@ -40,8 +41,8 @@ export async function seedPlatform(
   const chance = randomFrom(seed)
   const clinics = CLINICS.map((clinic) => ({ ...clinic, id: chance.uuid() }))
   await systems.db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency)
-     select id, slug, name, region, currency
+    `insert into tabib.tenant (id, slug, name, region, currency, status)
+     select id, slug, name, region, currency, 'live'
      from json_to_recordset($1) as t(id uuid, slug text, name text, region text, currency text)`,
     [JSON.stringify(clinics.map((clinic) => ({ ...clinic, region: CITIES[clinic.city].region })))],
   )
@@ -55,6 +56,8 @@ export async function seedPlatform(
     events: 0,
   }
   for (const clinic of clinics) {
+    const { region } = CITIES[clinic.city]
+    await configureTenant(systems.service, clinic.id, completeTenant({ ...clinic, region }))
     for (const batch of clinicBatches(clinic, chance, scale, today)) {
       await commit(systems.service, clinic.id, batch)
       counts.patients += batch.patients.length

@@ -64,7 +64,7 @@ export interface World extends AsyncDisposable {
   startApi(): Promise<TabibProcess & Api>
   /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
   visit(): Promise<Visit>
-  /** Makes a tenant in Kabul that charges in afghani, and returns its id. */
+  /** Makes a live tenant in Kabul that charges in afghani, and returns its id. */
   tenant(): Promise<string>
   /**
    * Stores a published event again, `times` times, each under a new message id, as a producer's retry or a replay long
@@ -362,7 +362,8 @@ async function produce(
 async function makeTenant(db: Database): Promise<string> {
   const id = randomUUID()
   await db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency) values ($1, $2, 'Rehearsal', 'AF', 'AFN')`,
+    `insert into tabib.tenant (id, slug, name, region, currency, status)
+     values ($1, $2, 'Rehearsal', 'AF', 'AFN', 'live')`,
     [id, `rehearsal-${id}`],
   )
   return id

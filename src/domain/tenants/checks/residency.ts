@@ -1,0 +1,73 @@
+import type { TenantCheck } from '../check.ts'
+
+/** Where the tenant's data is, and who holds its keys. */
+export const residencyChecks: TenantCheck[] = [
+  {
+    id: 'tenant/residency-region',
+    category: 'residency',
+    severity: 'critical',
+    title: 'the region is set and on the allowlist',
+    run: ({ residency: { region, allowed } }) => {
+      if (region && allowed.includes(region)) return []
+      const wanted = region ?? allowed[0] ?? 'af-kabul'
+      return [
+        {
+          message: !region
+            ? 'no residency region'
+            : allowed.length === 0
+              ? 'the residency allowlist is empty'
+              : `${region} is not on the allowlist ${allowed.join(', ')}`,
+          path: region ? ['residency', 'allowed'] : ['residency', 'region'],
+          evidence: { region: region ?? null, allowed },
+          fix: `residency: { region: ${wanted}, allowed: [${[...new Set([wanted, ...allowed])].join(', ')}] }`,
+        },
+      ]
+    },
+  },
+  {
+    id: 'tenant/backups-in-region',
+    category: 'residency',
+    severity: 'critical',
+    title: 'backups exist and lie in allowed regions',
+    run: ({ residency: { allowed, backups } }) => {
+      if (backups.length === 0) {
+        const fix = `residency: { backups: [{ label: "<label>", region: ${allowed[0] ?? 'af-kabul'} }] }`
+        return [{ message: 'there is no backup', path: ['residency', 'backups'], fix }]
+      }
+      return backups.flatMap(({ label, region }, i) =>
+        allowed.includes(region)
+          ? []
+          : [
+              {
+                message: `backup ${label} lies in ${region}, which is not allowed`,
+                path: ['residency', 'backups', i, 'region'],
+                about: label,
+                evidence: { region, allowed },
+                fix: `region: ${allowed[0] ?? 'af-kabul'}    # after moving the backup`,
+              },
+            ],
+      )
+    },
+  },
+  {
+    id: 'tenant/kms-key',
+    category: 'residency',
+    severity: 'critical',
+    title: 'the KMS key is set, in an allowed region',
+    run: ({ keys: { kms }, residency: { allowed } }) => {
+      if (!kms) {
+        const fix = `keys: { kms: { ref: "<key>", region: ${allowed[0] ?? 'af-kabul'} } }`
+        return [{ message: 'there is no KMS key', path: ['keys', 'kms'], fix }]
+      }
+      if (allowed.includes(kms.region)) return []
+      return [
+        {
+          message: `the KMS key lies in ${kms.region}, which is not allowed`,
+          path: ['keys', 'kms', 'region'],
+          evidence: { region: kms.region, allowed },
+          fix: `keys: { kms: { ref: "<key>", region: ${allowed[0] ?? 'af-kabul'} } }    # a new key there`,
+        },
+      ]
+    },
+  },
+]

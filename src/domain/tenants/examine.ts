@@ -1,0 +1,113 @@
+import type { Finding } from '../../finding.ts'
+import type { Rule } from '../../findings-report.ts'
+import { CATEGORIES, type Category, type Problem, type TenantCheck, type TenantProbe } from './check.ts'
+import { tenantChecks } from './checks/index.ts'
+import { type Reach, tenantProbes } from './probes/index.ts'
+import type { Tenant } from './tenant.ts'
+
+/** A tenant to examine, from a file or from the database. */
+export interface Subject {
+  tenant: Tenant
+  /** Its id in the database; what is only in a file has none, and no probe is run on it. */
+  id?: string
+  /** Where what is stored breaks the schema. */
+  problems?: Problem[]
+  /** Where a part of its document stands. */
+  locate?: (path: Problem['path']) => { file: string; line: number }
+}
+
+export interface Examination {
+  rules: Rule[]
+  findings: Finding[]
+}
+
+const DOCUMENT: Omit<TenantCheck, 'run'> = {
+  id: 'tenant/document',
+  category: 'operations',
+  severity: 'critical',
+  title: 'what is stored of the tenant follows the schema',
+}
+
+/**
+ * Asks every check of the categories about every tenant, and the probes where there is something to reach them with.
+ * Tells all that fails. A probe that was run for no tenant says why, and counts as neither passed nor failed.
+ *
+ * @param reach What the probes need; undefined offline.
+ */
+export async function examineTenants(
+  subjects: readonly Subject[],
+  {
+    now,
+    categories = CATEGORIES,
+    reach,
+    notRun = 'not run offline',
+  }: { now: Date; categories?: readonly Category[] | undefined; reach?: Reach | undefined; notRun?: string },
+): Promise<Examination> {
+  const wanted = ({ category }: { category: Category }) => categories.includes(category)
+  const probes = await Promise.all(
+    tenantProbes.filter(wanted).map((probe) => runProbe(probe, subjects, reach, notRun)),
+  )
+  const findings = subjects.flatMap((subject) => [
+    ...(wanted(DOCUMENT) ? (subject.problems ?? []) : []).map((one) => findingOf(DOCUMENT, subject, one)),
+    ...tenantChecks
+      .filter(wanted)
+      .flatMap((check) => check.run(subject.tenant, now).map((one) => findingOf(check, subject, one))),
+  ])
+  return {
+    rules: inOrder([...[DOCUMENT, ...tenantChecks].filter(wanted), ...probes.map(({ rule }) => rule)]),
+    findings: [...findings, ...probes.flatMap((probe) => probe.findings)],
+  }
+}
+
+async function runProbe(
+  probe: TenantProbe<Reach>,
+  subjects: readonly Subject[],
+  reach: Reach | undefined,
+  notRun: string,
+): Promise<{ rule: Rule & { category: Category }; findings: Finding[] }> {
+  const { id, category, title } = probe
+  const rule = { id, category, title }
+  if (reach === undefined) return { rule: { ...rule, notRun }, findings: [] }
+  const outcomes = await probe.run(
+    reach,
+    subjects.map(({ id: tenantId = '', tenant }) => ({ id: tenantId, tenant })),
+  )
+  const skipped = outcomes.filter((outcome) => outcome !== undefined && 'notRun' in outcome)
+  if (skipped.length > 0 && skipped.length === outcomes.length) {
+    return { rule: { ...rule, notRun: skipped[0]!.notRun }, findings: [] }
+  }
+  const findings = outcomes.flatMap((outcome, i) => {
+    if (outcome === undefined) return []
+    if ('notRun' in outcome) {
+      const problem = { message: `not run: ${outcome.notRun}`, path: [], fix: null }
+      return [findingOf({ ...probe, severity: 'info' }, subjects[i]!, problem)]
+    }
+    return [findingOf(probe, subjects[i]!, outcome)]
+  })
+  return { rule, findings }
+}
+
+function findingOf(
+  check: Omit<TenantCheck, 'run'>,
+  { tenant, locate }: Subject,
+  { message, path, about, evidence = {}, fix }: Problem,
+): Finding {
+  const object = about === undefined ? tenant.slug : `${tenant.slug} ${about}`
+  return {
+    id: check.id,
+    check: 'tenant check',
+    severity: check.severity,
+    object,
+    message,
+    evidence: path.length === 0 ? evidence : { path: path.join('.'), ...evidence },
+    fix,
+    runbook: check.runbook ?? null,
+    cacheKey: `${check.id}:${object}`,
+    waived: false,
+    ...(locate === undefined ? {} : { location: locate(path) }),
+  }
+}
+
+function inOrder<R extends { category: Category }>(rules: R[]): R[] {
+  return rules.sort((a, b) => CATEGORIES.indexOf(a.category) - CATEGORIES.indexOf(b.category))
+}

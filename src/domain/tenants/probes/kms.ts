@@ -1,0 +1,43 @@
+import { compactVerify, importJWK } from 'jose'
+import type { KeyStore } from '../../../adapters/keystore/client.ts'
+import { TabibError } from '../../../errors.ts'
+import { signJws } from '../../keys/jws.ts'
+import type { TenantProbe } from '../check.ts'
+
+/** Has the tenant's key sign in the key store, and verifies that with its public half. */
+export const kmsProbe: TenantProbe<{ keyStore: (() => Promise<KeyStore>) | undefined }> = {
+  id: 'tenant/kms-signs',
+  category: 'residency',
+  severity: 'critical',
+  title: 'the KMS key signs',
+  async run({ keyStore: open }, tenants) {
+    if (open === undefined) return tenants.map(() => ({ notRun: 'no key store is configured' }))
+    const keyStore = await open()
+    // One after another: a key management service counts calls, and one key may serve many tenants.
+    const flaws = new Map<string, string | undefined>()
+    for (const { tenant } of tenants) {
+      const ref = tenant.keys.kms?.ref
+      if (ref !== undefined && !flaws.has(ref)) flaws.set(ref, await flawOf(keyStore, ref))
+    }
+    return tenants.map(({ tenant }) => {
+      const ref = tenant.keys.kms?.ref
+      if (ref === undefined) return { notRun: 'there is no KMS key' }
+      const flaw = flaws.get(ref)
+      if (flaw === undefined) return undefined
+      const fix = 'keys: { kms: { ref: "<key>", region: "<region>" } }    # of a key that the key store has'
+      return { message: flaw, path: ['keys', 'kms', 'ref'], evidence: { ref }, fix }
+    })
+  },
+}
+
+async function flawOf(keyStore: KeyStore, ref: string): Promise<string | undefined> {
+  try {
+    const key = await keyStore.find(ref)
+    const token = await signJws({ keyStore }, { key, typ: 'tenant-check', payload: { ref } })
+    await compactVerify(token, await importJWK(key.publicJwk), { algorithms: [key.algorithm] })
+    return undefined
+  } catch (error) {
+    if (error instanceof TabibError) return error.message
+    return `its signature does not hold: ${(error as Error).message}`
+  }
+}

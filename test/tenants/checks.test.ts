@@ -1,0 +1,232 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { tenantChecks } from '../../src/domain/tenants/checks/index.ts'
+import { examineTenants } from '../../src/domain/tenants/examine.ts'
+import { parseTenant } from '../../src/domain/tenants/parse.ts'
+import { packageRoot } from '../../src/package-root.ts'
+
+// The document that docs/onboarding.md shows passes; every failing one is an edit of it.
+const PASSING = /```yaml\n(# yaml-language-server[\s\S]*?)```/.exec(
+  readFileSync(join(packageRoot(), 'docs/onboarding.md'), 'utf8'),
+)![1]!
+const NOW = new Date('2026-11-24T12:00:00Z')
+
+interface Failing {
+  /** What is replaced in the document that passes; all of it must be there. */
+  edit: [from: string, to: string][]
+  /** What the line says that a finding points at. */
+  line: string
+}
+
+const LIST = '  - name: "1405"\n    currency: AFN\n    from: 2026-03-21T00:00:00+04:30\n'
+const list = (name: string, from: string, to?: string) =>
+  `  - name: "${name}"\n    currency: AFN\n    from: ${from}\n${to ? `    to: ${to}\n` : ''}`
+const PRICES =
+  '    prices:\n      - { item: CONSULT-GP, amountMinor: 50000 }\n      - { item: CONSULT-REMOTE, amountMinor: 35000 }\n'
+
+/** For each check the document that fails it: one edit of the document that passes all. */
+const FAILING: Record<string, Failing> = {
+  'tenant/currency-set': {
+    edit: [['currency: AFN\nlocales', 'currency: ""\nlocales']],
+    line: 'currency: ""',
+  },
+  'tenant/currency-allowed': { edit: [['AFN', 'AFA']], line: 'currency: AFA' },
+  'tenant/one-currency': {
+    edit: [['code: cash, currency: AFN', 'code: cash, currency: USD']],
+    line: '- { code: cash, currency: USD, openingMinor: 0 }',
+  },
+  'tenant/price-list': {
+    edit: [
+      ['status: onboarding', 'status: live'],
+      ['from: 2026-03-21', 'from: 2026-12-21'],
+    ],
+    line: 'priceLists:',
+  },
+  'tenant/price-list-lapsing': {
+    edit: [[LIST, list('1405', '2026-03-21T00:00:00+04:30', '2026-12-01T00:00:00+04:30')]],
+    line: 'to: 2026-12-01T00:00:00+04:30',
+  },
+  'tenant/price-list-gaps': {
+    edit: [
+      [
+        LIST + PRICES,
+        list('1405', '2026-03-21T00:00:00+04:30', '2027-03-21T00:00:00+04:30') +
+          PRICES +
+          list('1406', '2027-03-22T00:00:00+04:30') +
+          PRICES,
+      ],
+    ],
+    line: 'from: 2027-03-22T00:00:00+04:30',
+  },
+  'tenant/price-list-overlaps': {
+    edit: [
+      [
+        LIST + PRICES,
+        list('1405', '2026-03-21T00:00:00+04:30', '2027-03-21T00:00:00+04:30') +
+          PRICES +
+          list('1406', '2027-03-20T00:00:00+04:30') +
+          PRICES,
+      ],
+    ],
+    line: 'from: 2027-03-20T00:00:00+04:30',
+  },
+  'tenant/items-priced': {
+    edit: [['      - { item: CONSULT-REMOTE, amountMinor: 35000 }\n', '']],
+    line: 'prices:',
+  },
+  'tenant/prices-known': {
+    edit: [['amountMinor: 35000 }', 'amountMinor: 35000 }\n      - { item: XRAY, amountMinor: 9 }']],
+    line: '- { item: XRAY, amountMinor: 9 }',
+  },
+  'tenant/tax-profile': { edit: [['  registration: "1000123456"\n', '']], line: 'tax:' },
+  'tenant/tax-rates': {
+    edit: [['code: CONSULT-GP, tax: standard', 'code: CONSULT-GP, tax: luxury']],
+    line: '- { code: CONSULT-GP, tax: luxury }',
+  },
+  'tenant/accounts': {
+    edit: [['  - { code: refunds, currency: AFN, openingMinor: 0 }\n', '']],
+    line: 'accounts:',
+  },
+  'tenant/accounts-open-at-zero': {
+    edit: [['code: cash, currency: AFN, openingMinor: 0', 'code: cash, currency: AFN, openingMinor: -5']],
+    line: '- { code: cash, currency: AFN, openingMinor: -5 }',
+  },
+  'tenant/payment-account': {
+    edit: [['  verifiedAt: 2026-11-02T09:00:00+04:30\n', '']],
+    line: 'payment:',
+  },
+  'tenant/webhook-secret': {
+    edit: [['url: https://pay', 'url: http://pay']],
+    line: 'url: http://pay.clinics.example/webhooks/herat-markaz',
+  },
+  'tenant/webhook-tested': {
+    edit: [['secretSetAt: 2026-11-01', 'secretSetAt: 2026-11-20']],
+    line: 'testedAt: 2026-11-03T09:00:00+04:30',
+  },
+  'tenant/refund-approvers': {
+    edit: [['[u-shukria, u-navid]', '[u-shukria, u-shukria]']],
+    line: 'approvers: [u-shukria, u-shukria]',
+  },
+  'tenant/residency-region': {
+    edit: [['  region: af-herat\n', '  region: eu-west\n']],
+    line: 'allowed: [af-herat, af-kabul]',
+  },
+  'tenant/backups-in-region': {
+    edit: [['label: herat-nightly, region: af-kabul', 'label: herat-nightly, region: eu-west']],
+    line: '- { label: herat-nightly, region: eu-west }',
+  },
+  'tenant/kms-key': {
+    edit: [['ref: herat-markaz-2026, region: af-herat', 'ref: herat-markaz-2026, region: eu-west']],
+    line: 'kms: { ref: herat-markaz-2026, region: eu-west }',
+  },
+  'tenant/subject-keys': {
+    edit: [['wrappedBy: herat-markaz-2026', 'wrappedBy: another']],
+    line: 'subjects: { wrappedBy: another }',
+  },
+  'tenant/erasure-contact': {
+    edit: [['  erasureContact: privacy@clinics.example\n', '']],
+    line: 'privacy:',
+  },
+  'tenant/retention-policy': {
+    edit: [[', recordings: 90', '']],
+    line: 'retentionDays: { clinical: 3650, billing: 3650, messages: 365, audit: 3650 }',
+  },
+  'tenant/identity-provider': {
+    edit: [['jwksUri: https:', 'jwksUri: http:']],
+    line: 'jwksUri: http://id.clinics.example/herat/jwks',
+  },
+  'tenant/admin-mfa': {
+    edit: [['mfa: webauthn', 'mfa: none']],
+    line: '- { user: u-shukria, mfa: none }',
+  },
+  'tenant/locale': {
+    edit: [
+      ['[fa-AF, ps-AF]', '[fa-AF, ps_AF]'],
+      ['locale: ps-AF', 'locale: ps_AF'],
+    ],
+    line: 'locales: [fa-AF, ps_AF]',
+  },
+  'tenant/time-zone': { edit: [['Asia/Kabul', '"+04:30"']], line: 'timeZone: "+04:30"' },
+  'tenant/senders': {
+    edit: [['address: HERATCLINIC, verifiedAt: 2026-11-02T09:00:00+04:30', 'address: HERATCLINIC']],
+    line: '- { channel: sms, address: HERATCLINIC }',
+  },
+  'tenant/templates': {
+    edit: [['    - { name: visit-summary, channel: email, locale: ps-AF }\n', '']],
+    line: 'templates:',
+  },
+  'tenant/placeholders': {
+    edit: [['registration: "1000123456"', 'registration: <number>']],
+    line: 'registration: <number>',
+  },
+  'tenant/quotas': {
+    edit: [['patients: 20000, ', '']],
+    line: 'quotas: { sessionsPerDay: 400, messagesPerDay: 2000, storageGb: 200 }',
+  },
+  'tenant/on-call-route': {
+    edit: [[', escalation: platform', '']],
+    line: 'onCall: { route: clinics-herat }',
+  },
+}
+
+async function examine(text: string) {
+  const parsed = parseTenant(text)
+  if (parsed.kind === 'invalid') throw new Error(JSON.stringify(parsed.problems))
+  const { tenant, lineOf } = parsed
+  const locate = (path: (string | number)[]) => ({ file: 'tenant.yaml', line: lineOf(path) })
+  return examineTenants([{ tenant, locate }], { now: NOW })
+}
+
+describe('the checklist', () => {
+  test('has at least 24 checks, each with a document that fails it', () => {
+    expect(tenantChecks.length).toBeGreaterThanOrEqual(24)
+    expect(Object.keys(FAILING).sort()).toEqual(tenantChecks.map(({ id }) => id).sort())
+  })
+
+  test('finds nothing in a complete document, and says what it could not ask', async () => {
+    const { findings, rules } = await examine(PASSING)
+    expect(findings).toEqual([])
+    expect(rules.filter(({ notRun }) => notRun === 'not run offline').map(({ id }) => id)).toEqual([
+      'tenant/webhook-signed-test',
+      'tenant/kms-signs',
+      'tenant/isolation-probe',
+      'tenant/jwks-reachable',
+    ])
+  })
+
+  test.each(Object.entries(FAILING))('%s fails alone, at its line', async (id, { edit, line }) => {
+    const text = edit.reduce((before, [from, to]) => {
+      expect(before).toContain(from)
+      return before.replaceAll(from, to)
+    }, PASSING)
+    const { findings } = await examine(text)
+    expect([...new Set(findings.map((one) => one.id))]).toEqual([id])
+    const [finding] = findings
+    expect(text.split('\n')[(finding?.location?.line ?? 0) - 1]?.trim()).toBe(line)
+    expect(finding?.message).not.toMatch(/undefined|NaN|\[object/)
+    expect(id === 'tenant/placeholders' || finding?.fix).toBeTruthy()
+  })
+
+  test('tells all that fails, in the order of the checklist', async () => {
+    const { findings } = await examine('slug: new\nname: New\n')
+    const failed = [...new Set(findings.map(({ id }) => id))]
+    expect(failed).toHaveLength(24)
+    const order = tenantChecks.map(({ id }) => id as string)
+    expect(failed.map((id) => order.indexOf(id))).toEqual(
+      failed.map((id) => order.indexOf(id)).sort((a, b) => a - b),
+    )
+  })
+
+  test('asks only the categories that are wanted', async () => {
+    const parsed = parseTenant('slug: new\nname: New\n')
+    if (parsed.kind === 'invalid') throw new Error('unexpected')
+    const { rules, findings } = await examineTenants([parsed], { now: NOW, categories: ['privacy'] })
+    expect(new Set(rules.map(({ category }) => category))).toEqual(new Set(['privacy']))
+    expect(findings.map(({ id }) => id)).toEqual([
+      'tenant/subject-keys',
+      'tenant/erasure-contact',
+      'tenant/retention-policy',
+    ])
+  })
+})

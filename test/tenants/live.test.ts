@@ -1,0 +1,310 @@
+import { createHmac, randomUUID } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { exportJWK, generateKeyPair } from 'jose'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type KeyStore, openKeyStore } from '../../src/adapters/keystore/client.ts'
+import type { Database } from '../../src/adapters/postgres/client.ts'
+import { examineTenants } from '../../src/domain/tenants/examine.ts'
+import type { Reach } from '../../src/domain/tenants/probes/index.ts'
+import { readTenants } from '../../src/domain/tenants/read.ts'
+import { applyCurrency, planCurrency } from '../../src/domain/tenants/set-currency.ts'
+import type { Tenant } from '../../src/domain/tenants/tenant.ts'
+import { tenantsWithoutCurrency } from '../../src/domain/tenants/without-currency.ts'
+import { completeTenant, configureTenant } from '../../src/sandbox/tenants.ts'
+import { useDatabase } from '../support/database.ts'
+
+const database = useDatabase()
+
+async function register(slug: string, change: (tenant: Tenant) => void = () => {}): Promise<Tenant> {
+  const tenant = completeTenant({ slug, name: 'درمانگاه', currency: 'AFN', region: 'af-herat' })
+  change(tenant)
+  const id = randomUUID()
+  await database.db.query(
+    `insert into tabib.tenant (id, slug, name, region, currency, status) values ($1, $2, $3, $4, $5, $6)`,
+    [id, slug, tenant.name, tenant.residency.region, tenant.currency ?? null, tenant.status],
+  )
+  await configureTenant(database.service, id, tenant)
+  return tenant
+}
+
+/** Ids and objects of what fails. */
+async function failures(slug: string | undefined, reach?: Partial<Reach>): Promise<string[]> {
+  const subjects = await readTenants(database.db, slug)
+  const { findings } = await examineTenants(subjects, {
+    now: new Date(),
+    reach: reach && { db: database.db, fetch, keyStore: undefined, ...reach },
+  })
+  return findings.filter(({ severity }) => severity !== 'info').map(({ id, object }) => `${id} ${object}`)
+}
+
+describe('a tenant in the database', () => {
+  test('is the document that its parts were written from', async () => {
+    const tenant = await register('herat-markaz')
+    const [stored] = await readTenants(database.db, 'herat-markaz')
+    const written = JSON.parse(JSON.stringify(tenant))
+    // Postgres writes moments in its own way.
+    const [list] = stored!.tenant.priceLists
+    list!.from = new Date(list!.from).toISOString()
+    expect(stored).toMatchObject({ tenant: written, problems: [] })
+    expect(await failures('herat-markaz')).toEqual([])
+  })
+
+  test('is found by its id, and a name near it is proposed for one that is not there', async () => {
+    const [{ id } = { id: '' }] = await readTenants(database.db, 'herat-markaz')
+    expect((await readTenants(database.db, id))[0]?.tenant.slug).toBe('herat-markaz')
+    await expect(readTenants(database.db, 'herat-marks')).rejects.toMatchObject({
+      code: 'NOT_FOUND',
+      suggestions: ['tabib tenant check herat-markaz', 'tabib tenant list'],
+    })
+  })
+
+  test('with a broken profile is told so, and what can be understood is still checked', async () => {
+    await register('kabul-broken', (tenant) => {
+      tenant.refunds.approvers = []
+    })
+    await database.owner.query('alter table tabib.tenant_profile no force row level security')
+    await database.owner.query(
+      `update tabib.tenant_profile set document = document || '{"quotas": 7, "colour": "blue"}'
+       where tenant_id = (select id from tabib.tenant where slug = 'kabul-broken')`,
+    )
+    await database.owner.query('alter table tabib.tenant_profile force row level security')
+    expect(await failures('kabul-broken')).toEqual([
+      'tenant/document kabul-broken quotas',
+      'tenant/document kabul-broken colour',
+      'tenant/refund-approvers kabul-broken',
+      'tenant/quotas kabul-broken patients',
+      'tenant/quotas kabul-broken sessionsPerDay',
+      'tenant/quotas kabul-broken messagesPerDay',
+      'tenant/quotas kabul-broken storageGb',
+    ])
+  })
+
+  test('costs no statement more when there are many', async () => {
+    const statements = async (slug?: string) => {
+      let count = 0
+      const counting: Database = {
+        ...database.db,
+        query: (...args) => {
+          count += 1
+          return database.db.query(...args)
+        },
+        transaction: (work) =>
+          database.db.transaction((tx) =>
+            work({
+              ...tx,
+              query: (...args) => {
+                count += 1
+                return tx.query(...args)
+              },
+            }),
+          ),
+      }
+      const subjects = await readTenants(counting, slug)
+      // The tenants of this test have no server of their own to ask.
+      const answer = async () => new Response('{}')
+      await examineTenants(subjects, {
+        now: new Date(),
+        reach: { db: counting, fetch: answer, keyStore: undefined },
+      })
+      return { count, tenants: subjects.length }
+    }
+    const one = await statements('herat-markaz')
+    for (let n = 0; n < 20; n++) await register(`clinic-${n}`)
+    const many = await statements()
+    expect(many.tenants).toBeGreaterThan(20)
+    expect(many.count).toBe(one.count)
+  })
+})
+
+describe('a probe of the database', () => {
+  test('finds rows that a stranger sees, and whose they are', async () => {
+    const reach = { fetch: async () => new Response('{}') }
+    const leaking = async () =>
+      (await failures('herat-markaz', reach)).filter((one) => one.startsWith('tenant/isolation-probe'))
+    expect(await leaking()).toEqual([])
+    await database.owner.query('alter table billing.item disable row level security')
+    expect(await leaking()).toEqual(['tenant/isolation-probe herat-markaz'])
+    await database.owner.query('alter table billing.item enable row level security')
+    expect(await leaking()).toEqual([])
+  })
+})
+
+describe('a probe of a key store', () => {
+  let folder: string
+  let keyStore: KeyStore
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'tabib-tenant-'))
+    await writeFile(join(folder, 'secret'), 'a passphrase of some length', { mode: 0o600 })
+    keyStore = await openKeyStore({ url: `file:${join(folder, 'keys')}`, secretFile: join(folder, 'secret') })
+  })
+  afterAll(async () => {
+    await keyStore[Symbol.asyncDispose]()
+    await rm(folder, { recursive: true })
+  })
+
+  test('has the key sign, and tells one that is not there', async () => {
+    const { ref } = await keyStore.generate('ES256')
+    const withKey = (key: string) => (tenant: Tenant) => {
+      tenant.keys = { kms: { ref: key, region: 'af-herat' }, subjects: { wrappedBy: key } }
+    }
+    await register('key-there', withKey(ref))
+    await register('key-gone', withKey('no-such-key'))
+    const reach = { keyStore: async () => keyStore, fetch: async () => new Response('{}') }
+    const ofKeys = async (slug: string) =>
+      (await failures(slug, reach)).filter((one) => one.startsWith('tenant/kms-signs'))
+    expect(await ofKeys('key-there')).toEqual([])
+    expect(await ofKeys('key-gone')).toEqual(['tenant/kms-signs key-gone'])
+  })
+})
+
+/** A server of the tenant's own; what it answers is decided by the path. */
+function useServer(
+  answer: (request: IncomingMessage, body: string) => [status: number, body?: string | undefined],
+) {
+  const server = createServer(async (request, response) => {
+    const [status, body = ''] = answer(request, await text(request))
+    response.writeHead(status, status === 302 ? { location: body } : {}).end(status === 302 ? '' : body)
+  })
+  beforeAll(() => new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve)))
+  afterAll(() => new Promise((resolve) => server.close(resolve)))
+  return () => `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+describe("a probe of a tenant's servers", () => {
+  const secret = `whsec_${Buffer.alloc(32, 7).toString('base64')}`
+  const sets: Record<string, string> = {}
+  const holds = ({ headers }: IncomingMessage, body: string) => {
+    const signed = `${headers['webhook-id']}.${headers['webhook-timestamp']}.${body}`
+    const expected = createHmac('sha256', Buffer.alloc(32, 7)).update(signed).digest('base64')
+    return headers['webhook-signature'] === `v1,${expected}`
+  }
+  const url = useServer((request, body) => {
+    const { url: path = '' } = request
+    if (path === '/hook') return [holds(request, body) ? 204 : 401]
+    if (path === '/credulous') return [204]
+    if (path === '/elsewhere') return [302, '/good']
+    return path.slice(1) in sets ? [200, sets[path.slice(1)]] : [404]
+  })
+  let folder: string
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'tabib-tenant-'))
+    await writeFile(join(folder, 'secret'), secret)
+    await writeFile(join(folder, 'short'), 'whsec_AAAA')
+    const { publicKey, privateKey } = await generateKeyPair('ES256', { extractable: true })
+    const set = async (key: typeof publicKey) =>
+      JSON.stringify({ keys: [{ kid: 'a', ...(await exportJWK(key)) }] })
+    Object.assign(sets, {
+      good: await set(publicKey),
+      leak: await set(privateKey),
+      none: '{"keys":[]}',
+      odd: '<html>',
+    })
+  })
+  afterAll(() => rm(folder, { recursive: true }))
+
+  const messages = async (change: (tenant: Tenant) => void) => {
+    const tenant = completeTenant({ slug: 'herat', name: 'Herat', currency: 'AFN', region: 'af-herat' })
+    change(tenant)
+    const reach = { db: database.db, fetch, keyStore: undefined }
+    const { findings } = await examineTenants([{ id: randomUUID(), tenant }], { now: new Date(), reach })
+    const probes = findings.filter(({ id, severity }) => /signed-test|jwks/.test(id) && severity !== 'info')
+    return probes.map(({ message }) => message.replace(url(), '').replace(folder, ''))
+  }
+  const withHook = (path: string, file: string) => (tenant: Tenant) => {
+    tenant.identity!.jwksUri = `${url()}/good`
+    Object.assign(tenant.payment!.webhook!, {
+      url: `${url()}${path}`,
+      secretRef: `file:${join(folder, file)}`,
+    })
+  }
+  const withSet = (jwksUri: string) => (tenant: Tenant) => {
+    tenant.identity!.jwksUri = jwksUri
+  }
+
+  test('passes a webhook that tells a signed test from a forged one', async () => {
+    expect(await messages(withHook('/hook', 'secret'))).toEqual([])
+  })
+
+  test.each([
+    [
+      '/credulous',
+      'secret',
+      '/credulous answers a forged test with HTTP 204: it does not look at signatures',
+    ],
+    ['/gone', 'secret', '/gone answers a signed test with HTTP 404'],
+    ['/hook', 'absent', 'file:/absent cannot be read: ENOENT'],
+    ['/hook', 'short', 'file:/short holds no secret of 24 to 64 bytes in base64'],
+    ['/hook', '', 'file: is no file'],
+  ])('tells of a webhook at %s with the secret "%s"', async (path, file, message) => {
+    expect(await messages(withHook(path, file))).toEqual([message])
+  })
+
+  test.each([
+    ['leak', 'it publishes a private key: that key is lost'],
+    ['none', 'none of its keys verifies signatures'],
+    ['odd', 'the answer is no key set'],
+    ['absent', 'HTTP 404'],
+    ['elsewhere', 'unexpected redirect'],
+  ])('tells of a key set that is %s', async (path, message) => {
+    expect(await messages(withSet(`${url()}/${path}`))).toEqual([`/${path}: ${message}`])
+  })
+
+  test('asks no other machine without TLS, and tells of one that is not there', async () => {
+    expect(await messages(withSet('http://id.clinics.example/jwks'))).toEqual([
+      'http://id.clinics.example/jwks: it is not asked without TLS',
+    ])
+    expect(await messages(withSet('http://127.0.0.1:1/jwks'))).toEqual([
+      expect.stringMatching(/^http:\/\/127\.0\.0\.1:1\/jwks: .*(ECONNREFUSED|bad port)/),
+    ])
+  })
+})
+
+describe('a currency that is missing', () => {
+  const lacks = (tenant: Tenant) => {
+    delete tenant.currency
+  }
+
+  test('of a live tenant is detected and set to the one that its prices and accounts are in', async () => {
+    expect(await tenantsWithoutCurrency(database)).toEqual([])
+    await register('paid-in-afn', lacks)
+    await register('paid-in-two', (tenant) => {
+      lacks(tenant)
+      tenant.accounts[0]!.currency = 'USD'
+    })
+    await register('withdrawn', (tenant) => {
+      tenant.currency = 'HRK'
+    })
+    await register('not-live-yet', (tenant) => {
+      lacks(tenant)
+      tenant.status = 'onboarding'
+    })
+    expect(await tenantsWithoutCurrency(database)).toEqual(['paid-in-afn', 'paid-in-two', 'withdrawn'])
+    const plan = await planCurrency(database, {})
+    expect(plan).toEqual({
+      set: [
+        { slug: 'paid-in-afn', from: null, to: 'AFN' },
+        { slug: 'withdrawn', from: 'HRK', to: 'AFN' },
+      ],
+      undecided: [{ slug: 'paid-in-two', why: 'its price lists and accounts are in AFN, USD' }],
+    })
+    expect(await applyCurrency(database, plan)).toEqual({ set: 2 })
+    expect(await applyCurrency(database, plan)).toEqual({ set: 0 })
+    expect(await tenantsWithoutCurrency(database)).toEqual(['paid-in-two'])
+  })
+
+  test('is set for one tenant only where nothing speaks against it', async () => {
+    const attempt = (tenant: string, currency?: string) => planCurrency(database, { tenant, currency })
+    await expect(attempt('paid-in-afn', 'USD')).rejects.toMatchObject({ code: 'NOT_NEEDED' })
+    await expect(attempt('not-live-yet', 'USD')).rejects.toMatchObject({ code: 'USAGE' })
+    await expect(attempt('not-live-yet', 'afn')).rejects.toMatchObject({ code: 'USAGE' })
+    await expect(attempt('nobody', 'AFN')).rejects.toMatchObject({ code: 'NOT_FOUND' })
+    expect((await attempt('not-live-yet', 'AFN')).set).toEqual([
+      { slug: 'not-live-yet', from: null, to: 'AFN' },
+    ])
+  })
+})
