@@ -1,10 +1,12 @@
 import { type Logger, pino } from 'pino'
+import { type Fetch, type Http, openHttp } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import type { Config } from './config.ts'
+import { reportRefusal, requestNetworks } from './domain/residency/egress.ts'
 import { TabibError } from './errors.ts'
 
 /** Everything a command or worker may need; each part is opened when it is first touched. */
@@ -15,6 +17,11 @@ export interface App extends AsyncDisposable {
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
   readonly pager: Pager
+  /**
+   * The only way out by HTTP. With a tenant: no further than the regions that it allows; without: to the platform's own
+   * networks, for what carries no tenant's data. What is refused becomes an incident.
+   */
+  fetch(tenantId?: string): Fetch
   /** Opened when first asked for. @throws TabibError CONFIG_INVALID when none is configured. */
   keyStore(): Promise<KeyStore>
   readonly log: Logger
@@ -28,6 +35,7 @@ export interface AppOptions {
   maxConnections?: number
   /** See `DatabaseOptions`. */
   answerWithinMs?: number
+  connectWithinMs?: number
 }
 
 export function createApp(config: Config, options: AppOptions = {}): App {
@@ -35,8 +43,10 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   let db: Database | undefined
   let nats: Nats | undefined
   let redis: Redis | undefined
+  let http: Http | undefined
   let pager: Pager | undefined
   let keyStore: Promise<KeyStore> | undefined
+  const reports = new Set<Promise<void>>()
   return {
     config,
     log,
@@ -45,6 +55,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
         url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'),
         maxConnections,
         ...(options.answerWithinMs === undefined ? {} : { answerWithinMs: options.answerWithinMs }),
+        ...(options.connectWithinMs === undefined ? {} : { connectTimeoutMs: options.connectWithinMs }),
       })
       return db
     },
@@ -57,11 +68,25 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       return redis
     },
     get pager() {
-      pager ??= openPager(config.pager)
+      pager ??= openPager({ ...config.pager, fetch: this.fetch() })
       return pager
     },
+    fetch(tenantId) {
+      const { residency } = config
+      http ??= openHttp()
+      return http.within({
+        networks: () => requestNetworks(this, residency, tenantId),
+        onRefused: (refusal) => {
+          // Not waited for: whoever asked may hold a lock on the very incident. `dispose` waits.
+          const report = reportRefusal(this.db, { ...refusal, tenantId, residency })
+            .catch((err) => log.error({ err, host: refusal.host }, 'a refused connection could not be reported'))
+            .finally(() => reports.delete(report))
+          reports.add(report)
+        },
+      })
+    },
     keyStore() {
-      keyStore ??= openConfiguredKeyStore(config).catch((error) => {
+      keyStore ??= openConfiguredKeyStore(config, this.fetch()).catch((error) => {
         // It may be back when the next one asks.
         keyStore = undefined
         throw error
@@ -71,6 +96,8 @@ export function createApp(config: Config, options: AppOptions = {}): App {
     async [Symbol.asyncDispose]() {
       await keyStore?.then((store) => store[Symbol.asyncDispose]()).catch(() => undefined)
       redis?.disconnect()
+      await Promise.all(reports)
+      await http?.[Symbol.asyncDispose]()
       await Promise.allSettled([db?.close(), nats?.close()])
     },
   }
@@ -84,9 +111,12 @@ export function createLogger(level = process.env.TABIB_LOG_LEVEL ?? 'info'): Log
   )
 }
 
-async function openConfiguredKeyStore({ keys: { store, secretFile } }: Config): Promise<KeyStore> {
+async function openConfiguredKeyStore(
+  { keys: { store, secretFile } }: Config,
+  fetch: Fetch,
+): Promise<KeyStore> {
   const { openKeyStore } = await import('./adapters/keystore/client.ts')
-  return openKeyStore({ url: required(store, 'key store', 'TABIB_KEY_STORE'), secretFile })
+  return openKeyStore({ url: required(store, 'key store', 'TABIB_KEY_STORE'), secretFile, fetch })
 }
 
 function required(url: string | undefined, system: string, variable: string): string {

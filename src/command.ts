@@ -79,6 +79,8 @@ export interface Outcome {
   warnings?: string[]
 }
 
+type AppFor = 'operator' | 'owner' | 'relay' | 'hurried'
+
 type FlagsOf<T extends typeof Command> = Interfaces.InferredFlags<
   (typeof TabibCommand)['baseFlags'] & T['flags']
 >
@@ -136,7 +138,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /** The command that takes up this one after an interruption; set it as soon as there is something to resume. */
   protected resumeWith: string | undefined
 
-  readonly #apps: Partial<Record<'operator' | 'owner' | 'relay', Promise<App>>> = {}
+  readonly #apps: Partial<Record<AppFor, Promise<App>>> = {}
   #config: Promise<Config> | undefined
   #timer: NodeJS.Timeout | undefined
   #signalWatched = false
@@ -186,14 +188,15 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /**
    * Configuration and clients, each opened when first touched; closed when the command ends. `owner` connects to
    * Postgres as the owner of the schemas, for `migrate` alone; `relay` never sends to NATS what it could not send at
-   * once, as relaying wants it.
+   * once, as relaying wants it; `hurried` gives a server half a second.
    */
-  protected openApp(as: 'operator' | 'owner' | 'relay' = 'operator'): Promise<App> {
+  protected openApp(as: AppFor = 'operator'): Promise<App> {
     this.#apps[as] ??= (async () => {
       const config = await this.loadConfig()
       const { createApp } = await import('./app.ts')
       return createApp(as === 'owner' ? { ...config, databaseUrl: config.ownerDatabaseUrl } : config, {
         onDisconnect: as === 'relay' ? 'fail' : 'resume',
+        ...(as === 'hurried' ? { connectWithinMs: 500, answerWithinMs: 500 } : {}),
       })
     })()
     return this.#apps[as]
@@ -288,19 +291,20 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
 
   /**
    * As `mutate`, for a severe operation: nobody else may run one on the same target meanwhile, and an approval that
-   * is given, or that the context demands, must hold for this plan.
+   * is given, or that the context or `twoPeople` demands, must hold for this plan.
    * @throws TabibError LOCKED naming who holds the target; APPROVAL_REQUIRED, APPROVAL_INVALID.
    */
   protected async mutateAlone<R>(
     target: string,
     details: OperationDetails & { planHash: string },
     work: () => Promise<R>,
+    { twoPeople }: { twoPeople?: true } = {},
   ): Promise<R> {
     const { db, config } = await this.openApp()
     const { auditOperation, holdTarget } = await import('./domain/audit/operation.ts')
     const operation = await this.#operation(config, details)
     await using _lock = await holdTarget(db, { target, ...operation })
-    operation.approver = await this.#approver(db, config, details.planHash)
+    operation.approver = await this.#approver(db, config, details.planHash, twoPeople)
     return await auditOperation(db, operation, () => this.#whileWanted(work))
   }
 
@@ -403,7 +407,12 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   }
 
   /** Who approved this plan: the signer of `--approval`, which is used up by this. */
-  async #approver(db: Queryable, config: Config, planHash: string): Promise<string | undefined> {
+  async #approver(
+    db: Queryable,
+    config: Config,
+    planHash: string,
+    demanded: boolean = config.approvalsRequired,
+  ): Promise<string | undefined> {
     const file = (this.flags as { approval?: string }).approval
     if (file !== undefined) {
       const [{ readTextFile }, { acceptApproval }] = await Promise.all([
@@ -414,10 +423,10 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
       const { actor, runId } = this
       return acceptApproval({ db }, { approval, planHash, context: config.context, actor, runId })
     }
-    if (!config.approvalsRequired) return undefined
+    if (!demanded) return undefined
     throw new TabibError(
       'APPROVAL_REQUIRED',
-      `the context "${config.context}" wants another operator's approval of plan ${planHash}`,
+      `${config.approvalsRequired ? `the context "${config.context}"` : `${this.config.bin} ${this.commandName}`} wants another operator's approval of plan ${planHash}`,
       {
         suggestions: [
           `tabib approval create ${planHash} --reason "<why>" --file approval.jws    # by another operator`,

@@ -47,6 +47,33 @@ const url = (...protocols: string[]) =>
       },
     )
 
+const network = z
+  .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
+  .refine((cidr) => !cidr.endsWith('/0'), { error: 'every address there is, which is no region' })
+
+/** Where data may live: which regions there are, and what runs in them. See docs/residency.md. */
+const residency = z.strictObject({
+  regions: z
+    .record(z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'a region such as af-kabul'), z.array(network))
+    .refine((regions) => Object.keys(regions).length > 0, { error: 'at least one region' }),
+  /** Where traffic may go that carries no tenant's data: pager, Patroni, key management. */
+  platform: z.array(network).default([]),
+  clusters: z
+    .record(
+      z.string(),
+      z.strictObject({ scope: z.string().optional(), patroni: z.array(url('http', 'https')).min(1) }),
+    )
+    .default({}),
+  /** Folder of the backups' signed manifests. */
+  manifests: z.string().optional(),
+  /** JWK Set (RFC 7517) of the keys whose manifests are believed. */
+  trustedKeys: z.string().optional(),
+  maxManifestAge: duration.default(parseDuration('26h')),
+  /** Network policies in force, for `residency check`. */
+  policies: z.array(z.string()).default([]),
+})
+export type Residency = z.output<typeof residency>
+
 const contextSchema = z.strictObject({
   production: z.boolean().optional(),
   database: z
@@ -102,6 +129,7 @@ const contextSchema = z.strictObject({
       port: z.int().min(0).max(65535).default(9470),
     })
     .prefault({}),
+  residency: residency.optional(),
 })
 
 const fileSchema = z.strictObject({
@@ -135,6 +163,8 @@ export interface Config {
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
   /** Where `api run` listens. */
   readonly api: { host: string; port: number }
+  /** Absent: nothing is known of regions, and no connection is bounded by them. */
+  readonly residency: Residency | undefined
   /** Where alert rules link their runbooks: a URL's base, or the repository-relative path when not set. */
   readonly runbookBaseUrl: string
   /** True when a context or an external URL was given: `up`, `drill` and benchmarks then refuse. */
@@ -263,6 +293,12 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       drainTimeoutMs: context.worker.drainTimeout,
     },
     api: context.api,
+    residency: context.residency && {
+      ...context.residency,
+      ...defined('manifests', context.residency.manifests && beside(context.residency.manifests)),
+      ...defined('trustedKeys', context.residency.trustedKeys && beside(context.residency.trustedKeys)),
+      policies: context.residency.policies.map(beside),
+    },
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',
     external: urls.length > 0 || name !== 'none',
   })

@@ -105,7 +105,7 @@ describe('paging through a webhook', () => {
     })
     await new Promise<void>((listening) => receiver.listen(0, '127.0.0.1', listening))
     const webhookUrl = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/page`
-    pager = openPager({ webhookUrl, webhookTokenFile: join(folder, 'token'), timeoutMs: 500 })
+    pager = openPager({ fetch, webhookUrl, webhookTokenFile: join(folder, 'token'), timeoutMs: 500 })
   })
   afterAll(async () => {
     receiver.closeAllConnections()
@@ -179,14 +179,14 @@ describe('paging through a webhook', () => {
   test('says that the token cannot be read, without sending anything', async () => {
     const { db } = database
     await raiseIncident(db, poison)
-    const blind = openPager({ webhookUrl: 'http://127.0.0.1:1/', webhookTokenFile: join(folder, 'gone') })
+    const blind = openPager({ fetch, webhookUrl: 'http://127.0.0.1:1/', webhookTokenFile: join(folder, 'gone') })
     expect((await deliverPages({ db, pager: blind })).failure).toMatch(/gone: ENOENT/)
   })
 
   test('does nothing while no pager is configured', async () => {
     const { db } = database
     const { id } = await raiseIncident(db, poison)
-    await deliverPages({ db, pager: openPager({}) })
+    await deliverPages({ db, pager: openPager({ fetch }) })
     expect(await showIncident({ db }, id)).toMatchObject({ pagedAt: null, pageAttempts: 0 })
   })
 })
@@ -230,7 +230,7 @@ describe('paging through a real Alertmanager', () => {
 
   test('an incident is one alert that lasts until it is resolved', async () => {
     const { db } = database
-    const pager = openPager({ alertmanagerUrl: `${url}/` })
+    const pager = openPager({ fetch, alertmanagerUrl: `${url}/` })
     const { id } = await raiseIncident(db, poison)
     expect(await deliverPages({ db, pager })).toMatchObject({ paged: 1, failure: undefined })
     const [alert, ...others] = await alerts()

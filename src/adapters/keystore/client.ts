@@ -1,5 +1,6 @@
 import type { JWK } from 'jose'
 import { TabibError } from '../../errors.ts'
+import type { Fetch } from '../http/client.ts'
 
 export { publicMembers } from './public-members.ts'
 
@@ -39,6 +40,8 @@ export interface KeyStoreOptions {
   url: string
   /** File that holds what opens the store: a passphrase, a PIN, or AWS credentials. */
   secretFile?: string | undefined
+  /** The way to a KMS: Node's own when left out. */
+  fetch?: Fetch | undefined
 }
 
 /** Opens the store that the URL names; what it needs is loaded when it is used. @throws TabibError CONFIG_INVALID */

@@ -4,6 +4,7 @@ import { AwsV4Signer } from 'aws4fetch'
 import { calculateJwkThumbprint, exportJWK, type JWK } from 'jose'
 import * as z from 'zod'
 import { TabibError } from '../../errors.ts'
+import type { Fetch } from '../http/client.ts'
 import type { KeyStore, KeyStoreOptions, SigningAlgorithm, StoredKey } from './client.ts'
 import { p1363FromDer } from './der.ts'
 import { publicMembers } from './public-members.ts'
@@ -28,13 +29,17 @@ const DELETION_DAYS = 7
  *
  * @throws TabibError CONFIG_INVALID
  */
-export async function openKmsStore({ url, secretFile }: KeyStoreOptions): Promise<KeyStore> {
+export async function openKmsStore({
+  url,
+  secretFile,
+  fetch = globalThis.fetch,
+}: KeyStoreOptions): Promise<KeyStore> {
   const { endpoint, region } = parseKmsUrl(url)
   // What is known of a key never changes. The ARN is used from here on: a new alias takes a while to be seen.
   const known = new Map<string, { key: StoredKey; arn: string }>()
 
   const call = <T>(operation: string, body: object, answer: z.ZodType<T>, options?: { once: boolean }) =>
-    callKms({ endpoint, region, secretFile }, { operation, body, answer, ...options })
+    callKms({ endpoint, region, secretFile, fetch }, { operation, body, answer, ...options })
 
   const read = async (keyId: string): Promise<{ key: StoredKey; arn: string }> => {
     const { PublicKey, KeyId } = await call('GetPublicKey', { KeyId: keyId }, publicKeyAnswer)
@@ -161,6 +166,7 @@ interface Place {
   endpoint: string
   region: string
   secretFile: string | undefined
+  fetch: Fetch
 }
 
 interface Call<T> {
@@ -198,13 +204,14 @@ async function tryKms<T>(place: Place, { operation, body, answer }: Call<T>): Pr
   let response: Response
   let text: string
   try {
-    response = await fetch(url, {
+    response = await place.fetch(url, {
       ...request,
       signal: AbortSignal.timeout(TRY_MS),
       redirect: 'error',
     } as RequestInit)
     text = await response.text()
   } catch (cause) {
+    if (cause instanceof TabibError) throw cause
     throw unreachable(place, cause)
   }
   const json = parseJson(text)

@@ -1,7 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { TabibError } from '../../errors.ts'
+import type { Fetch } from '../http/client.ts'
 
 export interface PagerOptions {
+  fetch: Fetch
   /** Base URL of Alertmanager; its API v2 is used. */
   alertmanagerUrl?: string | undefined
   /** Takes one JSON object a page by POST. */
@@ -38,12 +40,12 @@ const NEVER_ENDS_MS = 10 * 365 * 86_400_000
 
 /** The only client of whoever wakes people: Alertmanager, a webhook, or both. Opens nothing until it is used. */
 export function openPager(options: PagerOptions): Pager {
-  const { alertmanagerUrl, webhookUrl, webhookTokenFile, timeoutMs = 5_000 } = options
+  const { fetch, alertmanagerUrl, webhookUrl, webhookTokenFile, timeoutMs = 5_000 } = options
   const send = async (page: Page, resolvedAt: Date | undefined) => {
     const calls: Promise<void>[] = []
     if (alertmanagerUrl !== undefined) {
       const url = `${alertmanagerUrl.replace(/\/+$/, '')}/api/v2/alerts`
-      calls.push(post({ url, body: [alertOf(page, resolvedAt)], headers: {}, timeoutMs }))
+      calls.push(post({ fetch, url, body: [alertOf(page, resolvedAt)], headers: {}, timeoutMs }))
     }
     if (webhookUrl !== undefined) {
       const status = resolvedAt === undefined ? 'firing' : 'resolved'
@@ -51,7 +53,7 @@ export function openPager(options: PagerOptions): Pager {
       if (webhookTokenFile !== undefined)
         headers.authorization = `Bearer ${await readToken(webhookTokenFile)}`
       const body = { status, ...page, resolvedAt: resolvedAt ?? null }
-      calls.push(post({ url: webhookUrl, body, headers, timeoutMs }))
+      calls.push(post({ fetch, url: webhookUrl, body, headers, timeoutMs }))
     }
     const failed = (await Promise.allSettled(calls)).find((call) => call.status === 'rejected')
     if (failed) throw failed.reason
@@ -84,6 +86,7 @@ function alertOf(page: Page, resolvedAt: Date | undefined) {
 }
 
 async function post(request: {
+  fetch: Fetch
   url: string
   body: unknown
   headers: Record<string, string>
@@ -92,7 +95,7 @@ async function post(request: {
   const { host } = new URL(request.url)
   let response: Response
   try {
-    response = await fetch(request.url, {
+    response = await request.fetch(request.url, {
       method: 'POST',
       headers: { 'content-type': 'application/json', ...request.headers },
       body: JSON.stringify(request.body),

@@ -1,0 +1,56 @@
+import { Args, Flags } from '@oclif/core'
+import { TabibCommand } from '../../command.ts'
+import { requireManifests, requireResidency } from '../../domain/residency/gate.ts'
+import { assertLabel, type Manifest, writeManifest } from '../../domain/residency/manifest.ts'
+import { readTenancy, tenantSetHash } from '../../domain/residency/tenants.ts'
+import { TabibError } from '../../errors.ts'
+import { mark } from '../../render.ts'
+
+export default class ResidencyManifest extends TabibCommand<typeof ResidencyManifest> {
+  static override summary = 'Sign the manifest of a backup that was just taken: where it lies, and whose data it is.'
+  static override description =
+    'Run by whatever takes backups, right after one. Writes <label>.manifest.jws into residency.manifests; ' +
+    'anybody who has the public keys can verify it with no server.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> 20261124-030000F --region af-herat --key-region af-kabul --key <kid>',
+  ]
+  static override args = { label: Args.string({ required: true, description: "the backup's own name" }) }
+  static override flags = {
+    region: Flags.string({ required: true, helpValue: '<region>', description: 'where the backup lies' }),
+    'key-region': Flags.string({
+      required: true,
+      helpValue: '<region>',
+      description: 'where the key lies that it is encrypted with',
+    }),
+    key: Flags.string({ required: true, helpValue: '<kid>', description: 'key in the key store that signs' }),
+  }
+
+  async run(): Promise<void> {
+    const { label } = this.args
+    const { region, 'key-region': keyRegion, key: ref } = this.flags
+    assertLabel(label)
+    const app = await this.openApp()
+    const residency = requireResidency(app.config)
+    for (const given of [region, keyRegion]) {
+      if (Object.hasOwn(residency.regions, given)) continue
+      const known = Object.keys(residency.regions).join(', ')
+      throw new TabibError('NOT_FOUND', `no region "${given}"; there are ${known}`)
+    }
+    const { folder } = requireManifests(residency)
+    const keyStore = await app.keyStore()
+    const key = await keyStore.find(ref)
+    const { tenants, systemIdentifier, now } = await readTenancy(app)
+    const manifest: Manifest = {
+      label,
+      systemIdentifier,
+      region,
+      keyRegion,
+      tenantSetHash: tenantSetHash(tenants),
+      iat: Math.floor(now.getTime() / 1_000),
+    }
+    const { path } = await this.mutate({ targets: [`backup:${label}`], tenantCount: tenants.length }, () =>
+      writeManifest({ keyStore }, { folder, key, manifest }),
+    )
+    this.succeed({ result: { path, manifest }, text: () => `${mark('ok')} ${path}, for ${tenants.length} tenants` })
+  }
+}

@@ -1,0 +1,118 @@
+import { readFile } from 'node:fs/promises'
+import type { Fetch } from '../../adapters/http/client.ts'
+import { openPatroni } from '../../adapters/patroni/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Config, Residency } from '../../config.ts'
+import { TabibError } from '../../errors.ts'
+import type { Finding } from '../../finding.ts'
+import { judgePolicies } from './egress.ts'
+import { findCluster, reading, requireManifests, requireResidency } from './gate.ts'
+import { judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
+import { listManifests, readManifest, readTrustedKeys } from './manifest.ts'
+import { readTenancy, type Tenancy } from './tenants.ts'
+
+export interface ResidencyCheck {
+  findings: Finding[]
+  checked: { tenants: number; clusters: number; backups: number; policies: number }
+}
+
+const LIMIT_MS = 3_000
+
+/**
+ * Where tenants' data is and could go, against where each allows it: members of every cluster, every backup's manifest,
+ * the network policies. What cannot be read is a finding. Reads only.
+ * @throws TabibError CONFIG_INVALID when no regions are configured; POSTGRES_UNREACHABLE …: without the tenants there is
+ * nothing to judge by.
+ */
+export async function checkResidency(app: {
+  db: Queryable
+  config: Pick<Config, 'residency'>
+  fetch(): Fetch
+}): Promise<ResidencyCheck> {
+  const residency = requireResidency(app.config)
+  const tenancy = await readTenancy(app)
+  const clusters = Object.keys(residency.clusters)
+  const [ofClusters, backups, ofPolicies] = await Promise.all([
+    Promise.all(clusters.map((name) => checkCluster(app.fetch(), residency, name, tenancy))),
+    checkBackups(residency, tenancy),
+    Promise.all(residency.policies.map((file) => checkPolicy(file, residency, tenancy))),
+  ])
+  return {
+    findings: [
+      ...judgeTenants(tenancy.tenants, Object.keys(residency.regions)),
+      ...ofClusters.flat(),
+      ...backups.findings,
+      ...ofPolicies.flat(),
+    ],
+    checked: {
+      tenants: tenancy.tenants.length,
+      clusters: clusters.length,
+      backups: backups.count,
+      policies: residency.policies.length,
+    },
+  }
+}
+
+async function checkCluster(
+  fetch: Fetch,
+  residency: Residency,
+  target: string,
+  { tenants }: Tenancy,
+): Promise<Finding[]> {
+  const { patroni, scope } = findCluster(residency, target)
+  const cluster = await reading(
+    'Patroni',
+    () => openPatroni({ urls: patroni, fetch, timeoutMs: LIMIT_MS }).cluster(),
+    LIMIT_MS,
+  )
+  if (!cluster.read) return [unread('cluster', `cluster ${target}`, cluster.error)]
+  return judgeCluster(cluster.value, { target, scope, regions: Object.keys(residency.regions), tenants })
+}
+
+/** Every backup's regions; of their ages and tenant sets only the newest's, since the older are older by nature. */
+async function checkBackups(
+  residency: Residency,
+  tenancy: Tenancy,
+): Promise<{ count: number; findings: Finding[] }> {
+  if (residency.manifests === undefined) return { count: 0, findings: [] }
+  const { folder, keyFile } = requireManifests(residency)
+  const trusted = await readTrustedKeys(keyFile)
+  const listed = await reading('the folder of manifests', () => listManifests(folder), LIMIT_MS)
+  if (!listed.read) return { count: 0, findings: [unread('manifest', 'the backups', listed.error)] }
+  const labels = listed.value
+  const read = await Promise.all(
+    labels.map(async (label) => ({ label, manifest: await reading(label, () => readManifest(folder, label, trusted), LIMIT_MS) })),
+  )
+  const newest = Math.max(...read.map(({ manifest }) => (manifest.read ? manifest.value.iat : 0)))
+  const findings = read.flatMap(({ label, manifest }) => {
+    if (!manifest.read) return [unread('manifest', `backup ${label}`, manifest.error)]
+    const judged = judgeManifest(manifest.value, {
+      regions: Object.keys(residency.regions),
+      tenants: tenancy.tenants,
+      database: { read: true, value: tenancy },
+      nowMs: Date.now(),
+      maxManifestAgeMs: residency.maxManifestAge,
+    })
+    return manifest.value.iat === newest ? judged : judged.filter(({ id }) => !OF_THE_NEWEST.has(id))
+  })
+  if (labels.length === 0) {
+    const none = new TabibError('NOT_FOUND', `no backup manifest lies in ${folder}`, {
+      suggestions: ['tabib residency manifest <label> --region <region> --key-region <region>'],
+    })
+    findings.push(unread('manifest', 'the backups', none))
+  }
+  return { count: labels.length, findings }
+}
+
+const OF_THE_NEWEST = new Set(['residency/stale-manifest', 'residency/tenants-changed'])
+
+async function checkPolicy(file: string, residency: Residency, { tenants }: Tenancy): Promise<Finding[]> {
+  const text = await reading('the file', () => readPolicy(file), LIMIT_MS)
+  if (!text.read) return [unread('policy', file, text.error)]
+  return judgePolicies(text.value, file, { residency, tenants })
+}
+
+const readPolicy = (file: string): Promise<string> =>
+  readFile(file, 'utf8').catch((cause) => {
+    throw new TabibError('NOT_FOUND', `cannot read ${file}: ${cause.code}`, { cause })
+  })

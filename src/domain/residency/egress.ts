@@ -1,0 +1,182 @@
+import { isIP } from 'node:net'
+import { parseAllDocuments, stringify } from 'yaml'
+import * as z from 'zod'
+import { addressWithin, type Refusal } from '../../adapters/http/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Residency } from '../../config.ts'
+import type { Finding } from '../../finding.ts'
+import { raiseIncident } from '../incident/raise.ts'
+import { finding } from './judge.ts'
+import type { Tenant } from './tenants.ts'
+
+export const EGRESS_MODE = 'billing/FM-21'
+const RUNBOOK = 'runbooks/billing/fm-21-cross-border-transfer.md'
+
+/** Whose policy a document is; absent: of a process that serves every tenant. */
+const TENANT_ANNOTATION = 'tabib/tenant'
+
+/**
+ * Networks that one request may go to: those of the regions that its tenant allows; without a tenant, the platform's
+ * own. Undefined, no bounds, only where the configuration names no regions. An unknown tenant has none.
+ * @throws TabibError POSTGRES_UNREACHABLE …: a request whose bounds are unknown is not made.
+ */
+export async function requestNetworks(
+  { db }: { db: Queryable },
+  residency: Residency | undefined,
+  tenantId: string | undefined,
+): Promise<readonly string[] | undefined> {
+  if (residency === undefined) return undefined
+  if (tenantId === undefined) return residency.platform
+  const rows = await db.query<{ region: string }>(
+    `select region from tabib.tenant where id = $1
+     union select region from tabib.tenant_region where tenant_id = $1`,
+    [tenantId],
+  )
+  return networksOf(
+    residency,
+    rows.map(({ region }) => region),
+  )
+}
+
+/** Networks that a process may need which works for these tenants: their regions' and the platform's. */
+export function processNetworks(residency: Residency, tenants: readonly Tenant[]): string[] {
+  const regions = tenants.flatMap(({ allowed }) => allowed)
+  return [...new Set([...networksOf(residency, regions), ...residency.platform])]
+}
+
+/** A Kubernetes NetworkPolicy (YAML) that lets the selected pods out to these networks and to the cluster's DNS alone. */
+export function networkPolicy(
+  networks: readonly string[],
+  { selector, tenant }: { selector: Record<string, string>; tenant?: string | undefined },
+): string {
+  const dns = {
+    to: [{ namespaceSelector: {}, podSelector: { matchLabels: { 'k8s-app': 'kube-dns' } } }],
+    ports: [
+      { protocol: 'UDP', port: 53 },
+      { protocol: 'TCP', port: 53 },
+    ],
+  }
+  return stringify({
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'NetworkPolicy',
+    metadata: {
+      name: tenant === undefined ? 'tabib-egress' : `tabib-egress-${tenant}`,
+      ...(tenant === undefined ? {} : { annotations: { [TENANT_ANNOTATION]: tenant } }),
+    },
+    spec: {
+      podSelector: { matchLabels: selector },
+      policyTypes: ['Egress'],
+      egress: [
+        // An empty list of peers would mean every address.
+        ...(networks.length > 0 ? [{ to: networks.map((cidr) => ({ ipBlock: { cidr } })) }] : []),
+        dns,
+      ],
+    },
+  })
+}
+
+const policySchema = z.looseObject({
+  metadata: z.looseObject({ name: z.string(), annotations: z.record(z.string(), z.string()).optional() }),
+  spec: z.looseObject({
+    policyTypes: z.array(z.string()).default([]),
+    egress: z
+      .array(
+        z.looseObject({
+          to: z.array(z.looseObject({ ipBlock: z.looseObject({ cidr: z.string() }).optional() })).optional(),
+        }),
+      )
+      .nullable()
+      .default([]),
+  }),
+})
+
+/** Every way out that the network policies of one file leave open beyond what the tenants allow. */
+export function judgePolicies(
+  text: string,
+  file: string,
+  { residency, tenants }: { residency: Residency; tenants: readonly Tenant[] },
+): Finding[] {
+  const documents = parseAllDocuments(text).map((document) =>
+    document.errors.length > 0 ? undefined : (document.toJS() as { kind?: unknown } | null),
+  )
+  if (documents.includes(undefined)) return [open(file, 'it is not YAML, so nothing shows what it lets out')]
+  const policies = documents.filter((document) => document?.kind === 'NetworkPolicy')
+  if (policies.length === 0) return [open(file, 'it has no NetworkPolicy, so everything may go out')]
+  return policies.flatMap((document) => {
+    const parsed = policySchema.safeParse(document)
+    if (!parsed.success) return [open(file, 'it has a NetworkPolicy that cannot be understood')]
+    const { metadata, spec } = parsed.data
+    const object = `${file}: NetworkPolicy ${metadata.name}`
+    const slug = metadata.annotations?.[TENANT_ANNOTATION]
+    const whose = slug === undefined ? tenants : tenants.filter((tenant) => tenant.slug === slug)
+    const allowed = processNetworks(residency, whose)
+    if (!spec.policyTypes.includes('Egress')) return [open(object, 'it does not bound what goes out')]
+    return (spec.egress ?? []).flatMap(({ to = [] }) => {
+      if (to.length === 0) return [open(object, 'one of its rules lets out to every address')]
+      return to
+        .map(({ ipBlock }) => ipBlock?.cidr)
+        .filter((cidr) => cidr !== undefined && !allowed.some((network) => cidrWithin(cidr, network)))
+        .map((cidr) =>
+          open(object, `it lets out to ${cidr}, which is in no region that ${slug ?? 'any tenant'} allows`, { cidr }),
+        )
+    })
+  })
+}
+
+/** Opens an incident for ops and compliance, or counts one more attempt at the same place on the open one. */
+export async function reportRefusal(
+  db: Queryable,
+  { host, address, tenantId, residency }: Refusal & { tenantId: string | undefined; residency: Residency | undefined },
+): Promise<void> {
+  const region = Object.entries(residency?.regions ?? {}).find(([, networks]) => addressWithin(address, networks))
+  await raiseIncident(db, {
+    dedupeKey: `${EGRESS_MODE}:${tenantId ?? 'platform'}:${host}`,
+    severity: 'page',
+    mode: EGRESS_MODE,
+    service: 'billing',
+    title: 'A connection out of the allowed regions was refused',
+    detail: {
+      host,
+      address,
+      region: region?.[0] ?? null,
+      tenantId: tenantId ?? null,
+      notify: ['ops', 'compliance'],
+    },
+    runbook: RUNBOOK,
+  })
+}
+
+/** Incidents of refused connections that nobody has closed yet. */
+export async function openRefusals({ db }: { db: Queryable }): Promise<number> {
+  const [row] = await db.query<{ n: number }>(
+    `select count(*)::float8 as n from tabib.incident where mode = $1 and state <> 'resolved'`,
+    [EGRESS_MODE],
+  )
+  return row?.n ?? 0
+}
+
+function networksOf({ regions }: Residency, names: readonly string[]): string[] {
+  return names.flatMap((name) => (Object.hasOwn(regions, name) ? (regions[name] ?? []) : []))
+}
+
+function cidrWithin(cidr: string, network: string): boolean {
+  const [base = '', prefix] = cidr.split('/')
+  const [outer = '', outerPrefix] = network.split('/')
+  return (
+    isIP(base) !== 0 &&
+    isIP(base) === isIP(outer) &&
+    Number(prefix) >= Number(outerPrefix) &&
+    addressWithin(base, [network])
+  )
+}
+
+const open = (object: string, message: string, evidence: Record<string, unknown> = {}): Finding =>
+  finding({
+    id: 'residency/egress-open',
+    severity: 'critical',
+    object,
+    message,
+    evidence,
+    fix: 'tabib residency egress > egress.yaml && kubectl apply -f egress.yaml',
+    runbook: RUNBOOK,
+  })
