@@ -52,6 +52,7 @@ const { outputFiles } = await build({
     'pg-native',
     'pg-cloudflare',
     'typescript',
+    'undici',
   ],
   banner: { js: "const require=process.getBuiltinModule('module').createRequire(import.meta.url);" },
   plugins: [builtinsByRequire],

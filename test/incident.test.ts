@@ -179,7 +179,11 @@ describe('paging through a webhook', () => {
   test('says that the token cannot be read, without sending anything', async () => {
     const { db } = database
     await raiseIncident(db, poison)
-    const blind = openPager({ fetch, webhookUrl: 'http://127.0.0.1:1/', webhookTokenFile: join(folder, 'gone') })
+    const blind = openPager({
+      fetch,
+      webhookUrl: 'http://127.0.0.1:1/',
+      webhookTokenFile: join(folder, 'gone'),
+    })
     expect((await deliverPages({ db, pager: blind })).failure).toMatch(/gone: ENOENT/)
   })
 

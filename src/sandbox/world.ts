@@ -17,6 +17,7 @@ import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
+import { type PatroniServer, startPatroni } from './servers/patroni.ts'
 import { type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
@@ -35,6 +36,7 @@ export interface TabibProcess extends AsyncDisposable {
 
 /** Everything a rehearsal needs as one disposable value: private servers, an app on them, and processes to hurt. */
 export interface World extends AsyncDisposable {
+  /** As last configured. */
   readonly app: App
   /** tabib's own role: relay and auditor. */
   readonly db: Database
@@ -51,6 +53,10 @@ export interface World extends AsyncDisposable {
   readonly env: Record<string, string>
   /** Starts `tabib …argv` on this world. */
   spawn(argv: string[], options?: { env?: Record<string, string> }): TabibProcess
+  /** Makes `app`, and every `tabib` that is started from now on, read this as the settings of its context. */
+  configure(context: object): Promise<void>
+  /** Starts a standby cluster of this world's Postgres under Patroni, its one member tagged with the region if given. */
+  standbyCluster(options: { scope: string; region?: string }): Promise<PatroniServer>
   /** Runs `tabib …argv --json` to its end and returns exit code and the parsed envelope. */
   tabib(argv: string[]): Promise<{ exitCode: number | null; envelope: unknown; stderr: string }>
   /** Starts the workers named in one process and resolves when each has its heartbeat on record. */
@@ -169,7 +175,10 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
   }
-  const app = createApp(loadConfig({ env, cwd: folder.path }), { log: options.log ?? createLogger('warn') })
+  const openApp = () =>
+    createApp(loadConfig({ env, cwd: folder.path }), { log: options.log ?? createLogger('warn') })
+  const app = openApp()
+  const apps = [app]
   const owner = openDatabase({ url: ownerUrl, applicationName: 'tabib owner', maxConnections: 2 })
   const service = openDatabase({ url: postgres.url('service', name), applicationName: 'sandbox service' })
   await migrate({ db: owner, nats: app.nats }, nats.nodes.length)
@@ -183,7 +192,9 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     return started
   }
   return {
-    app,
+    get app() {
+      return apps.at(-1)!
+    },
     db: app.db,
     service,
     owner,
@@ -193,6 +204,18 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     kms,
     env,
     spawn,
+    async configure(context) {
+      const settings = { currentContext: 'rehearsal', contexts: { rehearsal: context } }
+      await writeFile(configFile, JSON.stringify(settings))
+      apps.push(openApp())
+    },
+    standbyCluster: ({ scope, region }) =>
+      startPatroni({
+        folder,
+        scope,
+        members: [{ name: 'n1', ...(region === undefined ? {} : { tags: { region } }) }],
+        standbyOf: postgres.adminUrl,
+      }),
     async tabib(argv) {
       await using run = spawn([...argv, '--json'])
       const exitCode = await run.exited
@@ -214,7 +237,11 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
       await Promise.all([...processes].map((one) => one[Symbol.asyncDispose]()))
-      await Promise.allSettled([app[Symbol.asyncDispose](), owner.close(), service.close()])
+      await Promise.allSettled([
+        ...apps.map((one) => one[Symbol.asyncDispose]()),
+        owner.close(),
+        service.close(),
+      ])
       await Promise.all([postgres, nats, redis, kms].map((server) => server?.[Symbol.asyncDispose]()))
       await folder[Symbol.asyncDispose]()
     },

@@ -65,7 +65,7 @@ export function openHttp({ lookup = systemLookup as LookupFunction }: HttpOption
       }
     },
     async [Symbol.asyncDispose]() {
-      await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
+      await Promise.allSettled([...agents.values()].map(async (agent) => (await agent).destroy()))
     },
   }
 }

@@ -29,8 +29,13 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
       helpValue: '<cluster>',
       description: 'the cluster that is to take over, from residency.clusters',
     }),
-    backup: Flags.string({ helpValue: '<label>', description: 'the backup to be judged: the newest when not given' }),
-    'break-glass': Flags.boolean({ description: 'go on against the reasons, with another operator’s approval' }),
+    backup: Flags.string({
+      helpValue: '<label>',
+      description: 'the backup to be judged: the newest when not given',
+    }),
+    'break-glass': Flags.boolean({
+      description: 'go on against the reasons, with another operator’s approval',
+    }),
     ...planned,
     ...severe,
   }
@@ -41,7 +46,10 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
     const state = await readGateState(app, { target, backup, limitMs: LIMIT_MS })
     const reasons = judgeTarget(state)
     if (reasons.length === 0) {
-      this.succeed({ result: { target, decision: 'allowed', ...factsOf(state) }, text: () => allowedText(state) })
+      this.succeed({
+        result: { target, decision: 'allowed', ...factsOf(state) },
+        text: () => allowedText(state),
+      })
       return
     }
     if (!this.flags['break-glass']) throw refused(target, reasons)
@@ -90,7 +98,9 @@ function refused(target: string, reasons: readonly Finding[]): TabibError {
 function factsOf({ database, cluster, manifest }: GateState): Record<string, unknown> {
   return {
     tenants: database.read ? database.value.tenants.length : null,
-    members: cluster.read ? cluster.value.members.map(({ name, tags }) => ({ name, region: tags.region })) : null,
+    members: cluster.read
+      ? cluster.value.members.map(({ name, tags }) => ({ name, region: tags.region }))
+      : null,
     backup: manifest.read ? manifest.value : null,
   }
 }

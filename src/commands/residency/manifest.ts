@@ -7,7 +7,8 @@ import { TabibError } from '../../errors.ts'
 import { mark } from '../../render.ts'
 
 export default class ResidencyManifest extends TabibCommand<typeof ResidencyManifest> {
-  static override summary = 'Sign the manifest of a backup that was just taken: where it lies, and whose data it is.'
+  static override summary =
+    'Sign the manifest of a backup that was just taken: where it lies, and whose data it is.'
   static override description =
     'Run by whatever takes backups, right after one. Writes <label>.manifest.jws into residency.manifests; ' +
     'anybody who has the public keys can verify it with no server.'
@@ -51,6 +52,9 @@ export default class ResidencyManifest extends TabibCommand<typeof ResidencyMani
     const { path } = await this.mutate({ targets: [`backup:${label}`], tenantCount: tenants.length }, () =>
       writeManifest({ keyStore }, { folder, key, manifest }),
     )
-    this.succeed({ result: { path, manifest }, text: () => `${mark('ok')} ${path}, for ${tenants.length} tenants` })
+    this.succeed({
+      result: { path, manifest },
+      text: () => `${mark('ok')} ${path}, for ${tenants.length} tenants`,
+    })
   }
 }

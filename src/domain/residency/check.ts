@@ -5,6 +5,7 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Config, Residency } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
+import type { Rule } from '../../findings-report.ts'
 import { judgePolicies } from './egress.ts'
 import { findCluster, reading, requireManifests, requireResidency } from './gate.ts'
 import { judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
@@ -12,11 +13,39 @@ import { listManifests, readManifest, readTrustedKeys } from './manifest.ts'
 import { readTenancy, type Tenancy } from './tenants.ts'
 
 export interface ResidencyCheck {
+  check: 'residency check'
+  rules: readonly Rule[]
   findings: Finding[]
-  checked: { tenants: number; clusters: number; backups: number; policies: number }
+  /** How much was held against the allowlists. */
+  facts: { tenants: number; clusters: number; backups: number; policies: number }
 }
 
 const LIMIT_MS = 3_000
+
+const RULES: readonly Rule[] = Object.entries({
+  tenants: {
+    'no-tenants': 'the database has tenants',
+    'unknown-region': 'every region that is named exists',
+  },
+  clusters: {
+    'cluster-unread': 'every cluster can be read',
+    'wrong-cluster': 'every cluster is the one that is meant',
+    'no-member': 'every cluster has members',
+    untagged: 'everything says its region',
+    disallowed: 'everything is in a region that all its tenants allow',
+  },
+  backups: {
+    'manifest-unread': 'every backup has a manifest that is believed',
+    'stale-manifest': 'the newest manifest is fresh',
+    'tenants-changed': 'the newest manifest was signed for the tenants of now',
+  },
+  egress: {
+    'policy-unread': 'every network policy can be read',
+    'egress-open': 'no network policy opens more than tenants allow',
+  },
+}).flatMap(([category, titles]) =>
+  Object.entries(titles).map(([name, title]) => ({ id: `residency/${name}`, category, title })),
+)
 
 /**
  * Where tenants' data is and could go, against where each allows it: members of every cluster, every backup's manifest,
@@ -38,13 +67,15 @@ export async function checkResidency(app: {
     Promise.all(residency.policies.map((file) => checkPolicy(file, residency, tenancy))),
   ])
   return {
+    check: 'residency check',
+    rules: RULES,
     findings: [
       ...judgeTenants(tenancy.tenants, Object.keys(residency.regions)),
       ...ofClusters.flat(),
       ...backups.findings,
       ...ofPolicies.flat(),
     ],
-    checked: {
+    facts: {
       tenants: tenancy.tenants.length,
       clusters: clusters.length,
       backups: backups.count,
@@ -81,7 +112,10 @@ async function checkBackups(
   if (!listed.read) return { count: 0, findings: [unread('manifest', 'the backups', listed.error)] }
   const labels = listed.value
   const read = await Promise.all(
-    labels.map(async (label) => ({ label, manifest: await reading(label, () => readManifest(folder, label, trusted), LIMIT_MS) })),
+    labels.map(async (label) => ({
+      label,
+      manifest: await reading(label, () => readManifest(folder, label, trusted), LIMIT_MS),
+    })),
   )
   const newest = Math.max(...read.map(({ manifest }) => (manifest.read ? manifest.value.iat : 0)))
   const findings = read.flatMap(({ label, manifest }) => {

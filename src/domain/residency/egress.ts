@@ -21,13 +21,13 @@ const TENANT_ANNOTATION = 'tabib/tenant'
  * @throws TabibError POSTGRES_UNREACHABLE …: a request whose bounds are unknown is not made.
  */
 export async function requestNetworks(
-  { db }: { db: Queryable },
+  app: { readonly db: Queryable },
   residency: Residency | undefined,
   tenantId: string | undefined,
 ): Promise<readonly string[] | undefined> {
   if (residency === undefined) return undefined
   if (tenantId === undefined) return residency.platform
-  const rows = await db.query<{ region: string }>(
+  const rows = await app.db.query<{ region: string }>(
     `select region from tabib.tenant where id = $1
      union select region from tabib.tenant_region where tenant_id = $1`,
     [tenantId],
@@ -117,7 +117,9 @@ export function judgePolicies(
         .map(({ ipBlock }) => ipBlock?.cidr)
         .filter((cidr) => cidr !== undefined && !allowed.some((network) => cidrWithin(cidr, network)))
         .map((cidr) =>
-          open(object, `it lets out to ${cidr}, which is in no region that ${slug ?? 'any tenant'} allows`, { cidr }),
+          open(object, `it lets out to ${cidr}, which is in no region that ${slug ?? 'any tenant'} allows`, {
+            cidr,
+          }),
         )
     })
   })
@@ -126,9 +128,16 @@ export function judgePolicies(
 /** Opens an incident for ops and compliance, or counts one more attempt at the same place on the open one. */
 export async function reportRefusal(
   db: Queryable,
-  { host, address, tenantId, residency }: Refusal & { tenantId: string | undefined; residency: Residency | undefined },
+  {
+    host,
+    address,
+    tenantId,
+    residency,
+  }: Refusal & { tenantId: string | undefined; residency: Residency | undefined },
 ): Promise<void> {
-  const region = Object.entries(residency?.regions ?? {}).find(([, networks]) => addressWithin(address, networks))
+  const region = Object.entries(residency?.regions ?? {}).find(([, networks]) =>
+    addressWithin(address, networks),
+  )
   await raiseIncident(db, {
     dedupeKey: `${EGRESS_MODE}:${tenantId ?? 'platform'}:${host}`,
     severity: 'page',

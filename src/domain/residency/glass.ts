@@ -5,7 +5,12 @@ import { raiseIncident } from '../incident/raise.ts'
 /** Tells ops and compliance that a gate was overruled, and against what; the caller has it approved and on record. */
 export function breakGlass(
   { db }: { db: Queryable },
-  { target, reasons, actor, reason }: { target: string; reasons: readonly Finding[]; actor: string; reason: string },
+  {
+    target,
+    reasons,
+    actor,
+    reason,
+  }: { target: string; reasons: readonly Finding[]; actor: string; reason: string },
 ): Promise<{ id: string; opened: boolean }> {
   return raiseIncident(db, {
     dedupeKey: `billing/FM-22:break-glass:${target}`,

@@ -56,7 +56,11 @@ export function judgeTarget(state: GateState): Finding[] {
 /** Untagged, unknown and disallowed members of a cluster, or a cluster that is another. */
 export function judgeCluster(
   cluster: PatroniCluster,
-  { target, scope, ...known }: { target: string; scope: string; regions: readonly string[]; tenants: readonly Tenant[] },
+  {
+    target,
+    scope,
+    ...known
+  }: { target: string; scope: string; regions: readonly string[]; tenants: readonly Tenant[] },
 ): Finding[] {
   const object = `cluster ${target}`
   if (cluster.scope !== scope) {
@@ -72,7 +76,12 @@ export function judgeCluster(
   }
   if (cluster.members.length === 0) {
     return [
-      finding({ id: 'residency/no-member', object, message: 'it has no member', fix: `patronictl list ${scope}` }),
+      finding({
+        id: 'residency/no-member',
+        object,
+        message: 'it has no member',
+        fix: `patronictl list ${scope}`,
+      }),
     ]
   }
   return cluster.members.flatMap(({ name, role, tags }) =>
@@ -141,7 +150,12 @@ export function judgePlace(
 ): Finding[] {
   if (typeof region !== 'string' || region === '') {
     return [
-      finding({ id: 'residency/untagged', object, message: 'it does not say which region it is in', fix: whenUntagged }),
+      finding({
+        id: 'residency/untagged',
+        object,
+        message: 'it does not say which region it is in',
+        fix: whenUntagged,
+      }),
     ]
   }
   if (!regions.includes(region)) {
@@ -209,7 +223,8 @@ function judgeIdentity({ target, database, cluster, manifest }: GateState): Find
     finding({
       id: 'residency/other-database',
       object: `cluster ${target}`,
-      message: 'database, cluster and backup are not of one Postgres cluster: their system identifiers differ',
+      message:
+        'database, cluster and backup are not of one Postgres cluster: their system identifiers differ',
       evidence: seen,
       fix: 'point --database-url at the cluster whose tenants are meant',
     }),
@@ -242,7 +257,7 @@ export function finding({
 }: Pick<Finding, 'id' | 'object' | 'message' | 'fix'> & Partial<Finding>): Finding {
   return {
     id,
-    check: 'residency',
+    check: 'residency check',
     severity,
     object,
     message,

@@ -113,11 +113,16 @@ const keySet = z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(
 /** The public keys whose manifests are believed. @throws TabibError CONFIG_INVALID */
 export async function readTrustedKeys(file: string): Promise<JSONWebKeySet> {
   const text = await readFile(file, 'utf8').catch((cause) => {
-    throw new TabibError('CONFIG_INVALID', `residency.trustedKeys: cannot read ${file}: ${cause.code}`, { cause })
+    throw new TabibError('CONFIG_INVALID', `residency.trustedKeys: cannot read ${file}: ${cause.code}`, {
+      cause,
+    })
   })
   const parsed = keySet.safeParse(parseJson(text))
   if (!parsed.success || parsed.data.keys.some((key) => 'd' in key || 'k' in key)) {
-    throw new TabibError('CONFIG_INVALID', `residency.trustedKeys: ${file} is no set of public keys (RFC 7517)`)
+    throw new TabibError(
+      'CONFIG_INVALID',
+      `residency.trustedKeys: ${file} is no set of public keys (RFC 7517)`,
+    )
   }
   return parsed.data as JSONWebKeySet
 }

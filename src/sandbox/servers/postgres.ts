@@ -116,8 +116,8 @@ async function start(
   })
 }
 
-// Postgres refuses to run as root.
-async function unprivilegedAccount(): Promise<Account | undefined> {
+/** Whose servers run as somebody else, because Postgres refuses to run as root; undefined when nobody has to. */
+export async function unprivilegedAccount(): Promise<Account | undefined> {
   if (process.getuid?.() !== 0) return undefined
   const id = async (flag: string, name: string) =>
     Number((await promisify(execFile)('id', [flag, name])).stdout)

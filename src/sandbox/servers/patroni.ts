@@ -1,0 +1,193 @@
+import { randomBytes } from 'node:crypto'
+import { chown, readFile, realpath, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { stringify } from 'yaml'
+import { TabibError } from '../../errors.ts'
+import { killTree } from '../faults/process.ts'
+import { type Account, inFolder, type SandboxFolder } from '../folder.ts'
+import { requirePrograms } from './find.ts'
+import { unprivilegedAccount } from './postgres.ts'
+import { freePort, type Server, startServerProcess } from './process.ts'
+
+export interface PatroniOptions {
+  folder?: SandboxFolder | undefined
+  scope: string
+  /** One Postgres each; the first leads. */
+  members: { name: string; tags?: Record<string, unknown> }[]
+  /** Superuser's URL of the Postgres that this cluster stands by for; a cluster of its own when left out. */
+  standbyOf?: string | undefined
+}
+
+/** A real cluster: Patroni and Postgres a member, one etcd. */
+export interface PatroniServer extends AsyncDisposable {
+  readonly scope: string
+  /** REST API of each member. */
+  readonly urls: string[]
+  /** The Patroni process of each member; its Postgres lives on without it. */
+  readonly members: readonly Server[]
+  /** What an operator does in a disaster: the standby cluster stands by no longer. Resolves when its leader leads. */
+  promote(): Promise<void>
+}
+
+/**
+ * Starts a cluster under Patroni on free loopback ports.
+ *
+ * @throws TabibError SERVER_MISSING, SERVER_FAILED.
+ */
+export async function startPatroni(options: PatroniOptions): Promise<PatroniServer> {
+  const programs = await requirePrograms(['patroni', 'etcd', 'postgres'])
+  return inFolder(options.folder, (folder) => start(folder, programs, options))
+}
+
+async function start(
+  folder: SandboxFolder,
+  programs: { patroni: string; etcd: string; postgres: string },
+  { scope, members, standbyOf }: PatroniOptions,
+): Promise<PatroniServer> {
+  const account = await unprivilegedAccount()
+  const { etcd, client } = await startEtcd(folder, programs.etcd, scope)
+  const authentication = standbyOf === undefined ? ownRoles() : rolesOf(standbyOf)
+  const started: { server: Server; data: string; url: string }[] = []
+  const dispose = async () => {
+    for (const { server, data } of started) {
+      await server[Symbol.asyncDispose]()
+      await killPostmaster(data)
+    }
+    await etcd[Symbol.asyncDispose]()
+  }
+  try {
+    for (const { name, tags = {} } of members) {
+      const dir = await folder.make(`${scope}-${name}`, account)
+      const data = join(dir, 'data')
+      const [restPort, port] = await Promise.all([freePort(), freePort()])
+      const config = join(dir, 'patroni.yml')
+      const settings = {
+        scope,
+        name,
+        restapi: { listen: `127.0.0.1:${restPort}`, connect_address: `127.0.0.1:${restPort}` },
+        etcd3: { hosts: [client] },
+        bootstrap: {
+          dcs: {
+            ttl: 20,
+            loop_wait: 1,
+            retry_timeout: 3,
+            // No fewer than the Postgres it stands by for, or it would not start.
+            postgresql: { parameters: { max_connections: 200 } },
+            ...(standbyOf === undefined
+              ? {}
+              : { standby_cluster: { host: '127.0.0.1', port: Number(new URL(standbyOf).port) } }),
+          },
+          initdb: [{ encoding: 'UTF8' }, { auth: 'scram-sha-256' }, 'no-locale', 'no-sync'],
+        },
+        postgresql: {
+          listen: `127.0.0.1:${port}`,
+          connect_address: `127.0.0.1:${port}`,
+          data_dir: data,
+          // Beside the program itself lie others that Patroni runs; not beside a link to it.
+          bin_dir: dirname(await realpath(programs.postgres)),
+          pgpass: join(dir, 'pgpass'),
+          authentication,
+          basebackup: [{ checkpoint: 'fast' }, 'no-sync'],
+          parameters: { unix_socket_directories: '', fsync: 'off', shared_buffers: '32MB' },
+        },
+        tags,
+      }
+      await writeFile(config, stringify(settings), { mode: 0o600 })
+      if (account) await chown(config, account.uid, account.gid)
+      const server = await startMember(folder, programs.patroni, { name, dir, config, restPort, account })
+      started.push({ server, data, url: `http://127.0.0.1:${restPort}` })
+      // Patroni lets it go on without a parent, so that it outlives Patroni.
+      await folder.record(await postmasterOf(data))
+    }
+  } catch (error) {
+    await dispose()
+    throw error
+  }
+  return {
+    scope,
+    urls: started.map(({ url }) => url),
+    members: started.map(({ server }) => server),
+    promote: () => promote(started[0]!.url),
+    [Symbol.asyncDispose]: dispose,
+  }
+}
+
+async function startEtcd(
+  folder: SandboxFolder,
+  command: string,
+  scope: string,
+): Promise<{ etcd: Server; client: string }> {
+  const dir = await folder.make(`${scope}-etcd`)
+  const [port, peerPort] = await Promise.all([freePort(), freePort()])
+  const [url, peer] = [`http://127.0.0.1:${port}`, `http://127.0.0.1:${peerPort}`]
+  const args = {
+    'data-dir': join(dir, 'data'),
+    'listen-client-urls': url,
+    'advertise-client-urls': url,
+    'listen-peer-urls': peer,
+    'initial-advertise-peer-urls': peer,
+    'initial-cluster': `default=${peer}`,
+  }
+  const etcd = await startServerProcess({
+    name: 'etcd',
+    folder,
+    port,
+    proxied: false,
+    disk: undefined,
+    command,
+    args: Object.entries(args).flatMap(([name, value]) => [`--${name}`, value]),
+    dir,
+    ready: /ready to serve client requests|serving (insecure )?client (requests|traffic)/,
+    stopSignal: 'SIGTERM',
+  })
+  return { etcd, client: `127.0.0.1:${port}` }
+}
+
+const startMember = (
+  folder: SandboxFolder,
+  command: string,
+  member: { name: string; dir: string; config: string; restPort: number; account: Account | undefined },
+): Promise<Server> =>
+  startServerProcess({
+    name: `Patroni ${member.name}`,
+    folder,
+    port: member.restPort,
+    proxied: false,
+    disk: undefined,
+    command,
+    args: [member.config],
+    dir: member.dir,
+    account: member.account,
+    ready: /no action\. I am \(|initialized a new cluster/,
+    stopSignal: 'SIGTERM',
+    timeoutMs: 40_000,
+  })
+
+const ownRoles = () => ({
+  superuser: { username: 'postgres', password: randomBytes(16).toString('hex') },
+  replication: { username: 'replicator', password: randomBytes(16).toString('hex') },
+})
+
+function rolesOf(url: string) {
+  const { username, password } = new URL(url)
+  return { superuser: { username, password }, replication: { username, password } }
+}
+
+async function promote(url: string): Promise<void> {
+  await fetch(`${url}/config`, { method: 'PATCH', body: JSON.stringify({ standby_cluster: null }) })
+  for (let attempt = 0; attempt < 200; attempt += 1) {
+    const { ok } = await fetch(`${url}/primary`)
+    if (ok) return
+    await delay(50)
+  }
+  throw new TabibError('SERVER_FAILED', `the standby cluster at ${url} did not take over within 10 s`)
+}
+
+const postmasterOf = async (data: string): Promise<number> =>
+  Number((await readFile(join(data, 'postmaster.pid'), 'utf8')).split('\n')[0])
+
+async function killPostmaster(data: string): Promise<void> {
+  const pid = await postmasterOf(data).catch(() => undefined)
+  if (pid !== undefined) await killTree(pid)
+}
