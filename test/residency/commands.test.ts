@@ -30,6 +30,12 @@ beforeAll(async () => {
   await writeFile(join(folder, 'secret'), randomBytes(24).toString('base64'), { mode: 0o600 })
   keyStore = await openKeyStore({ url: `file:${folder}/keys`, secretFile: join(folder, 'secret') })
   key = await keyStore.generate('ES256')
+  await database.db.query(
+    `insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
+       overlap_s, cache_age_s, skew_s, token_lifetime_s, all_attest)
+     values ($1, 'backup-manifest', 'ES256', $1, $2, '', 'activate', 600, 0, 0, 0, false)`,
+    [key.ref, JSON.stringify(key.publicJwk)],
+  )
   await writeFile(join(folder, 'trusted.jwks'), JSON.stringify({ keys: [key.publicJwk] }))
   ;[standby, own] = await Promise.all([
     startPatroni({
@@ -98,18 +104,7 @@ const tabibAs = async (actor: string, ...argv: string[]): Promise<Answer> => {
 const tabib = (...argv: string[]) => tabibAs('ahmad@ops', ...argv)
 const gate = (...more: string[]) => tabib('residency', 'gate', '--target', 'herat-dr', '--json', ...more)
 const sign = (label: string, region = 'af-herat', keyRegion = region) =>
-  tabib(
-    'residency',
-    'manifest',
-    label,
-    '--region',
-    region,
-    '--key-region',
-    keyRegion,
-    '--key',
-    key.ref,
-    '--json',
-  )
+  tabib('residency', 'manifest', label, '--region', region, '--key-region', keyRegion, '--json')
 const allow = (slug: string, region: string, ...more: string[]) =>
   tabib('residency', 'allow', slug, region, '--confirm', slug, '--reason', 'contract', '--json', ...more)
 const manifestFile = (label: string) => join(folder, 'manifests', `${label}.manifest.jws`)
@@ -275,6 +270,17 @@ describe('the gate', () => {
     test('that a stranger signed', async () => {
       await signed('forged', {}, await keyStore.generate('ES256'))
       await refusedFor('forged', 'no trusted key')
+    })
+
+    test('whose key was revoked since', async () => {
+      const revoke = `insert into tabib.key_revocation (kid, purpose, reason, revoked_by, run_id)
+                      values ($1, 'backup-manifest', 'leaked', 'root', gen_random_uuid())`
+      await database.db.query(revoke, [key.ref])
+      try {
+        await refusedFor('nightly', 'backup nightly: its manifest was signed with a key that was revoked')
+      } finally {
+        await database.owner.query('delete from tabib.key_revocation')
+      }
     })
 
     test('that was changed after it was signed', async () => {

@@ -19,7 +19,14 @@ interface Case {
   clusterId: '1' | '2'
   /** Undefined: the manifest is missing, unsigned or forged. */
   manifest:
-    | { region: string; keyRegion: string; id: '1' | '2'; tenants: 'same' | 'other'; ageH: number }
+    | {
+        region: string
+        keyRegion: string
+        id: '1' | '2'
+        tenants: 'same' | 'other'
+        ageH: number
+        kid: 'good' | 'leaked'
+      }
     | undefined
 }
 
@@ -30,7 +37,10 @@ function stateOf({ regions, tenants, tags, scope, clusterId, manifest }: Case): 
     scope: 'right',
     regions,
     database: tenants
-      ? { read: true, value: { tenants: all, systemIdentifier: '1', now: new Date(NOW) } }
+      ? {
+          read: true,
+          value: { tenants: all, systemIdentifier: '1', revokedKeys: ['leaked'], now: new Date(NOW) },
+        }
       : unreadable,
     cluster: tags
       ? {
@@ -56,6 +66,7 @@ function stateOf({ regions, tenants, tags, scope, clusterId, manifest }: Case): 
             region: manifest.region,
             keyRegion: manifest.keyRegion,
             tenantSetHash: manifest.tenants === 'same' ? tenantSetHash(all) : 'f'.repeat(64),
+            kid: manifest.kid,
             iat: NOW / 1_000 - manifest.ageH * HOUR_S,
           },
         }
@@ -79,6 +90,7 @@ function mayTakeOver({ regions, tenants, tags, scope, clusterId, manifest }: Cas
     clusterId === '1' &&
     manifest.id === '1' &&
     manifest.tenants === 'same' &&
+    manifest.kid !== 'leaked' &&
     manifest.ageH <= 26 &&
     manifest.ageH * 60 >= -5
   )
@@ -92,7 +104,7 @@ const good: Case = {
   tags: ['af-herat', 'af-herat'],
   scope: 'right',
   clusterId: '1',
-  manifest: { region: 'af-herat', keyRegion: 'af-herat', id: '1', tenants: 'same', ageH: 3 },
+  manifest: { region: 'af-herat', keyRegion: 'af-herat', id: '1', tenants: 'same', ageH: 3, kid: 'good' },
 }
 
 describe('a cluster', () => {
@@ -161,7 +173,9 @@ test('0 wrong decisions over every state of two members, two tenants and three r
           PLACES.flatMap((keyRegion) =>
             (['1', '2'] as const).flatMap((id) =>
               (['same', 'other'] as const).flatMap((set) =>
-                [-1, 3, 30].map((ageH) => ({ region, keyRegion, id, tenants: set, ageH })),
+                (['good', 'leaked'] as const).flatMap((kid) =>
+                  [-1, 3, 30].map((ageH) => ({ region, keyRegion, id, tenants: set, ageH, kid })),
+                ),
               ),
             ),
           ),
@@ -173,7 +187,7 @@ test('0 wrong decisions over every state of two members, two tenants and three r
           if (mayTakeOver(one)) allowed += 1
           if (!agrees(one)) wrong += 1
         }
-  expect({ wrong, someAllowed: allowed > 0, all }).toEqual({ wrong: 0, someAllowed: true, all: 153_472 })
+  expect({ wrong, someAllowed: allowed > 0, all }).toEqual({ wrong: 0, someAllowed: true, all: 305_536 })
 })
 
 test('0 wrong decisions over any regions, tenants, tags and manifests', () => {
@@ -193,6 +207,7 @@ test('0 wrong decisions over any regions, tenants, tags and manifests', () => {
         keyRegion: region,
         id: fc.constantFrom('1', '1', '2'),
         tenants: fc.constantFrom('same', 'same', 'other'),
+        kid: fc.constantFrom('good', 'good', 'leaked'),
         ageH: fc.double({ min: -2, max: 60, noNaN: true }),
       }),
       { nil: undefined },

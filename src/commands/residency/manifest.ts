@@ -1,7 +1,13 @@
 import { Args, Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
+import { activeKey } from '../../domain/keys/sign.ts'
 import { requireManifests, requireResidency } from '../../domain/residency/gate.ts'
-import { assertLabel, type Manifest, writeManifest } from '../../domain/residency/manifest.ts'
+import {
+  assertLabel,
+  MANIFEST_PURPOSE,
+  type Manifest,
+  writeManifest,
+} from '../../domain/residency/manifest.ts'
 import { readTenancy, tenantSetHash } from '../../domain/residency/tenants.ts'
 import { TabibError } from '../../errors.ts'
 import { mark } from '../../render.ts'
@@ -11,9 +17,9 @@ export default class ResidencyManifest extends TabibCommand<typeof ResidencyMani
     'Sign the manifest of a backup that was just taken: where it lies, and whose data it is.'
   static override description =
     'Run by whatever takes backups, right after one. Writes <label>.manifest.jws into residency.manifests; ' +
-    'anybody who has the public keys can verify it with no server.'
+    'anybody who has the public keys can verify it with no server. The active key of purpose backup-manifest signs.'
   static override examples = [
-    '<%= config.bin %> <%= command.id %> 20261124-030000F --region af-herat --key-region af-kabul --key <kid>',
+    '<%= config.bin %> <%= command.id %> 20261124-030000F --region af-herat --key-region af-kabul',
   ]
   static override args = { label: Args.string({ required: true, description: "the backup's own name" }) }
   static override flags = {
@@ -23,12 +29,11 @@ export default class ResidencyManifest extends TabibCommand<typeof ResidencyMani
       helpValue: '<region>',
       description: 'where the key lies that it is encrypted with',
     }),
-    key: Flags.string({ required: true, helpValue: '<kid>', description: 'key in the key store that signs' }),
   }
 
   async run(): Promise<void> {
     const { label } = this.args
-    const { region, 'key-region': keyRegion, key: ref } = this.flags
+    const { region, 'key-region': keyRegion } = this.flags
     assertLabel(label)
     const app = await this.openApp()
     const residency = requireResidency(app.config)
@@ -38,8 +43,10 @@ export default class ResidencyManifest extends TabibCommand<typeof ResidencyMani
       throw new TabibError('NOT_FOUND', `no region "${given}"; there are ${known}`)
     }
     const { folder } = requireManifests(residency)
-    const keyStore = await app.keyStore()
-    const key = await keyStore.find(ref)
+    const [keyStore, { key }] = await Promise.all([
+      app.keyStore(),
+      activeKey(app, { purpose: MANIFEST_PURPOSE }),
+    ])
     const { tenants, systemIdentifier, now } = await readTenancy(app)
     const manifest: Manifest = {
       label,

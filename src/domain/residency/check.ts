@@ -36,6 +36,7 @@ const RULES: readonly Rule[] = Object.entries({
   },
   backups: {
     'manifest-unread': 'every backup has a manifest that is believed',
+    'revoked-key': 'no manifest was signed with a revoked key',
     'stale-manifest': 'the newest manifest is fresh',
     'tenants-changed': 'the newest manifest was signed for the tenants of now',
   },

@@ -5,7 +5,7 @@ import type { Config, Residency } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
 import type { GateState, Reading } from './judge.ts'
-import { type Manifest, newestLabel, readManifest, readTrustedKeys } from './manifest.ts'
+import { newestLabel, readManifest, readTrustedKeys, type SignedManifest } from './manifest.ts'
 import { readTenancy } from './tenants.ts'
 
 /** What residency is read from; an App is one. */
@@ -92,7 +92,7 @@ export async function reading<T>(what: string, work: () => Promise<T>, limitMs: 
   }
 }
 
-async function readBackup(residency: Residency, backup: string | undefined): Promise<Manifest> {
+async function readBackup(residency: Residency, backup: string | undefined): Promise<SignedManifest> {
   const { folder, keyFile } = requireManifests(residency)
   const [label, trusted] = await Promise.all([backup ?? newestLabel(folder), readTrustedKeys(keyFile)])
   return readManifest(folder, label, trusted)

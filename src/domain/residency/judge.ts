@@ -1,7 +1,7 @@
 import type { PatroniCluster } from '../../adapters/patroni/client.ts'
 import type { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
-import type { Manifest } from './manifest.ts'
+import type { SignedManifest } from './manifest.ts'
 import { type Tenancy, type Tenant, tenantSetHash } from './tenants.ts'
 
 /** What was read, or why it could not be. */
@@ -16,7 +16,7 @@ export interface GateState {
   regions: readonly string[]
   database: Reading<Tenancy>
   cluster: Reading<PatroniCluster>
-  manifest: Reading<Manifest>
+  manifest: Reading<SignedManifest>
   /** The time, used where the database's own is unknown. */
   nowMs: number
   maxManifestAgeMs: number
@@ -98,7 +98,7 @@ export function judgeCluster(
 
 /** A backup and its key in regions that will do, its age, and whether it was signed for these very tenants. */
 export function judgeManifest(
-  manifest: Manifest,
+  manifest: SignedManifest,
   {
     regions,
     tenants,
@@ -128,11 +128,21 @@ export function judgeManifest(
       }),
     )
   }
+  if (database.read && database.value.revokedKeys.includes(manifest.kid)) {
+    findings.push(
+      finding({
+        id: 'residency/revoked-key',
+        object,
+        message: 'its manifest was signed with a key that was revoked since',
+        evidence: { kid: manifest.kid },
+        fix: again,
+      }),
+    )
+  }
   if (database.read && manifest.tenantSetHash !== tenantSetHash(tenants)) {
     findings.push(
       finding({
         id: 'residency/tenants-changed',
-        severity: 'error',
         object,
         message: 'its manifest was signed for another set of tenants and allowlists than there is now',
         evidence: { tenants: tenants.length },

@@ -8,6 +8,8 @@ import { signJws } from '../keys/jws.ts'
 
 /** Keeps a manifest from passing for another kind of token (RFC 8725 section 3.11). */
 export const MANIFEST_TYPE = 'tabib-backup-manifest+jws'
+/** Whose active key signs manifests. */
+export const MANIFEST_PURPOSE = 'backup-manifest'
 const SUFFIX = '.manifest.jws'
 const LABEL = /^[A-Za-z0-9][\w.:-]*$/
 
@@ -19,6 +21,11 @@ const manifestSchema = z.object({
   tenantSetHash: z.string().regex(/^[0-9a-f]{64}$/),
   iat: z.number(),
 })
+
+/** What a manifest says, and whose signature it bears. */
+export interface SignedManifest extends Manifest {
+  kid: string
+}
 
 /** What is said of one backup. */
 export interface Manifest {
@@ -87,7 +94,11 @@ export async function newestLabel(folder: string): Promise<string> {
  * server. Whether its age, its regions and its tenants will do is the caller's to judge.
  * @throws TabibError NOT_FOUND, MANIFEST_INVALID saying what does not hold.
  */
-export async function readManifest(folder: string, label: string, trusted: JSONWebKeySet): Promise<Manifest> {
+export async function readManifest(
+  folder: string,
+  label: string,
+  trusted: JSONWebKeySet,
+): Promise<SignedManifest> {
   const invalid = (why: string, cause?: unknown) =>
     new TabibError('MANIFEST_INVALID', `the manifest of backup ${label} is not believed: ${why}`, {
       suggestions: [MAKE.replace('<label>', label)],
@@ -100,12 +111,12 @@ export async function readManifest(folder: string, label: string, trusted: JSONW
   } catch (cause) {
     throw invalid(`no trusted key's signature holds (${(cause as Error).message})`, cause)
   }
-  const { typ } = verified.protectedHeader
+  const { typ, kid = '' } = verified.protectedHeader
   if (typ !== MANIFEST_TYPE) throw invalid(`it is a "${typ}"`)
   const claims = manifestSchema.safeParse(parseJson(new TextDecoder().decode(verified.payload)))
   if (!claims.success) throw invalid('its claims are not those of a manifest', claims.error)
   if (claims.data.label !== label) throw invalid(`it was signed for backup ${claims.data.label}`)
-  return claims.data
+  return { ...claims.data, kid }
 }
 
 const keySet = z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) })

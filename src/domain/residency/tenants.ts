@@ -14,6 +14,8 @@ export interface Tenancy {
   tenants: readonly Tenant[]
   /** Of the Postgres cluster: shared by a primary, its replicas and its physical backups. */
   systemIdentifier: string
+  /** Key ids that sign for nothing any more. */
+  revokedKeys: readonly string[]
   now: Date
 }
 
@@ -21,9 +23,10 @@ export interface Tenancy {
 export async function readTenancy({ db }: { db: Queryable }): Promise<Tenancy> {
   const [row] = await db.query<Tenancy>(
     `select system_identifier::text as "systemIdentifier", clock_timestamp() as now,
+       array(select kid from tabib.key_revocation) as "revokedKeys",
        (select coalesce(json_agg(json_build_object('id', t.id, 'slug', t.slug, 'allowed', array(
             select t.region union select r.region from tabib.tenant_region r where r.tenant_id = t.id order by 1
-          )) order by t.id), '[]') from tabib.tenant t) as tenants
+          )) order by t.slug), '[]') from tabib.tenant t) as tenants
      from pg_control_system()`,
   )
   return row!
