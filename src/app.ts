@@ -47,7 +47,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   let pager: Pager | undefined
   let keyStore: Promise<KeyStore> | undefined
   const reports = new Set<Promise<void>>()
-  return {
+  const app: App = {
     config,
     log,
     get db() {
@@ -68,17 +68,17 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       return redis
     },
     get pager() {
-      pager ??= openPager({ ...config.pager, fetch: this.fetch() })
+      pager ??= openPager({ ...config.pager, fetch: app.fetch() })
       return pager
     },
     fetch(tenantId) {
       const { residency } = config
       http ??= openHttp()
       return http.within({
-        networks: () => requestNetworks(this, residency, tenantId),
+        networks: () => requestNetworks(app, residency, tenantId),
         onRefused: (refusal) => {
           // Not waited for: whoever asked may hold a lock on the very incident. `dispose` waits.
-          const report = reportRefusal(this.db, { ...refusal, tenantId, residency })
+          const report = reportRefusal(app.db, { ...refusal, tenantId, residency })
             .catch((err) =>
               log.error({ err, host: refusal.host }, 'a refused connection could not be reported'),
             )
@@ -88,7 +88,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       })
     },
     keyStore() {
-      keyStore ??= openConfiguredKeyStore(config, this.fetch()).catch((error) => {
+      keyStore ??= openConfiguredKeyStore(config, app.fetch()).catch((error) => {
         // It may be back when the next one asks.
         keyStore = undefined
         throw error
@@ -103,6 +103,8 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       await Promise.allSettled([db?.close(), nats?.close()])
     },
   }
+  // No function of it uses `this`, since they are handed on by themselves: `{ db, keyStore }`.
+  return app
 }
 
 /** JSON lines on stderr: stdout belongs to the command's data. */
