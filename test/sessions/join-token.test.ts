@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { execa } from 'execa'
 import { decodeJwt } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type ApiServer, serve } from '../../src/api/server.ts'
@@ -17,6 +18,7 @@ import {
   joinTokensSignable,
 } from '../../src/domain/sessions/join-failures.ts'
 import { JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
+import { packageRoot } from '../../src/package-root.ts'
 import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
 import { makeVisit, type Visit } from '../../src/sandbox/visit.ts'
 import { startWorkers, thisInstance } from '../../src/worker.ts'
@@ -29,12 +31,13 @@ let app: App
 let api: SessionApi
 let server: ApiServer
 let visit: Visit
+let env: Record<string, string>
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'tabib-join-'))
   kms = await startKms()
   await writeFile(join(folder, 'credentials'), kms.credentials, { mode: 0o600 })
-  const env = {
+  env = {
     TABIB_DATABASE_URL: database.url('tabib'),
     TABIB_NATS_URL: inject('natsUrl'),
     TABIB_KEY_STORE: kms.keyStore,
@@ -145,6 +148,40 @@ test('a participant joins with a token, and comes back with the same one', async
     )
     expect(row).toEqual({ participant_id: visit.participantIds[0], acceptances: n, short: true })
   }
+})
+
+test('a service calls with the token that an operator issued it, for its tenant alone', async () => {
+  const other = await otherVisit()
+  const file = join(folder, 'service.jwt')
+  const issue = (tenantId: string) =>
+    execa(
+      process.execPath,
+      [
+        join(packageRoot(), 'bin/run.js'),
+        'token',
+        'issue',
+        '--service',
+        'scheduling',
+        '--tenant',
+        tenantId,
+        '--file',
+        file,
+      ],
+      { env: { ...env, TABIB_ACTOR: 'maryam@ops' }, reject: false },
+    )
+  expect(await issue('nobody')).toMatchObject({
+    exitCode: 2,
+    stderr: expect.stringMatching(/no tenant nobody/),
+  })
+  expect(await issue(other.tenantId)).toMatchObject({ exitCode: 0 })
+  expect(await issue(other.tenantId)).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/EEXIST/) })
+  const serviceToken = await readFile(file, 'utf8')
+  expect((await stat(file)).mode & 0o777).toBe(0o600)
+  expect((await ask({ ...other, serviceToken })).status).toBe(201)
+  expect((await ask({ ...visit, serviceToken })).status).toBe(404)
+  const trail = await database.db.query('select record::text from tabib.audit')
+  expect(JSON.stringify(trail)).toContain('service scheduling')
+  expect(JSON.stringify(trail)).not.toContain(serviceToken)
 })
 
 describe('join-token refuses', () => {

@@ -46,17 +46,28 @@ export interface KeyStoreOptions {
 
 /** Opens the store that the URL names; what it needs is loaded when it is used. @throws TabibError CONFIG_INVALID */
 export async function openKeyStore(options: KeyStoreOptions): Promise<KeyStore> {
-  const scheme = options.url.slice(0, options.url.indexOf(':'))
-  switch (scheme) {
+  const [scheme = ''] = options.url.split(':')
+  switch (decodes(options.url) ? scheme : '') {
     case 'file':
       return (await import('./file.ts')).openFileStore(options)
     case 'pkcs11':
       return (await import('./pkcs11.ts')).openPkcs11Store(options)
     case 'kms':
       return (await import('./kms.ts')).openKmsStore(options)
+    case '':
+      throw new TabibError('CONFIG_INVALID', 'the URL of the key store has a % that begins no character')
     default:
-      throw new TabibError('CONFIG_INVALID', `"${scheme}:" is no key store`, {
+      throw new TabibError('CONFIG_INVALID', `"${scheme}:" is no key store: file:, pkcs11: and kms: are`, {
         suggestions: ['export TABIB_KEY_STORE=file:<folder>'],
       })
+  }
+}
+
+function decodes(url: string): boolean {
+  try {
+    decodeURIComponent(url)
+    return true
+  } catch {
+    return false
   }
 }

@@ -136,24 +136,22 @@ const PATH_ATTRIBUTES = {
 
 function parsePkcs11Url(url: string): WantedToken {
   const [path = '', query = ''] = url.slice('pkcs11:'.length).split('?')
-  const pairs = (text: string, separator: string) =>
+  const pairs = (text: string, separator: string): [string, string][] =>
     text
       .split(separator)
       .filter(Boolean)
-      .map((pair) => [
-        pair.slice(0, pair.indexOf('=')),
-        decodeURIComponent(pair.slice(pair.indexOf('=') + 1)),
-      ])
+      .map((pair) => pair.split(/=(.*)/s))
+      .map(([name = '', value = '']) => [name, decodeURIComponent(value)])
   const attributes = pairs(path, ';')
   const { 'module-path': modulePath, ...others } = Object.fromEntries(pairs(query, '&'))
   const unknown = [
-    ...attributes.map(([name = '']) => name).filter((name) => !(name in PATH_ATTRIBUTES)),
+    ...attributes.map(([name]) => name).filter((name) => !(name in PATH_ATTRIBUTES)),
     ...Object.keys(others),
   ]
   // The value of an attribute that is not understood may be a PIN, so it is not repeated.
   const problem =
     unknown.length > 0
-      ? `has ${unknown.join(', ')}`
+      ? `has ${unknown.join(', ')}, which it may not`
       : attributes.length === 0
         ? 'names no token'
         : modulePath === undefined
@@ -170,7 +168,7 @@ function parsePkcs11Url(url: string): WantedToken {
   return {
     name: attributes.map(([, value]) => value).join(' '),
     modulePath,
-    attributes: attributes.map(([name, value = '']) => [
+    attributes: attributes.map(([name, value]) => [
       PATH_ATTRIBUTES[name as keyof typeof PATH_ATTRIBUTES],
       value,
     ]),
