@@ -3,6 +3,8 @@ import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
+import { SIGNING_ALGORITHMS, type SigningAlgorithm } from './adapters/keystore/client.ts'
+import type { KeyPolicy } from './domain/keys/phase.ts'
 import { TabibError } from './errors.ts'
 import { SERVICES, type Service } from './service.ts'
 
@@ -10,6 +12,8 @@ const duration = z
   .string()
   .regex(/^\d+(ms|s|m|h|d)$/, 'a duration such as 500ms, 30s, 15m, 24h or 7d')
   .transform(parseDuration)
+
+const seconds = duration.transform((ms) => Math.ceil(ms / 1_000))
 
 const identifier = z
   .string()
@@ -104,7 +108,21 @@ const contextSchema = z.strictObject({
   /** Whether severe operations want a second person's consent. */
   approvals: z.enum(['optional', 'required']).default('optional'),
   /** Where private keys live; see docs/approvals.md. */
-  keys: z.strictObject({ store: z.string().optional(), secretFile: z.string().optional() }).default({}),
+  keys: z
+    .strictObject({
+      store: z.string().optional(),
+      secretFile: z.string().optional(),
+      algorithm: z.enum(SIGNING_ALGORITHMS).default('ES256'),
+      /** When a key is replaced by itself. */
+      maxAge: seconds.default(30 * 86_400),
+      overlap: seconds.default(1_200),
+      cacheAge: seconds.default(600),
+      skew: seconds.default(30),
+      tokenLifetime: seconds.default(300),
+      /** `attesting`: every verifier tells what it holds; `any`: some may not, and their caches are waited for. */
+      verifiers: z.enum(['any', 'attesting']).default('any'),
+    })
+    .prefault({}),
   outbox: z
     .strictObject({
       /** What happens to later events of an aggregate whose event is poison: held in order, or relayed past it. */
@@ -151,8 +169,15 @@ export interface Config {
   readonly redisCacheUrl: string | undefined
   readonly pager: { alertmanagerUrl?: string; webhookUrl?: string; webhookTokenFile?: string }
   readonly approvalsRequired: boolean
-  /** Where private keys live, and the file that holds what opens it. */
-  readonly keys: { store: string | undefined; secretFile: string | undefined }
+  readonly keys: {
+    /** Where private keys live, and the file that holds what opens it. */
+    store: string | undefined
+    secretFile: string | undefined
+    /** What rotations are planned with where a command does not say otherwise. */
+    algorithm: SigningAlgorithm
+    policy: KeyPolicy
+    maxAgeS: number
+  }
   readonly outbox: {
     poison: 'hold' | 'skip'
     retentionMs: number
@@ -279,6 +304,15 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       store: env.TABIB_KEY_STORE || context.keys.store,
       secretFile:
         env.TABIB_KEY_STORE_SECRET_FILE || (context.keys.secretFile && beside(context.keys.secretFile)),
+      algorithm: context.keys.algorithm,
+      policy: {
+        overlapS: context.keys.overlap,
+        cacheAgeS: context.keys.cacheAge,
+        skewS: context.keys.skew,
+        tokenLifetimeS: context.keys.tokenLifetime,
+        allAttest: context.keys.verifiers === 'attesting',
+      },
+      maxAgeS: context.keys.maxAge,
     },
     outbox: {
       poison: context.outbox.poison,

@@ -16,6 +16,12 @@ export const timeFlag = Flags.custom<Date>({
   },
 })
 
+/** Which keys: those that sign the tokens of one purpose. */
+export const purposeFlag = Flags.custom<string>({
+  helpValue: '<name>',
+  description: 'what the tokens are for, such as join-token',
+})
+
 /** How a check prints its findings, for a command that ends with `this.report`. */
 export const reportFlags = {
   output: Flags.option({ options: REPORT_FORMATS, default: 'table' as const })({

@@ -31,7 +31,8 @@ const commands: CommandFinder = {
 }
 
 // Relaying and passes of workers may be done twice and have no plan: they are run as they stand.
-const CHANGES = /^(dlq (redrive|discard)|outbox (replay|reset)|migrate up|tenant set-currency)/
+const CHANGES =
+  /^(dlq (redrive|discard)|outbox (replay|reset)|keys (rotate|rollback|revoke)|migrate up|tenant set-currency)/
 
 describe('a runbook', () => {
   test.each(runbooks)('%s types commands that exist, with flags that they take', async (path) => {
@@ -61,6 +62,7 @@ describe('on a platform with a poison event', () => {
     await world().tabib(['outbox', 'relay'])
     const [row] = await world().db.query<{ id: string }>('select id from tabib.quarantine')
     quarantineId = row?.id ?? ''
+    await world().tabib(['keys', 'rotate', '--purpose', 'service-token', '--yes'])
   })
 
   // There may be something to see (1), and a guard may say that nothing is to be done (5); never misunderstood, never a bug.

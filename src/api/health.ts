@@ -8,14 +8,14 @@ const ANSWER_WITHIN_MS = 2_000
 
 /**
  * `/livez`: 503 when a worker of this process hangs, so that it is started again. It asks no server, whose absence no
- * restart would mend. `/readyz`: 503 while something that these workers need is away, or a verifier lacks a published key, with the
- * reason for each.
+ * restart would mend. `/readyz`: 503 while something that this process needs is away, or one of its verifiers does not
+ * hold, or has not proved, a published key, with the reason for each.
  */
 export function healthRoutes(
   server: FastifyInstance,
   app: App,
   fleet: Fleet,
-  verifies?: { lacks(): string[] },
+  verifiers: readonly { lacks(): string[] }[],
 ): void {
   server.get('/livez', async (_request, reply) => {
     const hanging = fleet.running.filter((one) => !one.alive()).map(({ worker }) => worker.name)
@@ -28,7 +28,7 @@ export function healthRoutes(
       reasonOf('postgres', assertMigrated(app)),
       needsNats ? reasonOf('nats', app.nats.ping()) : undefined,
     ])
-    const lacks = verifies?.lacks() ?? []
+    const lacks = verifiers.flatMap((one) => one.lacks())
     const keys = lacks.length > 0 ? lacks.join('; ') : undefined
     const reasons = { ...(postgres && { postgres }), ...(nats && { nats }), ...(keys && { keys }) }
     const ready = Object.keys(reasons).length === 0

@@ -1,11 +1,13 @@
 import { fastify } from 'fastify'
 import type { App } from '../app.ts'
+import type { Verifier } from '../domain/keys/verifier.ts'
 import { TabibError } from '../errors.ts'
 import type { Fleet } from '../worker.ts'
 import { healthRoutes } from './health.ts'
 import { keyRoutes } from './keys.ts'
 import { metricsRoute } from './metrics.ts'
 import { type SessionApi, sessionRoutes } from './sessions.ts'
+import { verifyRoute } from './verify.ts'
 
 export interface ApiServer extends AsyncDisposable {
   /** `http://127.0.0.1:9464` */
@@ -13,19 +15,25 @@ export interface ApiServer extends AsyncDisposable {
 }
 
 /**
- * Serves /livez, /readyz and /metrics of one process's workers, the key sets, and, where given, the API of sessions;
- * port 0 takes any free one.
+ * Serves /livez, /readyz and /metrics of one process's workers, the key sets, and, where given, the API of sessions
+ * and what asks a verifier; port 0 takes any free one.
  *
  * @throws TabibError USAGE when the address cannot be listened on.
  */
 export async function serve(
   app: App,
   fleet: Fleet,
-  { host, port, sessions }: { host: string; port: number; sessions?: SessionApi },
+  {
+    host,
+    port,
+    sessions,
+    verifiers = [],
+  }: { host: string; port: number; sessions?: SessionApi; verifiers?: readonly Verifier[] },
 ): Promise<ApiServer> {
   const server = fastify({ forceCloseConnections: 'idle', bodyLimit: 16 * 1024 })
-  healthRoutes(server, app, fleet, sessions)
+  healthRoutes(server, app, fleet, sessions ? [sessions, ...verifiers] : verifiers)
   keyRoutes(server, app)
+  for (const verifier of verifiers) verifyRoute(server, verifier)
   if (sessions) sessionRoutes(server, app, sessions)
   await metricsRoute(server, app, fleet)
   try {

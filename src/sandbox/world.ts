@@ -30,6 +30,8 @@ export interface TabibProcess extends AsyncDisposable {
   signal(signal: NodeJS.Signals): void
   /** Settles with the exit code (null when a signal ended it). */
   readonly exited: Promise<number | null>
+  /** Where its HTTP listens. @throws TabibError SERVER_FAILED when it ends before it does. */
+  listening(): Promise<string>
   readonly stdout: () => string
   readonly stderr: () => string
 }
@@ -61,6 +63,11 @@ export interface World extends AsyncDisposable {
   tabib(argv: string[]): Promise<{ exitCode: number | null; envelope: unknown; stderr: string }>
   /** Starts the workers named in one process and resolves when each has its heartbeat on record. */
   startWorkers(names: string[]): Promise<TabibProcess>
+  /**
+   * Starts one replica of a service that verifies tokens, and resolves when it listens. With the name of one that was
+   * killed it takes that one's place.
+   */
+  startVerifier(options: { purpose: string; keysUrl: string; instance: string }): Promise<TabibProcess>
   /**
    * Inserts `count` events as a producer would, in one transaction; returns their ids. With `ageS` their times are that
    * many seconds ago, which takes the owner: no producer may backdate. Without `aggregateId` each has its own aggregate.
@@ -228,10 +235,16 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     },
     async startApi() {
       const started = spawn(['api', 'run', '--port', '0'])
-      return Object.assign(started, apiAt(await listening(started)))
+      return Object.assign(started, apiAt(await ready(started)))
     },
     visit: async () =>
       makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app.db)),
+    async startVerifier({ purpose, keysUrl, instance }) {
+      const argv = ['drill', 'verifier', '--purpose', purpose, '--keys', keysUrl, '--instance', instance]
+      const started = spawn(argv)
+      await started.listening()
+      return started
+    },
     produce: (target, events) => produce({ service, owner }, target, events),
     tenant: () => makeTenant(app.db),
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
@@ -290,12 +303,27 @@ function startTabib(folder: SandboxFolder, argv: string[], env: Record<string, s
       resolve(code)
     })
   })
+  const url = () => /listening on (http\S+): /.exec(stderr)?.[1]
   return {
     pid,
     signal: (signal) => {
       child.kill(signal)
     },
     exited,
+    listening: () =>
+      new Promise((resolve, reject) => {
+        const look = () => {
+          const found = url()
+          if (found) resolve(found)
+          return found
+        }
+        if (look()) return
+        child.stderr.on('data', look)
+        child.once('close', () => {
+          const said = stderr.slice(-2_000)
+          reject(new TabibError('SERVER_FAILED', `tabib ${argv.join(' ')} ended before it listened\n${said}`))
+        })
+      }),
     stdout: () => stdout,
     stderr: () => stderr,
     async [Symbol.asyncDispose]() {
@@ -341,15 +369,15 @@ async function heartbeats(db: Database, names: string[], started: TabibProcess):
 }
 
 /** The URL that a process says it listens on, once it is ready. */
-async function listening(started: TabibProcess): Promise<string> {
+async function ready(started: TabibProcess): Promise<string> {
+  const url = await started.listening()
   let ended = false
   void started.exited.then(() => {
     ended = true
   })
   const deadline = performance.now() + HEARTBEAT_LIMIT_MS
   for (let waitMs = 10; ; waitMs = Math.min(waitMs * 2, 250)) {
-    const url = /listening on (http:\S+):/.exec(started.stderr())?.[1]
-    if (url !== undefined && (await fetch(`${url}/readyz`).catch(() => undefined))?.ok) return url
+    if ((await fetch(`${url}/readyz`).catch(() => undefined))?.ok) return url
     if (ended || performance.now() > deadline) {
       throw new TabibError('SERVER_FAILED', `the API is not ready\n${started.stderr().slice(-2_000)}`)
     }

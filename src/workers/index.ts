@@ -3,6 +3,7 @@ import { nearest } from '../nearest.ts'
 import type { Worker } from '../worker.ts'
 import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
+import { keyRotation } from './key-rotation.ts'
 import { outboxMonitor } from './outbox-monitor.ts'
 import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
@@ -15,6 +16,7 @@ export const workers: readonly Worker[] = [
   outboxRetention,
   inbox,
   inboxSweep,
+  keyRotation,
   pager,
 ]
 

@@ -89,3 +89,8 @@ export async function activationWaits(db: Queryable, key: SigningKey): Promise<s
       : [`${cachesLeftS} s for caches of verifiers that do not attest`]),
   ]
 }
+
+/** Forgets verifiers that were silent for a day, or stopped. */
+export async function forgetVerifiers({ db }: { db: Queryable }): Promise<void> {
+  await db.query(`delete from tabib.verifier where attested_at < clock_timestamp() - interval '1 day'`)
+}

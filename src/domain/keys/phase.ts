@@ -1,6 +1,6 @@
 import type { JWK } from 'jose'
 import type { SigningAlgorithm } from '../../adapters/keystore/client.ts'
-import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Queryable, Transaction } from '../../adapters/postgres/client.ts'
 
 /**
  * A key's life. It is published from `publish` to `drain` and signs in `activate`; `retire` and `revoked` are ends.
@@ -82,23 +82,23 @@ export async function enterPhase(
   return moved.length > 0
 }
 
+/** Waits until nobody else changes which key of a purpose signs, or will sign next; until the transaction's end. */
+export async function lockKeys(tx: Transaction, purpose: string): Promise<void> {
+  await tx.query(`select pg_advisory_xact_lock(hashtextextended('tabib.keys:' || $1, 0))`, [purpose])
+}
+
 /**
  * Makes a key sign, in one transaction with the one that signed until now, which drains. Nothing happens when it is
  * no longer in one of the phases given.
  */
 export async function activateKey(
-  tx: Queryable,
+  tx: Transaction,
   { kid, purpose, from, by }: { kid: string; purpose: string; from: readonly KeyPhase[]; by: string },
 ): Promise<boolean> {
-  const [ready] = await tx.query(
-    'select kid from tabib.signing_key where kid = $1 and phase = any($2) and barred is null for update',
-    [kid, from],
-  )
-  if (ready === undefined) return false
-  const signing = await tx.query<{ kid: string }>(
-    `select kid from tabib.signing_key where purpose = $1 and phase = 'activate' for update`,
-    [purpose],
-  )
-  for (const old of signing) await enterPhase(tx, { kid: old.kid, from: ['activate'], to: 'drain', by })
+  await lockKeys(tx, purpose)
+  const keys = await listKeys({ db: tx }, { purpose })
+  if (!keys.some((key) => key.kid === kid && from.includes(key.phase) && key.barred === null)) return false
+  for (const { kid: old, phase } of keys)
+    if (phase === 'activate') await enterPhase(tx, { kid: old, from: [phase], to: 'drain', by })
   return enterPhase(tx, { kid, from, to: 'activate', by })
 }

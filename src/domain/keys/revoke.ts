@@ -1,7 +1,15 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { announceKeys } from './announce.ts'
-import { activateKey, enterPhase, KEY_PHASES, type KeyPhase, listKeys, type SigningKey } from './phase.ts'
+import {
+  activateKey,
+  enterPhase,
+  KEY_PHASES,
+  type KeyPhase,
+  listKeys,
+  lockKeys,
+  type SigningKey,
+} from './phase.ts'
 import { CANDIDATE, destroyEnded, type KeySystems, kidIn, prepareKey } from './rotate.ts'
 
 export interface RevocationPlan {
@@ -51,6 +59,7 @@ export async function revokeKey(
   const { purpose } = key
   const next = key.phase === 'activate' ? await successorOf(systems, key, by) : null
   const revoked = await db.transaction(async (tx) => {
+    await lockKeys(tx, purpose)
     if (next !== null) await activateKey(tx, { kid: next, purpose, from: CANDIDATE, by })
     const entered = await enterPhase(tx, { kid, from: NOT_REVOKED, to: 'revoked', by })
     if (entered) {

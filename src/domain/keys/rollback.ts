@@ -1,7 +1,7 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { announceKeys } from './announce.ts'
-import { activateKey, enterPhase, listKeys } from './phase.ts'
+import { activateKey, enterPhase, listKeys, lockKeys } from './phase.ts'
 import { CANDIDATE, destroyEnded, type KeySystems } from './rotate.ts'
 
 /** `abandon`: the new key never signed, and goes. `return`: the key that signed before signs again, the new one drains. */
@@ -48,6 +48,7 @@ export async function rollbackRotation(
 ): Promise<void> {
   const { purpose, kind, from, to } = plan
   await systems.db.transaction(async (tx) => {
+    await lockKeys(tx, purpose)
     await tx.query(`update tabib.signing_key set barred = 'rolled-back' where kid = $1`, [from])
     const done =
       kind === 'abandon'

@@ -1,4 +1,4 @@
-import type { KeyStore, SigningAlgorithm } from '../../adapters/keystore/client.ts'
+import { type KeyStore, SIGNING_ALGORITHMS, type SigningAlgorithm } from '../../adapters/keystore/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
@@ -6,7 +6,17 @@ import { announceKeys } from './announce.ts'
 import { activationWaits } from './attest.ts'
 import { signJws } from './jws.ts'
 import { PROBE_TYPE } from './key-set.ts'
-import { activateKey, enterPhase, type KeyPhase, type KeyPolicy, listKeys, type SigningKey } from './phase.ts'
+import {
+  activateKey,
+  enterPhase,
+  type KeyPhase,
+  type KeyPolicy,
+  listKeys,
+  lockKeys,
+  type SigningKey,
+} from './phase.ts'
+
+export { SIGNING_ALGORITHMS }
 
 /** What changing keys takes; the store is opened only when a key pair is made or destroyed. */
 export interface KeySystems {
@@ -26,6 +36,8 @@ export interface RotationAsk {
   policy: KeyPolicy
   /** The key that signs now may have leaked: it never signs again once it was replaced. */
   taint?: boolean
+  /** The key to replace, as a plan saw it: when another signs by now, that was done already. */
+  active?: string | null
 }
 
 export interface RotationPlan extends RotationAsk {
@@ -48,7 +60,7 @@ export async function planRotation({ db }: { db: Queryable }, ask: RotationAsk):
 
 /**
  * Starts a rotation, or goes on with the one under way: makes the key pair, then `advanceKeys`. Killed anywhere, the
- * same call does the rest; only a pair that was made and not yet recorded stays in the store, unused.
+ * same call with the same plan does the rest; only a pair that was made and not yet recorded stays in the store, unused.
  */
 export async function rotateKeys(
   systems: KeySystems,
@@ -56,56 +68,63 @@ export async function rotateKeys(
 ): Promise<Advance & { kid: string }> {
   if (ask.taint) {
     await systems.db.query(
-      `update tabib.signing_key set barred = 'tainted' where purpose = $1 and phase = 'activate'`,
-      [ask.purpose],
+      `update tabib.signing_key set barred = 'tainted'
+       where purpose = $1 and phase = 'activate' and ($2::text is null or kid = $2)`,
+      [ask.purpose, ask.active],
     )
   }
   const kid = await prepareKey(systems, { ...ask, by })
   return { kid, ...(await advanceKeys(systems, { purpose: ask.purpose, by })) }
 }
 
-/** The key that will sign next: the one under way, or a new one in `prepare`. */
+/** The key that signs next: the one under way, one that has replaced `active` by now, or a new one in `prepare`. */
 export async function prepareKey(
-  systems: Pick<KeySystems, 'db' | 'keyStore'>,
+  { db, keyStore: openStore }: Pick<KeySystems, 'db' | 'keyStore'>,
   ask: RotationAsk & { by: string },
 ): Promise<string> {
-  const { db } = systems
   const { purpose, algorithm, policy, by } = ask
   assertPurpose(purpose)
   assertOverlap(policy)
-  const present = kidIn(await listKeys({ db }, { purpose }), CANDIDATE)
-  if (present !== null) return present
-  const keyStore = await systems.keyStore()
+  const next = (keys: readonly SigningKey[]) => kidIn(keys, CANDIDATE) ?? kidIn(keys, ['activate'])
+  const keys = await listKeys({ db }, { purpose })
+  const { active = kidIn(keys, ['activate']) } = ask
+  const present = next(keys)
+  if (present !== null && present !== active) return present
+  const keyStore = await openStore()
   const key = await keyStore.generate(algorithm)
   const { kid } = key.publicJwk
   const probe = await signJws({ keyStore }, { key, typ: PROBE_TYPE, payload: { purpose, kid } })
-  const made = await db.query(
-    `with made as (
-       insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
+  const theirs = await db.transaction(async (tx) => {
+    await lockKeys(tx, purpose)
+    const other = next(await listKeys({ db: tx }, { purpose }))
+    if (other !== null && other !== active) return other
+    await tx.query(
+      `insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
          overlap_s, cache_age_s, skew_s, token_lifetime_s, all_attest)
-       values ($1, $2, $3, $4, $5, $6, 'prepare', $7, $8, $9, $10, $11)
-       on conflict do nothing returning kid
-     )
-     insert into tabib.signing_key_phase (kid, phase, entered_by) select kid, 'prepare', $12 from made returning kid`,
-    [
-      kid,
-      purpose,
-      algorithm,
-      key.ref,
-      JSON.stringify(key.publicJwk),
-      probe,
-      policy.overlapS,
-      policy.cacheAgeS,
-      policy.skewS,
-      policy.tokenLifetimeS,
-      policy.allAttest,
-      by,
-    ],
-  )
-  if (made.length > 0) return kid
-  // Somebody else has just started the same rotation.
+       values ($1, $2, $3, $4, $5, $6, 'prepare', $7, $8, $9, $10, $11)`,
+      [
+        kid,
+        purpose,
+        algorithm,
+        key.ref,
+        JSON.stringify(key.publicJwk),
+        probe,
+        policy.overlapS,
+        policy.cacheAgeS,
+        policy.skewS,
+        policy.tokenLifetimeS,
+        policy.allAttest,
+      ],
+    )
+    await tx.query(
+      `insert into tabib.signing_key_phase (kid, phase, entered_by) values ($1, 'prepare', $2)`,
+      [kid, by],
+    )
+    return null
+  })
+  if (theirs === null) return kid
   await keyStore.destroy(key.ref)
-  return prepareKey(systems, ask)
+  return theirs
 }
 
 export interface Advance {

@@ -36,6 +36,7 @@ export interface VerifyOptions {
 
 /** Verifies tokens against a key set that it keeps by itself. Safe to share; dispose it to stop. */
 export interface Verifier extends AsyncDisposable {
+  readonly purpose: string
   /**
    * @throws TabibError TOKEN_EXPIRED; TOKEN_INVALID, `context.reason` one of `malformed`, `unknown-key`, `revoked`,
    * `signature`, `claims`; KEYS_UNAVAILABLE (answer 503) when nobody can tell.
@@ -46,7 +47,7 @@ export interface Verifier extends AsyncDisposable {
 }
 
 const RELOAD_EVERY_MS = 10_000
-const ATTEST_EVERY_MS = 5_000
+const ATTEST_EVERY_MS = 3_000
 const HARD_LIMIT_MS = 3_600_000
 const LOAD_WITHIN_MS = 5_000
 /** Tokens with keys that are not held cost the issuer at most one load in this time, however many there are. */
@@ -195,6 +196,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   const attesting = setInterval(() => void say(), ATTEST_EVERY_MS)
 
   return {
+    purpose,
     async verify(token, { typ, issuer, audience }) {
       const kid = keyIdOf(token)
       if (kid === undefined) throw refuse('malformed', 'the token is no JWT that names a key')

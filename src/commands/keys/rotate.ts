@@ -1,0 +1,112 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { Flags } from '@oclif/core'
+import type { App } from '../../app.ts'
+import { durationFlag, moderate, planned, TabibCommand } from '../../command.ts'
+import {
+  type Advance,
+  advanceKeys,
+  planRotation,
+  type RotationPlan,
+  rotateKeys,
+  SIGNING_ALGORITHMS,
+} from '../../domain/keys/rotate.ts'
+import { purposeFlag } from '../../flags.ts'
+import { details, mark } from '../../render.ts'
+
+const LOOK_EVERY_MS = 1_000
+
+export default class KeysRotate extends TabibCommand<typeof KeysRotate> {
+  static override summary = 'Replace the key that signs, in phases that no valid token falls between.'
+  static override description =
+    'Makes a key, publishes it, and returns; the key-rotation worker has it sign once every verifier holds it, and ' +
+    'retires the old one when its last token has expired. The same command again goes on with the rotation under way.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> --purpose join-token --dry-run',
+    '<%= config.bin %> <%= command.id %> --purpose join-token --wait --yes',
+    '<%= config.bin %> <%= command.id %> --purpose service-token --algorithm EdDSA --token-lifetime 15m --overlap 30m --yes',
+    '<%= config.bin %> <%= command.id %> --purpose join-token --taint --yes',
+  ]
+  static override flags = {
+    purpose: purposeFlag({ required: true }),
+    algorithm: Flags.option({ options: SIGNING_ALGORITHMS })({
+      description: 'of the new key; keys.algorithm',
+    }),
+    overlap: durationFlag({ description: 'both keys published, at least; keys.overlap' }),
+    'token-lifetime': durationFlag({ description: 'the longest life of a token; keys.tokenLifetime' }),
+    'cache-age': durationFlag({ description: 'how long verifiers may keep a key set; keys.cacheAge' }),
+    skew: durationFlag({ description: 'how far clocks may differ; keys.skew' }),
+    taint: Flags.boolean({ description: 'the present key may have leaked: it never signs again afterwards' }),
+    wait: Flags.boolean({ description: 'stay until the new key signs' }),
+    ...planned,
+    ...moderate,
+  }
+
+  async run(): Promise<void> {
+    const { purpose, taint, wait } = this.flags
+    const app = await this.openApp()
+    const { algorithm, policy: configured } = app.config.keys
+    const seconds = (ms: number | undefined, otherwise: number) =>
+      ms === undefined ? otherwise : Math.ceil(ms / 1_000)
+    const plan = await planRotation(app, {
+      purpose,
+      taint,
+      algorithm: this.flags.algorithm ?? algorithm,
+      policy: {
+        overlapS: seconds(this.flags.overlap, configured.overlapS),
+        tokenLifetimeS: seconds(this.flags['token-lifetime'], configured.tokenLifetimeS),
+        cacheAgeS: seconds(this.flags['cache-age'], configured.cacheAgeS),
+        skewS: seconds(this.flags.skew, configured.skewS),
+        allAttest: configured.allAttest,
+      },
+    })
+    // A rotation that is under way is the same plan: interrupted, the same hash goes on with it.
+    const { candidate: _, ...hashed } = plan
+    const hash = await this.settlePlan(hashed, () => planText(plan))
+    if (hash === undefined) return
+    this.note(planText(plan))
+    await this.confirmModerate(`Rotating the keys of ${purpose}`)
+    const given = this.argv.filter((arg, i) => !/^--apply(=|$)/.test(arg) && this.argv[i - 1] !== '--apply')
+    this.resumeWith = [this.config.bin, this.commandName, ...given, '--apply', hash].join(' ')
+    const result = await this.mutate({ targets: [`keys:${purpose}`], planHash: hash }, async () => {
+      const started = await rotateKeys(app, { ...plan, by: this.actor })
+      return wait ? { ...started, ...(await this.#untilActive(app, started)) } : started
+    })
+    this.succeed({ result, text: () => resultText(purpose, result) })
+  }
+
+  async #untilActive(app: App, started: Advance): Promise<Advance> {
+    let last = started
+    const moved = [...started.moved]
+    while (last.waits.length > 0) {
+      const seen = last.waits.join('; ')
+      await delay(LOOK_EVERY_MS, undefined, { signal: this.signal }).catch(() => {})
+      this.signal.throwIfAborted()
+      last = await advanceKeys(app, { purpose: this.flags.purpose, by: this.actor })
+      moved.push(...last.moved)
+      const now = last.waits.join('; ')
+      if (now !== '' && now.replace(/\d+ s/g, '') !== seen.replace(/\d+ s/g, ''))
+        this.note(`waits for ${now}`)
+    }
+    return { ...last, moved }
+  }
+}
+
+const planText = ({ active, candidate, algorithm, policy, taint }: RotationPlan): string =>
+  details({
+    'signs now': active ?? 'no key yet: the new one signs at once',
+    'signs next': candidate ? `${candidate}, under way` : `a new ${algorithm} key`,
+    'before it signs': policy.allAttest
+      ? 'until every verifier attests it'
+      : `until every verifier attests it, and ${policy.cacheAgeS + policy.skewS} s for others' caches`,
+    'old key': `published for ${policy.overlapS} s together with the new one, at least`,
+    tainted: taint ? 'the old key never signs again' : undefined,
+  })
+
+function resultText(purpose: string, { kid, moved, waits }: Advance & { kid: string }): string {
+  if (moved.some(({ phase }) => phase === 'activate')) return `${mark('ok')} ${purpose}: ${kid} signs`
+  return [
+    `${mark('ok')} ${purpose}: ${kid} is published`,
+    ...waits.map((wait) => `  It waits for ${wait}.`),
+    `  Try: tabib keys status --purpose ${purpose}`,
+  ].join('\n')
+}
