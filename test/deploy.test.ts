@@ -5,6 +5,7 @@ import { Parser } from '@oclif/core'
 import { execa } from 'execa'
 import { describe, expect, test } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
+import ApiRun from '../src/commands/api/run.ts'
 import WorkerRun from '../src/commands/worker/run.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { findWorker } from '../src/workers/index.ts'
@@ -13,6 +14,11 @@ const deploy = (...path: string[]) => join(packageRoot(), 'deploy', ...path)
 
 /** Parses what a unit or a pod would run, as the command itself does. @throws on an unknown flag, worker or command. */
 async function parseCommand(argv: string[]): Promise<void> {
+  if (argv[0] === 'api') {
+    expect(argv[1]).toBe('run')
+    await Parser.parse(argv.slice(2), { flags: { ...ApiRun.baseFlags, ...ApiRun.flags }, strict: true })
+    return
+  }
   expect(argv.slice(0, 2)).toEqual(['worker', 'run'])
   const { baseFlags, flags, args } = WorkerRun
   const parsed = await Parser.parse(argv.slice(2), { flags: { ...baseFlags, ...flags }, args, strict: true })
@@ -49,7 +55,7 @@ async function podOf(file: string): Promise<PodSpec> {
   return ('jobTemplate' in spec ? spec.jobTemplate.spec : spec).template.spec
 }
 
-describe.each(['worker.yaml', 'once.yaml'])('kubernetes/%s', (file) => {
+describe.each(['worker.yaml', 'api.yaml', 'once.yaml'])('kubernetes/%s', (file) => {
   test('runs a command that tabib knows', async () => {
     for (const { args } of (await podOf(file)).containers) await parseCommand(args)
   })
@@ -69,8 +75,8 @@ describe.each(['worker.yaml', 'once.yaml'])('kubernetes/%s', (file) => {
   })
 })
 
-test('the worker pod is probed where the workers answer', async () => {
-  const [container] = (await podOf('worker.yaml')).containers
+test.each(['worker.yaml', 'api.yaml'])('the pod of %s is probed where it answers', async (file) => {
+  const [container] = (await podOf(file)).containers
   expect(container?.livenessProbe?.httpGet.path).toBe('/livez')
   expect(container?.readinessProbe?.httpGet.path).toBe('/readyz')
   expect(container?.args).toContain('0.0.0.0')

@@ -58,14 +58,12 @@ describe('on a platform with a poison event', () => {
   const world = useWorld()
   let quarantineId = ''
   beforeAll(async () => {
-    await world().configure({
-      residency: { regions: { AF: [] }, clusters: { 'herat-dr': { patroni: ['http://127.0.0.1:14998'] } } },
-    })
     await world().produce('billing', { count: 1, type: 'not publishable' })
     await world().tabib(['outbox', 'relay'])
     const [row] = await world().db.query<{ id: string }>('select id from tabib.quarantine')
     quarantineId = row?.id ?? ''
-    await world().tabib(['keys', 'rotate', '--purpose', 'service-token', '--yes'])
+    for (const purpose of ['service-token', 'join-token'])
+      await world().tabib(['keys', 'rotate', '--purpose', purpose, '--yes'])
   })
 
   // There may be something to see (1), and a guard may say that nothing is to be done (5); never misunderstood, never a bug.

@@ -16,6 +16,7 @@ import {
   forgedJoins,
   joinedAfterExpiry,
   joinTokensSignable,
+  leakedKeys,
 } from '../../src/domain/sessions/join-failures.ts'
 import { JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
 import { packageRoot } from '../../src/package-root.ts'
@@ -70,6 +71,9 @@ const tenant = async () => {
   return id
 }
 const otherVisit = async () => makeVisit({ ...systems(), service: database.service }, await tenant())
+
+const tabib = (...argv: string[]) =>
+  execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv], { env, reject: false })
 
 interface Answer {
   status: number
@@ -154,21 +158,7 @@ test('a service calls with the token that an operator issued it, for its tenant 
   const other = await otherVisit()
   const file = join(folder, 'service.jwt')
   const issue = (tenantId: string) =>
-    execa(
-      process.execPath,
-      [
-        join(packageRoot(), 'bin/run.js'),
-        'token',
-        'issue',
-        '--service',
-        'scheduling',
-        '--tenant',
-        tenantId,
-        '--file',
-        file,
-      ],
-      { env: { ...env, TABIB_ACTOR: 'maryam@ops' }, reject: false },
-    )
+    tabib('token', 'issue', '--service', 'scheduling', '--tenant', tenantId, '--file', file)
   expect(await issue('nobody')).toMatchObject({
     exitCode: 2,
     stderr: expect.stringMatching(/no tenant nobody/),
@@ -290,8 +280,8 @@ describe('join refuses', () => {
     }
     const seen = await eventually(counted, (counts) => counts['not-issued'] === 3)
     expect(seen).toMatchObject({ 'not-issued': 3, expired: 2 })
-    const forged = await forgedJoins(database)
-    expect(forged).toMatchObject({ byReason: { 'not-issued': 3 }, leaked: [key.ref] })
+    expect((await forgedJoins(database)).byReason).toMatchObject({ 'not-issued': 3 })
+    expect(await leakedKeys(database)).toEqual([key.ref])
     const incidents = await database.db.query(
       `select severity, mode, state from tabib.incident where dedupe_key = $1`,
       [`communication/C10:${key.ref}`],
@@ -378,7 +368,61 @@ test('a revoked key lets nobody in, not even those who knock that moment; all ar
   const fresh = await tokenOf()
   expect(decodeJwt(fresh).jti).not.toBe(decodeJwt(tokens[0]!).jti)
   expect((await knock(fresh)).status).toBe(200)
-  expect((await forgedJoins(database)).leaked).toEqual([])
+  expect(await leakedKeys(database)).toEqual([])
+})
+
+test('keys revoke --leaked revokes the key that forged tokens name, once, and writes what was accepted under it', async () => {
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  expect((await knock(await tokenOf())).status).toBe(200)
+  expect((await knock(await sign({}))).status).toBe(401)
+  await eventually(
+    () => leakedKeys(database),
+    (kids) => kids.length > 0,
+  )
+  const file = join(folder, 'forensics.json')
+  const because = ['--reason', 'forged tokens', '--file', file]
+  const revoke = (...argv: string[]) => tabib('keys', 'revoke', ...argv, ...because)
+  expect(await revoke('--leaked')).toMatchObject({ exitCode: 5, stderr: expect.stringMatching(/--confirm/) })
+  expect(await revoke('--leaked', key.ref)).toMatchObject({ exitCode: 2 })
+  expect(await revoke('--leaked', '--confirm', 'join-token')).toMatchObject({
+    exitCode: 0,
+    stdout: expect.stringMatching(/\d+ sessions are told to put everybody out; \d+ tokens were accepted/),
+  })
+  const list = await readFile(file, 'utf8')
+  const accepted = await acceptedUnder(database, { kid: key.ref })
+  expect(JSON.parse(list)).toEqual({ kid: key.ref, accepted: JSON.parse(JSON.stringify(accepted)) })
+  expect(accepted.map(({ sessionId }) => sessionId)).toContain(visit.sessionId)
+
+  expect(await revoke('--leaked', '--confirm', 'join-token')).toMatchObject({ exitCode: 5 })
+  expect(await revoke(key.ref, '--confirm', key.ref)).toMatchObject({ exitCode: 0 })
+  expect(await readFile(file, 'utf8')).toBe(list)
+})
+
+test('an eviction waits for who is coming in, and puts them out too', async () => {
+  const token = await tokenOf()
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  await using coming = await database.db.connection()
+  await coming.query('begin')
+  await coming.query('select pg_advisory_xact_lock_shared(hashtext($1))', [key.ref])
+  await revokeKey(systems(), { kid: key.ref, reason: 'it leaked', by: 'test', runId: randomUUID() })
+  const evicting = evictRevoked(app)
+  const waiting = () =>
+    database.db.query(`select pid from pg_locks where locktype = 'advisory' and not granted and database =
+      (select oid from pg_database where datname = current_database())`)
+  expect(await eventually(waiting, (locks) => locks.length > 0)).toHaveLength(1)
+  await coming.query(`select set_config('role', 'tabib_app', true), set_config('app.tenant_id', $1, true)`, [
+    visit.tenantId,
+  ])
+  const { jti } = decodeJwt(token)
+  await coming.query(
+    `update virtual_care.join_token
+     set acceptances = 1, first_accepted_at = clock_timestamp(), last_accepted_at = clock_timestamp() where jti = $1`,
+    [jti],
+  )
+  await coming.query('commit')
+  expect((await evicting)[0]?.sessions.map(({ sessionId }) => sessionId)).toContain(visit.sessionId)
+  expect((await acceptedUnder(database, { kid: key.ref })).map((one) => one.jti)).toContain(jti)
+  expect(await knock(token)).toMatchObject({ status: 401 })
 })
 
 test('no participant is added to a session of another tenant, whoever asks', async () => {

@@ -17,11 +17,16 @@ export async function readSecretFile(
   const [text, { mode }] = await Promise.all([readFile(path, 'utf8'), stat(path)]).catch((cause) => {
     throw unreadable(path, cause)
   })
-  if (mode & 0o077) {
+  // A group may read: Kubernetes gives a secret's files to the group of the pod's user alone.
+  if (mode & 0o027) {
     const seen = (mode & 0o777).toString(8)
-    throw new TabibError('CONFIG_INVALID', `${path} can be read by others (mode ${seen})`, {
-      suggestions: [`chmod 600 ${path}`],
-    })
+    throw new TabibError(
+      'CONFIG_INVALID',
+      `${path} can be read by others, or written by a group (mode ${seen})`,
+      {
+        suggestions: [`chmod 600 ${path}`],
+      },
+    )
   }
   return text.trim()
 }

@@ -39,8 +39,7 @@ export async function deliverPages(
 
 type Step = 'none' | 'paged' | { failure: string }
 
-const PAGE_COLUMNS = `id as "incidentId", mode, severity, service, title, runbook, occurrences,
-  opened_at as "startedAt", coalesce(detail->'notify', '[]') as notify`
+const PAGE_COLUMNS = `id as "incidentId", mode, severity, service, title, runbook, occurrences, opened_at as "startedAt"`
 
 async function pageNext(tx: Transaction, pager: Pager): Promise<Step> {
   const [page] = await tx.query<Page>(

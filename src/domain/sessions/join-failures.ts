@@ -12,24 +12,32 @@ export interface ForgedJoins {
   /** Refusals a minute, over the last five. */
   perMinute: number
   byReason: Record<string, number>
-  /** Keys whose signature holds on tokens that were never issued: each has leaked. */
-  leaked: string[]
 }
 
 /** Join tokens refused as forged lately. Those under a key that was revoked since count no more: it is dealt with. */
 export async function forgedJoins({ db }: { db: Queryable }): Promise<ForgedJoins> {
-  const rows = await db.query<{ outcome: string; kid: string; n: number }>(
-    `select outcome, kid, sum(n)::float8 as n from tabib.join_token_count c
+  const rows = await db.query<{ outcome: string; n: number }>(
+    `select outcome, sum(n)::float8 as n from tabib.join_token_count c
      where minute > clock_timestamp() - make_interval(mins => $1) and outcome = any($2)
        and not exists (select from tabib.key_revocation r where r.kid = c.kid)
-     group by outcome, kid order by outcome, kid`,
+     group by outcome order by outcome`,
     [WINDOW_MIN, FORGED],
   )
-  const byReason: Record<string, number> = {}
-  for (const { outcome, n } of rows) byReason[outcome] = (byReason[outcome] ?? 0) + n
   const total = rows.reduce((sum, { n }) => sum + n, 0)
-  const leaked = rows.filter(({ outcome }) => outcome === 'not-issued').map(({ kid }) => kid)
-  return { perMinute: total / WINDOW_MIN, byReason, leaked }
+  return {
+    perMinute: total / WINDOW_MIN,
+    byReason: Object.fromEntries(rows.map(({ outcome, n }) => [outcome, n])),
+  }
+}
+
+/** Keys in use whose signature held, within the last month, on a join token that nobody issued: each has leaked. */
+export async function leakedKeys({ db }: { db: Queryable }): Promise<string[]> {
+  const rows = await db.query<{ kid: string }>(
+    `select distinct kid from tabib.join_token_count c
+     where outcome = 'not-issued' and not exists (select from tabib.key_revocation r where r.kid = c.kid)
+     order by kid`,
+  )
+  return rows.map(({ kid }) => kid)
 }
 
 /** Join tokens that opened a session after their time; reads the database's clock alone. */
@@ -62,4 +70,14 @@ export async function joinTokensSignable(systems: {
     if (!(error instanceof TabibError)) throw error
     return { signable: false, why: error.message }
   }
+}
+
+/** Join tokens that were asked for and could not be signed, in the last five minutes. */
+export async function unsignedLately({ db }: { db: Queryable }): Promise<number> {
+  const [row] = await db.query<{ n: number }>(
+    `select coalesce(sum(n), 0)::float8 as n from tabib.join_token_count
+     where minute > clock_timestamp() - make_interval(mins => $1) and outcome = 'unsigned'`,
+    [WINDOW_MIN],
+  )
+  return row?.n ?? 0
 }

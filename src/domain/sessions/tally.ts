@@ -1,4 +1,4 @@
-import type { Database } from '../../adapters/postgres/client.ts'
+import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { raiseIncident } from '../incident/raise.ts'
 
 /** What became of a join token: issued or not, accepted, or refused and why. */
@@ -80,4 +80,9 @@ const PAGES: Record<
     title: `Join tokens that were never issued are signed with key ${kid}: it leaked`,
     runbook: 'runbooks/communication/c10-join-token-forged.md',
   }),
+}
+
+/** Forgets counts that are older than a month. */
+export async function forgetJoinCounts({ db }: { db: Queryable }): Promise<void> {
+  await db.query(`delete from tabib.join_token_count where minute < clock_timestamp() - interval '30 days'`)
 }
