@@ -57,7 +57,7 @@ export async function seedPlatform(
   }
   for (const clinic of clinics) {
     const { region } = CITIES[clinic.city]
-    await configureTenant(systems.service, clinic.id, completeTenant({ ...clinic, region }))
+    await configureTenant(systems, clinic.id, completeTenant({ ...clinic, region }))
     for (const batch of clinicBatches(clinic, chance, scale, today)) {
       await commit(systems.service, clinic.id, batch)
       counts.patients += batch.patients.length

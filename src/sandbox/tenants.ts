@@ -44,7 +44,7 @@ export function completeTenant(names: {
       },
     },
     refunds: { approvers: ['u-shukria', 'u-navid'] },
-    residency: { region, allowed: [region], backups: [{ label: 'nightly', region }] },
+    residency: { region, backups: [{ label: 'nightly', region }] },
     keys: { kms: { ref: `${slug}-key`, region }, subjects: { wrappedBy: `${slug}-key` } },
     privacy: {
       erasureContact: 'privacy@clinics.example',
@@ -65,11 +65,21 @@ export function completeTenant(names: {
 }
 
 /**
- * Writes what a tenant's document says as the services that own its parts would, in one transaction; the tenant's own
- * row must be there, and nothing of this yet.
+ * Writes what a tenant's document says as those that own its parts would; the tenant's own row must be there, and
+ * nothing of this yet.
+ *
+ * @param systems `db` may allow regions (tabib's role), `service` writes the rest (tabib_app).
  */
-export async function configureTenant(service: Database, tenantId: string, tenant: Tenant): Promise<void> {
+export async function configureTenant(
+  { db, service }: { db: Database; service: Database },
+  tenantId: string,
+  tenant: Tenant,
+): Promise<void> {
   const { slug, name, status, currency, items, priceLists, accounts, ...profile } = tenant
+  await db.query('insert into tabib.tenant_region (tenant_id, region) select $1, unnest($2::text[])', [
+    tenantId,
+    tenant.residency.allowed,
+  ])
   await service.transaction(async (tx) => {
     await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
     await tx.query('insert into tabib.tenant_profile (tenant_id, document) values ($1, $2)', [

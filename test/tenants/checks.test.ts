@@ -1,9 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { parse as parseYaml } from 'yaml'
+import * as z from 'zod'
 import { tenantChecks } from '../../src/domain/tenants/checks/index.ts'
 import { examineTenants } from '../../src/domain/tenants/examine.ts'
 import { parseTenant } from '../../src/domain/tenants/parse.ts'
+import { jsonSchemaOf } from '../../src/output-schema.ts'
 import { packageRoot } from '../../src/package-root.ts'
 
 // The document that docs/onboarding.md shows passes; every failing one is an edit of it.
@@ -109,8 +112,8 @@ const FAILING: Record<string, Failing> = {
     line: 'approvers: [u-shukria, u-shukria]',
   },
   'tenant/residency-region': {
-    edit: [['  region: af-herat\n', '  region: eu-west\n']],
-    line: 'allowed: [af-herat, af-kabul]',
+    edit: [['  region: af-herat\n  allowed: [af-kabul]\n', '  allowed: [af-kabul, af-herat]\n']],
+    line: 'residency:',
   },
   'tenant/backups-in-region': {
     edit: [['label: herat-nightly, region: af-kabul', 'label: herat-nightly, region: eu-west']],
@@ -178,6 +181,12 @@ async function examine(text: string) {
   return examineTenants([{ tenant, locate }], { now: NOW })
 }
 
+test('the document passes the JSON Schema that is published, and one with a wrong name does not', () => {
+  const published = z.fromJSONSchema(jsonSchemaOf('tenant') as Parameters<typeof z.fromJSONSchema>[0])
+  expect(published.safeParse(parseYaml(PASSING)).error).toBeUndefined()
+  expect(published.safeParse(parseYaml(PASSING.replace('currency:', 'curency:'))).success).toBe(false)
+})
+
 describe('the checklist', () => {
   test('has at least 24 checks, each with a document that fails it', () => {
     expect(tenantChecks.length).toBeGreaterThanOrEqual(24)
@@ -189,6 +198,7 @@ describe('the checklist', () => {
     expect(findings).toEqual([])
     expect(rules.filter(({ notRun }) => notRun === 'not run offline').map(({ id }) => id)).toEqual([
       'tenant/webhook-signed-test',
+      'tenant/backup-manifests',
       'tenant/kms-signs',
       'tenant/isolation-probe',
       'tenant/jwks-reachable',

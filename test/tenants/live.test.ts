@@ -1,5 +1,5 @@
 import { createHmac, randomUUID } from 'node:crypto'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -9,6 +9,9 @@ import { exportJWK, generateKeyPair } from 'jose'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type KeyStore, openKeyStore } from '../../src/adapters/keystore/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
+import { createApp, createLogger } from '../../src/app.ts'
+import { loadConfig } from '../../src/config.ts'
+import { writeManifest } from '../../src/domain/residency/manifest.ts'
 import { examineTenants } from '../../src/domain/tenants/examine.ts'
 import type { Reach } from '../../src/domain/tenants/probes/index.ts'
 import { readTenants } from '../../src/domain/tenants/read.ts'
@@ -19,16 +22,19 @@ import { completeTenant, configureTenant } from '../../src/sandbox/tenants.ts'
 import { useDatabase } from '../support/database.ts'
 
 const database = useDatabase()
+/** Tenants of these tests have no server of their own to ask, unless one is started for them. */
+const NOTHING = { fetch: () => async () => new Response('{}'), keyStore: undefined, residency: undefined }
 
 async function register(slug: string, change: (tenant: Tenant) => void = () => {}): Promise<Tenant> {
   const tenant = completeTenant({ slug, name: 'درمانگاه', currency: 'AFN', region: 'af-herat' })
+  tenant.residency.allowed = ['af-kabul']
   change(tenant)
   const id = randomUUID()
   await database.db.query(
     `insert into tabib.tenant (id, slug, name, region, currency, status) values ($1, $2, $3, $4, $5, $6)`,
     [id, slug, tenant.name, tenant.residency.region, tenant.currency ?? null, tenant.status],
   )
-  await configureTenant(database.service, id, tenant)
+  await configureTenant(database, id, tenant)
   return tenant
 }
 
@@ -37,7 +43,7 @@ async function failures(slug: string | undefined, reach?: Partial<Reach>): Promi
   const subjects = await readTenants(database.db, slug)
   const { findings } = await examineTenants(subjects, {
     now: new Date(),
-    reach: reach && { db: database.db, fetch, keyStore: undefined, ...reach },
+    reach: reach && { ...NOTHING, db: database.db, ...reach },
   })
   return findings.filter(({ severity }) => severity !== 'info').map(({ id, object }) => `${id} ${object}`)
 }
@@ -105,11 +111,9 @@ describe('a tenant in the database', () => {
           ),
       }
       const subjects = await readTenants(counting, slug)
-      // The tenants of this test have no server of their own to ask.
-      const answer = async () => new Response('{}')
       await examineTenants(subjects, {
         now: new Date(),
-        reach: { db: counting, fetch: answer, keyStore: undefined },
+        reach: { ...NOTHING, db: counting },
       })
       return { count, tenants: subjects.length }
     }
@@ -123,9 +127,8 @@ describe('a tenant in the database', () => {
 
 describe('a probe of the database', () => {
   test('finds rows that a stranger sees, and whose they are', async () => {
-    const reach = { fetch: async () => new Response('{}') }
     const leaking = async () =>
-      (await failures('herat-markaz', reach)).filter((one) => one.startsWith('tenant/isolation-probe'))
+      (await failures('herat-markaz', {})).filter((one) => one.startsWith('tenant/isolation-probe'))
     expect(await leaking()).toEqual([])
     await database.owner.query('alter table billing.item disable row level security')
     expect(await leaking()).toEqual(['tenant/isolation-probe herat-markaz'])
@@ -154,11 +157,47 @@ describe('a probe of a key store', () => {
     }
     await register('key-there', withKey(ref))
     await register('key-gone', withKey('no-such-key'))
-    const reach = { keyStore: async () => keyStore, fetch: async () => new Response('{}') }
+    const reach = { keyStore: async () => keyStore }
     const ofKeys = async (slug: string) =>
       (await failures(slug, reach)).filter((one) => one.startsWith('tenant/kms-signs'))
     expect(await ofKeys('key-there')).toEqual([])
     expect(await ofKeys('key-gone')).toEqual(['tenant/kms-signs key-gone'])
+  })
+
+  test('believes signed manifests of backups, and holds their regions against the allowlist', async () => {
+    const key = await keyStore.generate('ES256')
+    const trustedKeys = join(folder, 'trusted.json')
+    await writeFile(trustedKeys, JSON.stringify({ keys: [key.publicJwk] }))
+    const manifests = join(folder, 'manifests')
+    await mkdir(manifests)
+    const regions = { 'af-herat': [], 'af-kabul': [], 'eu-west': [] }
+    const residency = {
+      regions,
+      manifests,
+      trustedKeys,
+      platform: [],
+      clusters: {},
+      policies: [],
+      maxManifestAge: 1,
+    }
+    const flaws = async () => {
+      const [subject] = await readTenants(database.db, 'herat-markaz')
+      const reach = { ...NOTHING, db: database.db, residency }
+      const { findings } = await examineTenants([subject!], { now: new Date(), reach })
+      return findings.filter(({ id }) => id === 'tenant/backup-manifests').map(({ message }) => message)
+    }
+    const back = (label: string, region: string, keyRegion: string) => {
+      const iat = Math.floor(Date.now() / 1_000)
+      const manifest = { label, region, keyRegion, systemIdentifier: '1', tenantSetHash: '0'.repeat(64), iat }
+      return writeManifest({ keyStore }, { folder: manifests, key, manifest })
+    }
+    expect(await flaws()).toEqual([expect.stringContaining('no backup manifest lies in')])
+    await back('nightly', 'af-kabul', 'af-herat')
+    expect(await flaws()).toEqual([])
+    await back('weekly', 'eu-west', 'eu-west')
+    expect(await flaws()).toEqual(['backup weekly lies in eu-west; the key of backup weekly lies in eu-west'])
+    await writeFile(join(manifests, 'weekly.manifest.jws'), 'forged')
+    expect(await flaws()).toEqual([expect.stringContaining('the manifest of backup weekly is not believed')])
   })
 })
 
@@ -210,7 +249,7 @@ describe("a probe of a tenant's servers", () => {
   const messages = async (change: (tenant: Tenant) => void) => {
     const tenant = completeTenant({ slug: 'herat', name: 'Herat', currency: 'AFN', region: 'af-herat' })
     change(tenant)
-    const reach = { db: database.db, fetch, keyStore: undefined }
+    const reach = { ...NOTHING, db: database.db, fetch: () => fetch }
     const { findings } = await examineTenants([{ id: randomUUID(), tenant }], { now: new Date(), reach })
     const probes = findings.filter(({ id, severity }) => /signed-test|jwks/.test(id) && severity !== 'info')
     return probes.map(({ message }) => message.replace(url(), '').replace(folder, ''))
@@ -262,6 +301,20 @@ describe("a probe of a tenant's servers", () => {
       expect.stringMatching(/^http:\/\/127\.0\.0\.1:1\/jwks: .*(ECONNREFUSED|bad port)/),
     ])
   })
+})
+
+test("a tenant's server beyond its regions is not reached, and that is told", async () => {
+  const config = loadConfig({ env: { TABIB_DATABASE_URL: database.url('tabib') }, cwd: '/' })
+  const regions = { 'af-herat': ['10.9.0.0/16'], 'af-kabul': ['10.8.0.0/16'] }
+  const residency = { regions, platform: [], clusters: {}, policies: [], maxManifestAge: 1 }
+  await using app = createApp({ ...config, residency }, { log: createLogger('silent') })
+  const [subject] = await readTenants(database.db, 'herat-markaz')
+  subject!.tenant.identity!.jwksUri = 'https://127.0.0.1:8443/jwks'
+  const reach = { ...NOTHING, db: database.db, fetch: (id: string) => app.fetch(id) }
+  const { findings } = await examineTenants([subject!], { now: new Date(), reach })
+  expect(findings.find(({ id }) => id === 'tenant/jwks-reachable')?.message).toContain(
+    'outside the networks that this traffic may go to',
+  )
 })
 
 describe('a currency that is missing', () => {

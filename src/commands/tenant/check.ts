@@ -1,7 +1,8 @@
 import { Args, Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
 import { CATEGORIES } from '../../domain/tenants/check.ts'
-import type { Subject } from '../../domain/tenants/examine.ts'
+import type { Examination, Subject } from '../../domain/tenants/examine.ts'
+import type { DocumentProblem } from '../../domain/tenants/parse.ts'
 import type { Reach } from '../../domain/tenants/probes/index.ts'
 import { TabibError } from '../../errors.ts'
 import { reportFlags, waiversFlag } from '../../flags.ts'
@@ -40,18 +41,18 @@ payment webhook is sent two test events, one of them forged.`
     if ([named, files, all || undefined].filter((one) => one !== undefined).length !== 1) {
       throw new TabibError('USAGE', 'say which tenant: one by its slug, --file <file>, or --all')
     }
-    const subjects = files ? await fromFiles(files) : await this.#stored(named)
+    const subjects = files ? await this.#fromFiles(files) : await this.#stored(named)
     const reach = files || this.flags.offline ? undefined : await this.#reach()
     const { examineTenants } = await import('../../domain/tenants/examine.ts')
-    const { rules, findings } = await examineTenants(subjects, { now: new Date(), categories, reach })
     if (subjects.length === 0) this.note('no tenant is registered')
-    await this.report({
-      check: 'tenant check',
-      subject: subjects.length === 1 ? subjects[0]!.tenant.slug : `${subjects.length} tenants`,
-      version: this.config.version,
-      rules,
-      findings,
-    })
+    await this.#print(
+      subjects.length === 1 ? subjects[0]!.tenant.slug : `${subjects.length} tenants`,
+      await examineTenants(subjects, { now: new Date(), categories, reach }),
+    )
+  }
+
+  #print(subject: string, examination: Examination): Promise<void> {
+    return this.report({ check: 'tenant check', subject, version: this.config.version, ...examination })
   }
 
   async #stored(named: string | undefined): Promise<Subject[]> {
@@ -62,34 +63,55 @@ payment webhook is sent two test events, one of them forged.`
 
   async #reach(): Promise<Reach> {
     const app = await this.openApp()
-    const keyStore = app.config.keys.store === undefined ? undefined : () => app.keyStore()
-    return { db: app.db, fetch, keyStore }
+    const { keys, residency } = app.config
+    return {
+      db: app.db,
+      fetch: (tenantId) => app.fetch(tenantId),
+      keyStore: keys.store === undefined ? undefined : () => app.keyStore(),
+      residency,
+    }
+  }
+
+  /** @throws TabibError TENANT_INVALID with every problem of every file. */
+  async #fromFiles(files: readonly string[]): Promise<Subject[]> {
+    const [{ readTextFile }, { parseTenant }] = await Promise.all([
+      import('../../text-file.ts'),
+      import('../../domain/tenants/parse.ts'),
+    ])
+    const subjects: Subject[] = []
+    const problems: (DocumentProblem & { file: string })[] = []
+    const fileOf = new Map<string, string>()
+    for (const file of files) {
+      const parsed = parseTenant(await readTextFile(file))
+      if (parsed.kind === 'invalid') {
+        problems.push(...parsed.problems.map((problem) => ({ file, ...problem })))
+        continue
+      }
+      const { tenant, lineOf } = parsed
+      const other = fileOf.get(tenant.slug)
+      if (other !== undefined) {
+        problems.push({ file, line: lineOf(['slug']), path: 'slug', message: `is that of ${other} as well` })
+      }
+      fileOf.set(tenant.slug, file)
+      subjects.push({ tenant, locate: (path) => ({ file, line: lineOf(path) }) })
+    }
+    if (problems.length === 0) return subjects
+    // A pipeline's annotations are wanted most where a file cannot be understood.
+    if (this.flags.output !== 'table' && !this.wantsJson) {
+      const { documentFindings } = await import('../../domain/tenants/examine.ts')
+      await this.#print(files.join(' '), documentFindings(problems))
+    }
+    throw invalid(problems)
   }
 }
 
-/** @throws TabibError TENANT_INVALID with every problem of every file. */
-async function fromFiles(files: readonly string[]): Promise<Subject[]> {
-  const [{ readTextFile }, { parseTenant }] = await Promise.all([
-    import('../../text-file.ts'),
-    import('../../domain/tenants/parse.ts'),
-  ])
-  const parsed = await Promise.all(
-    files.map(async (file) => ({ file, ...parseTenant(await readTextFile(file)) })),
-  )
-  const problems = parsed.flatMap((one) =>
-    one.kind === 'invalid' ? one.problems.map((problem) => ({ file: one.file, ...problem })) : [],
-  )
-  if (problems.length === 0) {
-    return parsed
-      .filter((one) => one.kind === 'tenant')
-      .map(({ file, tenant, lineOf }) => ({ tenant, locate: (path) => ({ file, line: lineOf(path) }) }))
-  }
+function invalid(problems: (DocumentProblem & { file: string })[]): TabibError {
   const lines = problems.map(({ file, line, path, message }) =>
     [`  ${file}:${line}:`, ...(path === '' ? [] : [`${path}:`]), message].join(' '),
   )
-  throw new TabibError(
-    'TENANT_INVALID',
-    `${problems.length} problem${problems.length === 1 ? '' : 's'} in what should describe a tenant:\n${lines.join('\n')}`,
-    { suggestions: ['tabib schema tenant', 'docs/onboarding.md'], context: { problems } },
-  )
+  const count = `${problems.length} problem${problems.length === 1 ? '' : 's'}`
+  return new TabibError('TENANT_INVALID', `${count} in what should describe a tenant:\n${lines.join('\n')}`, {
+    suggestions: ['tabib schema tenant', 'docs/onboarding.md'],
+    context: { problems },
+  })
 }

@@ -2,6 +2,7 @@ import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { CATEGORIES, type Category, type Problem, type TenantCheck, type TenantProbe } from './check.ts'
 import { tenantChecks } from './checks/index.ts'
+import type { DocumentProblem } from './parse.ts'
 import { type Reach, tenantProbes } from './probes/index.ts'
 import type { Tenant } from './tenant.ts'
 
@@ -25,7 +26,28 @@ const DOCUMENT: Omit<TenantCheck, 'run'> = {
   id: 'tenant/document',
   category: 'operations',
   severity: 'critical',
-  title: 'what is stored of the tenant follows the schema',
+  title: 'the document follows the schema',
+}
+
+/** What is wrong with files that describe no tenant, as findings at their lines. */
+export function documentFindings(problems: readonly (DocumentProblem & { file: string })[]): Examination {
+  const { id, category, title, severity } = DOCUMENT
+  return {
+    rules: [{ id, category, title }],
+    findings: problems.map(({ file, line, path, message }) => ({
+      id,
+      check: 'tenant check',
+      severity,
+      object: path === '' ? file : `${file} ${path}`,
+      message,
+      evidence: {},
+      fix: 'tabib schema tenant',
+      runbook: null,
+      cacheKey: `${id}:${file}:${path}`,
+      waived: false,
+      location: { file, line },
+    })),
+  }
 }
 
 /**

@@ -27,8 +27,8 @@ export function parseTenant(text: string): ParsedTenant {
   try {
     return parse(text)
   } catch (error) {
-    // Aliases that expand without end, and nesting deeper than the stack.
-    return invalid(1, error instanceof RangeError ? 'is nested too deeply' : (error as Error).message)
+    // Aliases that expand without end, or that nothing anchors.
+    return invalid(1, inWords((error as Error).message))
   }
 }
 
@@ -41,7 +41,9 @@ function parse(text: string): ParsedTenant {
       line: lines.linePos(at).line,
       path: '',
       message:
-        code === 'MULTIPLE_DOCS' ? 'a second document begins here; one file holds one tenant' : message,
+        code === 'MULTIPLE_DOCS'
+          ? 'a second document begins here; one file holds one tenant'
+          : inWords(message),
     }))
     return { kind: 'invalid', problems }
   }
@@ -110,6 +112,8 @@ function offsetOf(document: Document, path: readonly PropertyKey[]): number {
   }
   return at?.range?.[0] ?? 0
 }
+
+const inWords = (message: string): string => (/call stack/.test(message) ? 'is nested too deeply' : message)
 
 function invalid(line: number, message: string): ParsedTenant {
   return { kind: 'invalid', problems: [{ line, path: '', message }] }

@@ -22,10 +22,11 @@ export interface StoredTenant {
 export async function readTenants(db: Queryable, named?: string): Promise<StoredTenant[]> {
   const rows = await db.query<{ id: string; document: Record<string, unknown> }>(
     `select t.id,
-       -- The column's region holds where the document names none; all other columns and tables lead.
-       jsonb_build_object('residency',
-           jsonb_build_object('region', t.region) || coalesce(p.document -> 'residency', '{}'))
-         || (coalesce(p.document, '{}') - 'residency')
+       -- Columns and tables lead; the profile has the rest.
+       coalesce(p.document, '{}')
+         || jsonb_build_object('residency', coalesce(p.document -> 'residency', '{}') || jsonb_build_object(
+           'region', t.region,
+           'allowed', array(select region from tabib.tenant_region where tenant_id = t.id order by region)))
          || jsonb_strip_nulls(jsonb_build_object(
            'slug', t.slug, 'name', t.name, 'status', t.status, 'currency', t.currency))
          || jsonb_build_object(

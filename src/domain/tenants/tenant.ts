@@ -88,7 +88,7 @@ export const tenantSchema = z
     residency: z
       .strictObject({
         region: region.optional().describe('where its data lives'),
-        allowed: z.array(region).default([]).describe('where its data may be'),
+        allowed: z.array(region).default([]).describe('where its data may be besides'),
         backups: z.array(z.strictObject({ label: code, region })).default([]),
       })
       .prefault({}),
@@ -135,3 +135,8 @@ export const tenantSchema = z
   .meta({ title: 'tenant.yaml', description: "a tenant's configuration (docs/onboarding.md)" })
 
 export type Tenant = z.output<typeof tenantSchema>
+
+/** Every region that a tenant's data may be in. */
+export function allowedRegions({ residency: { region, allowed } }: Pick<Tenant, 'residency'>): string[] {
+  return [...new Set([...(region === undefined ? [] : [region]), ...allowed])]
+}

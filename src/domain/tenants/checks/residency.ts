@@ -1,4 +1,5 @@
 import type { TenantCheck } from '../check.ts'
+import { allowedRegions } from '../tenant.ts'
 
 /** Where the tenant's data is, and who holds its keys. */
 export const residencyChecks: TenantCheck[] = [
@@ -6,30 +7,26 @@ export const residencyChecks: TenantCheck[] = [
     id: 'tenant/residency-region',
     category: 'residency',
     severity: 'critical',
-    title: 'the region is set and on the allowlist',
-    run: ({ residency: { region, allowed } }) => {
-      if (region && allowed.includes(region)) return []
-      const wanted = region ?? allowed[0] ?? 'af-kabul'
-      return [
-        {
-          message: !region
-            ? 'no residency region'
-            : allowed.length === 0
-              ? 'the residency allowlist is empty'
-              : `${region} is not on the allowlist ${allowed.join(', ')}`,
-          path: region ? ['residency', 'allowed'] : ['residency', 'region'],
-          evidence: { region: region ?? null, allowed },
-          fix: `residency: { region: ${wanted}, allowed: [${[...new Set([wanted, ...allowed])].join(', ')}] }`,
-        },
-      ]
-    },
+    title: 'the region is set',
+    run: ({ residency: { region } }) =>
+      region
+        ? []
+        : [
+            {
+              message: 'it is not said where its data lives',
+              path: ['residency', 'region'],
+              fix: 'residency: { region: af-kabul }',
+            },
+          ],
   },
   {
     id: 'tenant/backups-in-region',
     category: 'residency',
     severity: 'critical',
     title: 'backups exist and lie in allowed regions',
-    run: ({ residency: { allowed, backups } }) => {
+    run: ({ residency }) => {
+      const { backups } = residency
+      const allowed = allowedRegions({ residency })
       if (backups.length === 0) {
         const fix = `residency: { backups: [{ label: "<label>", region: ${allowed[0] ?? 'af-kabul'} }] }`
         return [{ message: 'there is no backup', path: ['residency', 'backups'], fix }]
@@ -54,7 +51,8 @@ export const residencyChecks: TenantCheck[] = [
     category: 'residency',
     severity: 'critical',
     title: 'the KMS key is set, in an allowed region',
-    run: ({ keys: { kms }, residency: { allowed } }) => {
+    run: ({ keys: { kms }, residency }) => {
+      const allowed = allowedRegions({ residency })
       if (!kms) {
         const fix = `keys: { kms: { ref: "<key>", region: ${allowed[0] ?? 'af-kabul'} } }`
         return [{ message: 'there is no KMS key', path: ['keys', 'kms'], fix }]

@@ -1,3 +1,4 @@
+import type { Fetch } from '../../../adapters/http/client.ts'
 import { TabibError } from '../../../errors.ts'
 
 export interface Answer {
@@ -13,11 +14,7 @@ const MAX_CHARACTERS = 256 * 1_024
  * seconds at most.
  * @returns the answer, or what kept it from coming as words for an operator.
  */
-export async function ask(
-  fetch: typeof globalThis.fetch,
-  url: string,
-  request: RequestInit = {},
-): Promise<Answer | string> {
+export async function ask(fetch: Fetch, url: string, request: RequestInit = {}): Promise<Answer | string> {
   const { protocol, hostname } = new URL(url)
   if (protocol !== 'https:' && !/^(localhost|127(\.\d+){3}|\[::1\])$/.test(hostname)) {
     return 'it is not asked without TLS'

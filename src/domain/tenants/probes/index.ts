@@ -1,6 +1,9 @@
+import type { Fetch } from '../../../adapters/http/client.ts'
 import type { KeyStore } from '../../../adapters/keystore/client.ts'
 import type { Database } from '../../../adapters/postgres/client.ts'
+import type { Residency } from '../../../config.ts'
 import type { TenantProbe } from '../check.ts'
+import { backupProbe } from './backups.ts'
 import { isolationProbe } from './isolation.ts'
 import { jwksProbe } from './jwks.ts'
 import { kmsProbe } from './kms.ts'
@@ -9,11 +12,18 @@ import { webhookProbe } from './webhook.ts'
 /** What probes reach the running systems with. */
 export interface Reach {
   readonly db: Database
-  /** How tenants' own servers are asked. */
-  readonly fetch: typeof globalThis.fetch
+  /** Asks a tenant's servers, within the regions that it allows. */
+  fetch(tenantId: string): Fetch
+  readonly residency: Residency | undefined
   /** Opened when first asked for; undefined when none is configured. */
   keyStore: (() => Promise<KeyStore>) | undefined
 }
 
 /** Every question that a tenant's document cannot answer, in the order of printing. */
-export const tenantProbes: readonly TenantProbe<Reach>[] = [webhookProbe, kmsProbe, isolationProbe, jwksProbe]
+export const tenantProbes: readonly TenantProbe<Reach>[] = [
+  webhookProbe,
+  backupProbe,
+  kmsProbe,
+  isolationProbe,
+  jwksProbe,
+]

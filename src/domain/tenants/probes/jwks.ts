@@ -1,4 +1,5 @@
 import { importJWK, type JWK } from 'jose'
+import type { Fetch } from '../../../adapters/http/client.ts'
 import type { TenantProbe } from '../check.ts'
 import { ask, pooled } from './ask.ts'
 
@@ -6,16 +7,16 @@ const AT_ONCE = 32
 const ALGORITHMS: Record<string, string> = { EC: 'ES256', OKP: 'EdDSA', RSA: 'RS256' }
 
 /** Fetches the identity provider's key set (RFC 7517) and imports its keys. */
-export const jwksProbe: TenantProbe<{ fetch: typeof globalThis.fetch }> = {
+export const jwksProbe: TenantProbe<{ fetch(tenantId: string): Fetch }> = {
   id: 'tenant/jwks-reachable',
   category: 'identity',
   severity: 'error',
   title: "the identity provider's key set answers and holds a usable key",
   run: ({ fetch }, tenants) =>
-    pooled(tenants, AT_ONCE, async ({ tenant: { identity } }) => {
+    pooled(tenants, AT_ONCE, async ({ id, tenant: { identity } }) => {
       if (identity === undefined) return { notRun: 'there is no identity provider' }
       const { jwksUri } = identity
-      const flaw = await flawOf(fetch, jwksUri)
+      const flaw = await flawOf(fetch(id), jwksUri)
       if (flaw === undefined) return undefined
       return {
         message: `${jwksUri}: ${flaw}`,
@@ -26,7 +27,7 @@ export const jwksProbe: TenantProbe<{ fetch: typeof globalThis.fetch }> = {
     }),
 }
 
-async function flawOf(fetch: typeof globalThis.fetch, jwksUri: string): Promise<string | undefined> {
+async function flawOf(fetch: Fetch, jwksUri: string): Promise<string | undefined> {
   const answer = await ask(fetch, jwksUri, {
     headers: { accept: 'application/jwk-set+json, application/json' },
   })

@@ -1,5 +1,6 @@
 import { createHmac, randomUUID } from 'node:crypto'
 import { open } from 'node:fs/promises'
+import type { Fetch } from '../../../adapters/http/client.ts'
 import type { TenantProbe } from '../check.ts'
 import { ask, pooled } from './ask.ts'
 
@@ -9,20 +10,20 @@ const AT_ONCE = 32
  * Sends the payment webhook a test event with a signature that holds, which must be accepted, and one with a signature
  * that does not, which must be refused. Signatures are those of Standard Webhooks (symmetric, v1).
  */
-export const webhookProbe: TenantProbe<{ fetch: typeof globalThis.fetch }> = {
+export const webhookProbe: TenantProbe<{ fetch(tenantId: string): Fetch }> = {
   id: 'tenant/webhook-signed-test',
   category: 'payment',
   severity: 'error',
   title: 'the webhook accepts a signed test and refuses a forged one',
   run: ({ fetch }, tenants) =>
-    pooled(tenants, AT_ONCE, async ({ tenant: { slug, payment } }) => {
+    pooled(tenants, AT_ONCE, async ({ id, tenant: { slug, payment } }) => {
       const webhook = payment?.webhook
       if (webhook === undefined) return { notRun: 'there is no payment webhook' }
       const { url, secretRef } = webhook
       if (!secretRef.startsWith('file:')) return { notRun: `${secretRef} is no file that can be read here` }
       const secret = await readSecret(secretRef.slice('file:'.length))
       const flaw =
-        typeof secret === 'string' ? `${secretRef} ${secret}` : await flawOf(fetch, url, slug, secret.key)
+        typeof secret === 'string' ? `${secretRef} ${secret}` : await flawOf(fetch(id), url, slug, secret.key)
       if (flaw === undefined) return undefined
       return {
         message: flaw,
@@ -33,12 +34,7 @@ export const webhookProbe: TenantProbe<{ fetch: typeof globalThis.fetch }> = {
     }),
 }
 
-async function flawOf(
-  fetch: typeof globalThis.fetch,
-  url: string,
-  slug: string,
-  key: Buffer,
-): Promise<string | undefined> {
+async function flawOf(fetch: Fetch, url: string, slug: string, key: Buffer): Promise<string | undefined> {
   const signed = await send(fetch, url, slug, key)
   if (typeof signed === 'string') return `${url}: ${signed}`
   if (signed.status < 200 || signed.status > 299)
@@ -49,7 +45,7 @@ async function flawOf(
   return `${url} answers a forged test with HTTP ${forged.status}: it does not look at signatures`
 }
 
-function send(fetch: typeof globalThis.fetch, url: string, slug: string, key: Buffer) {
+function send(fetch: Fetch, url: string, slug: string, key: Buffer) {
   const id = `msg_${randomUUID()}`
   const timestamp = String(Math.floor(Date.now() / 1_000))
   const body = JSON.stringify({
