@@ -58,7 +58,7 @@ const network = z
 /** Where data may live: which regions there are, and what runs in them. See docs/residency.md. */
 const residency = z.strictObject({
   regions: z
-    .record(z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'a region such as af-kabul'), z.array(network))
+    .record(z.string().regex(/^[A-Za-z0-9][\w.:/-]{0,63}$/, 'a region such as af-kabul'), z.array(network))
     .refine((regions) => Object.keys(regions).length > 0, { error: 'at least one region' }),
   /** Where traffic may go that carries no tenant's data: pager, Patroni, key management. */
   platform: z.array(network).default([]),

@@ -58,6 +58,9 @@ describe('on a platform with a poison event', () => {
   const world = useWorld()
   let quarantineId = ''
   beforeAll(async () => {
+    await world().configure({
+      residency: { regions: { AF: [] }, clusters: { 'herat-dr': { patroni: ['http://127.0.0.1:14998'] } } },
+    })
     await world().produce('billing', { count: 1, type: 'not publishable' })
     await world().tabib(['outbox', 'relay'])
     const [row] = await world().db.query<{ id: string }>('select id from tabib.quarantine')

@@ -44,9 +44,10 @@ export interface Detect {
 export interface Drill {
   /**
    * Breaks the real thing; disposing what it returns always restores it. It returns once the fault is in place and the
-   * evidence of it has been made (backdated where the mode wants a duration).
+   * evidence of it has been made (backdated where the mode wants a duration). `guarded` is false in the counter-drill of
+   * a guard that lives in what the fault does, and not in what `disarm` could take away.
    */
-  inject(world: World): Promise<AsyncDisposable>
+  inject(world: World, guarded: boolean): Promise<AsyncDisposable>
   /**
    * For an alert: takes the fault's cause away where that isn't part of the mitigation (the network comes back).
    * Called after detection, with and without mitigation; `fault` is what `inject` returned, and is disposed later still.
@@ -54,8 +55,10 @@ export interface Drill {
   relent?(world: World, fault: AsyncDisposable): Promise<void>
   /** Removes the guard (a constraint, a check) for `--without-mitigation` of a guard. */
   disarm?(world: World): Promise<void>
+  /** For a guard: what it refuses must be heard of, so the mode fires when it holds. */
+  alarms?: true
   /** What was lost or doubled; empty when nothing was. A domain measure, asserted on at the end. */
-  verify(world: World): Promise<string[]>
+  verify(world: World, fault: AsyncDisposable): Promise<string[]>
   /** Seconds until the mode must fire after injection, and until it must be quiet again after mitigation. */
   deadlineS?: { detect?: number; recover?: number }
   /** What the drill needs beyond the ordinary world. */

@@ -81,7 +81,7 @@ async function rehearseAlert(
   const { drill, mitigate } = mode
   const cured = options.kind === 'drill'
   await quiet(world, journal, options, 'quiet before')
-  const fault = await drill.inject(world)
+  const fault = await drill.inject(world, true)
   const injectedAt = performance.now()
   journal.note('fault injected')
   try {
@@ -114,14 +114,17 @@ async function rehearseAlert(
       calm.met ? messageOf(calm.all, mode.id) : `still firing after ${recoverS} s`,
     )
     journal.entry.recoverS = seconds(recoveringAt)
-    await nothingLost(mode, world, journal)
+    await nothingLost(mode, world, fault, journal)
     await worker?.[Symbol.asyncDispose]()
   } finally {
     await fault[Symbol.asyncDispose]()
   }
 }
 
-/** A guard holds: the fault does no harm, and the detector that would tell of harm stays silent. */
+/**
+ * A guard holds: the fault does no harm, and the detector that would tell of harm stays silent, or tells of the refusal
+ * where that is what people must hear of.
+ */
 async function rehearseGuard(
   mode: BuiltMode,
   world: World,
@@ -135,16 +138,24 @@ async function rehearseGuard(
     journal.note('guard taken away')
   }
   const injectedAt = performance.now()
-  const fault = await drill.inject(world)
+  const fault = await drill.inject(world, options.kind === 'drill')
   journal.note('fault injected')
   try {
-    const all = await readStatus(world.app, options.catalog)
+    const wanted = drill.alarms ? 'firing' : 'ok'
+    const limitS = drill.alarms && options.kind === 'drill' ? (drill.deadlineS?.detect ?? DETECT_S) : 0
+    const { all } = await waitFor(world, options, limitS, (seen) => verdictOf(seen, mode.id) === wanted)
     if (options.kind === 'without-mitigation') {
       // The detector proves itself here: harm was done, and it must say so.
       journal.entry.detectS = seconds(injectedAt)
       journal.note(`detector: ${verdictOf(all, mode.id)}, ${messageOf(all, mode.id)}`)
-    } else journal.expect('guard held', verdictOf(all, mode.id) === 'ok', messageOf(all, mode.id))
-    await nothingLost(mode, world, journal)
+    } else {
+      journal.expect('guard held', verdictOf(all, mode.id) === wanted, messageOf(all, mode.id))
+      if (drill.alarms) {
+        journal.entry.detectS = seconds(injectedAt)
+        unrelated(mode, all, journal)
+      }
+    }
+    await nothingLost(mode, world, fault, journal)
   } finally {
     await fault[Symbol.asyncDispose]()
   }
@@ -180,12 +191,17 @@ async function quiet(world: World, journal: Journal, { catalog }: DrillOptions, 
 }
 
 // The alarm may be quiet before the last event is delivered, so what is missing gets time to arrive.
-async function nothingLost(mode: BuiltMode, world: World, journal: Journal): Promise<void> {
+async function nothingLost(
+  mode: BuiltMode,
+  world: World,
+  fault: AsyncDisposable,
+  journal: Journal,
+): Promise<void> {
   const deadline = performance.now() + (mode.kind === 'guard' ? 0 : SETTLE_S * 1_000)
-  let lost = await mode.drill.verify(world)
+  let lost = await mode.drill.verify(world, fault)
   while (lost.length > 0 && performance.now() < deadline) {
     await delay(POLL_MS)
-    lost = await mode.drill.verify(world)
+    lost = await mode.drill.verify(world, fault)
   }
   journal.entry.lost = lost
   journal.expect('nothing lost', lost.length === 0, lost.join('; ') || 'all accounted for')

@@ -73,7 +73,7 @@ export async function makeVisit(
 }
 
 /** The first key of a purpose signs at once: nobody holds another. */
-async function ensureKey(
+export async function ensureKey(
   systems: { db: Database; nats: Nats; keyStore(): Promise<KeyStore> },
   purpose: string,
 ): Promise<void> {

@@ -1,7 +1,7 @@
 import { spawn as spawnChild } from 'node:child_process'
 import { randomBytes, randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -9,6 +9,8 @@ import type { Nats } from '../adapters/nats/client.ts'
 import { type Database, openDatabase } from '../adapters/postgres/client.ts'
 import { type App, createApp, createLogger } from '../app.ts'
 import { type Config, loadConfig } from '../config.ts'
+import { publishedKeys } from '../domain/keys/key-set.ts'
+import { MANIFEST_PURPOSE } from '../domain/residency/manifest.ts'
 import { migrateUp } from '../domain/schema/migrate.ts'
 import { TabibError } from '../errors.ts'
 import { packageRoot } from '../package-root.ts'
@@ -21,7 +23,7 @@ import { type PatroniServer, startPatroni } from './servers/patroni.ts'
 import { type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
-import { type Api, apiAt, makeVisit, type Visit } from './visit.ts'
+import { type Api, apiAt, ensureKey, makeVisit, type Visit } from './visit.ts'
 
 /** A `tabib` process that the world started: the same binary an operator runs, pointed at the sandbox. */
 export interface TabibProcess extends AsyncDisposable {
@@ -57,6 +59,8 @@ export interface World extends AsyncDisposable {
   spawn(argv: string[], options?: { env?: Record<string, string> }): TabibProcess
   /** Makes `app`, and every `tabib` that is started from now on, read this as the settings of its context. */
   configure(context: object): Promise<void>
+  /** A folder for manifests of backups, the key that signs them and the file by which it is believed: settings of residency. */
+  manifests(): Promise<{ manifests: string; trustedKeys: string }>
   /** Starts a standby cluster of this world's Postgres under Patroni, its one member tagged with the region if given. */
   standbyCluster(options: { scope: string; region?: string }): Promise<PatroniServer>
   /** Runs `tabib …argv --json` to its end and returns exit code and the parsed envelope. */
@@ -215,6 +219,13 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       const settings = { currentContext: 'rehearsal', contexts: { rehearsal: context } }
       await writeFile(configFile, JSON.stringify(settings))
       apps.push(openApp())
+    },
+    async manifests() {
+      const [manifests, trustedKeys] = [join(folder.path, 'manifests'), join(folder.path, 'manifests.jwks')]
+      await mkdir(manifests, { recursive: true })
+      await ensureKey(app, MANIFEST_PURPOSE)
+      await writeFile(trustedKeys, JSON.stringify(await publishedKeys(app, { purpose: MANIFEST_PURPOSE })))
+      return { manifests, trustedKeys }
     },
     standbyCluster: ({ scope, region }) =>
       startPatroni({

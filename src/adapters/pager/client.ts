@@ -23,6 +23,8 @@ export interface Page {
   runbook: string | null
   occurrences: number
   startedAt: Date
+  /** Teams that must hear of it besides whoever is on call: `['ops', 'compliance']`. */
+  notify: string[]
 }
 
 /** Both calls may be repeated: receivers see one alert for one incident id. */
@@ -73,6 +75,7 @@ function alertOf(page: Page, resolvedAt: Date | undefined) {
       incident: page.incidentId,
       severity: page.severity,
       ...(page.service === null ? {} : { service: page.service }),
+      ...(page.notify.length === 0 ? {} : { notify: page.notify.join(',') }),
     },
     annotations: {
       summary: page.title,

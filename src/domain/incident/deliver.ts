@@ -39,7 +39,8 @@ export async function deliverPages(
 
 type Step = 'none' | 'paged' | { failure: string }
 
-const PAGE_COLUMNS = `id as "incidentId", mode, severity, service, title, runbook, occurrences, opened_at as "startedAt"`
+const PAGE_COLUMNS = `id as "incidentId", mode, severity, service, title, runbook, occurrences,
+  opened_at as "startedAt", coalesce(detail->'notify', '[]') as notify`
 
 async function pageNext(tx: Transaction, pager: Pager): Promise<Step> {
   const [page] = await tx.query<Page>(

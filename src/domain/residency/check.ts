@@ -85,6 +85,21 @@ export async function checkResidency(app: {
   }
 }
 
+/**
+ * Places where data is that some tenant does not allow, or that do not say where they are; undefined while something
+ * could not be read and nothing amiss was seen.
+ */
+export async function misplaced(
+  app: Parameters<typeof checkResidency>[0],
+): Promise<{ count: number | undefined; objects: string[]; unread: string[] }> {
+  const { findings } = await checkResidency(app)
+  const of = (wanted: RegExp) => findings.filter(({ id }) => wanted.test(id)).map(({ object }) => object)
+  const objects = of(/\/(disallowed|untagged|unknown-region|wrong-cluster)$/)
+  const unreadable = of(/-unread$/)
+  const isKnown = objects.length > 0 || unreadable.length === 0
+  return { count: isKnown ? objects.length : undefined, objects, unread: unreadable }
+}
+
 async function checkCluster(
   fetch: Fetch,
   residency: Residency,

@@ -155,6 +155,15 @@ export async function reportRefusal(
   })
 }
 
+/** Incidents of refused connections that nobody has closed yet. */
+export async function openRefusals({ db }: { db: Queryable }): Promise<number> {
+  const [row] = await db.query<{ n: number }>(
+    `select count(*)::float8 as n from tabib.incident where mode = $1 and state <> 'resolved'`,
+    [EGRESS_MODE],
+  )
+  return row?.n ?? 0
+}
+
 function networksOf({ regions }: Residency, names: readonly string[]): string[] {
   return names.flatMap((name) => (Object.hasOwn(regions, name) ? (regions[name] ?? []) : []))
 }

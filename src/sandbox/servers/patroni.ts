@@ -28,6 +28,8 @@ export interface PatroniServer extends AsyncDisposable {
   readonly members: readonly Server[]
   /** What an operator does in a disaster: the standby cluster stands by no longer. Resolves when its leader leads. */
   promote(): Promise<void>
+  /** Whether it takes writes. */
+  leads(): Promise<boolean>
 }
 
 /**
@@ -109,6 +111,7 @@ async function start(
     urls: started.map(({ url }) => url),
     members: started.map(({ server }) => server),
     promote: () => promote(started[0]!.url),
+    leads: () => leads(started[0]!.url),
     [Symbol.asyncDispose]: dispose,
   }
 }
@@ -177,12 +180,13 @@ function rolesOf(url: string) {
 async function promote(url: string): Promise<void> {
   await fetch(`${url}/config`, { method: 'PATCH', body: JSON.stringify({ standby_cluster: null }) })
   for (let attempt = 0; attempt < 200; attempt += 1) {
-    const { ok } = await fetch(`${url}/primary`)
-    if (ok) return
+    if (await leads(url)) return
     await delay(50)
   }
   throw new TabibError('SERVER_FAILED', `the standby cluster at ${url} did not take over within 10 s`)
 }
+
+const leads = async (url: string): Promise<boolean> => (await fetch(`${url}/primary`)).ok
 
 const postmasterOf = async (data: string): Promise<number> =>
   Number((await readFile(join(data, 'postmaster.pid'), 'utf8')).split('\n')[0])
