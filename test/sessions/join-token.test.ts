@@ -3,13 +3,15 @@ import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { decodeJwt } from 'jose'
+import { decodeJwt, decodeProtectedHeader } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type ApiServer, serve } from '../../src/api/server.ts'
 import { openSessionApi, type SessionApi } from '../../src/api/sessions.ts'
 import { type App, createApp, createLogger } from '../../src/app.ts'
 import { loadConfig } from '../../src/config.ts'
+import { activateKey } from '../../src/domain/keys/phase.ts'
 import { revokeKey } from '../../src/domain/keys/revoke.ts'
+import { CANDIDATE, prepareKey } from '../../src/domain/keys/rotate.ts'
 import { activeKey, signToken } from '../../src/domain/keys/sign.ts'
 import { acceptedUnder, evictRevoked } from '../../src/domain/sessions/evict.ts'
 import {
@@ -386,7 +388,7 @@ test('keys revoke --leaked revokes the key that forged tokens name, once, and wr
   expect(await revoke('--leaked', key.ref)).toMatchObject({ exitCode: 2 })
   expect(await revoke('--leaked', '--confirm', 'join-token')).toMatchObject({
     exitCode: 0,
-    stdout: expect.stringMatching(/\d+ sessions are told to put everybody out; \d+ tokens were accepted/),
+    stdout: expect.stringMatching(/put everybody out: \d+; tokens accepted under it: \d+, in /),
   })
   const list = await readFile(file, 'utf8')
   const accepted = await acceptedUnder(database, { kid: key.ref })
@@ -398,6 +400,48 @@ test('keys revoke --leaked revokes the key that forged tokens name, once, and wr
   expect(await readFile(file, 'utf8')).toBe(list)
 })
 
+/** Who waits for an advisory lock, once somebody does. */
+const waiters = () =>
+  eventually(
+    () =>
+      database.db.query(
+        `select pid from pg_locks where locktype = 'advisory' and not granted
+           and database = (select oid from pg_database where datname = current_database())`,
+      ),
+    (locks) => locks.length > 0,
+  )
+
+test('who comes in waits for an eviction under way', async () => {
+  const token = await tokenOf()
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  await using evicting = await database.db.connection()
+  await evicting.query('begin')
+  await evicting.query('select pg_advisory_xact_lock(hashtext($1))', [key.ref])
+  const knocking = knock(token)
+  expect(await waiters()).toHaveLength(1)
+  await evicting.query('rollback')
+  expect((await knocking).status).toBe(200)
+})
+
+test('a session that a revoked key opened lets nobody stay, whatever signed their token', async () => {
+  const { key: leaked } = await activeKey(app, JOIN_TOKEN)
+  const other = await otherVisit()
+  await tokenOf(other)
+  const ask = { purpose: JOIN_TOKEN.purpose, by: 'test', ...app.config.keys }
+  const kid = await prepareKey(app, ask)
+  await app.db.transaction((tx) => activateKey(tx, { ...ask, kid, from: CANDIDATE }))
+  const token = await tokenOf(other)
+  expect(decodeProtectedHeader(token).kid).toBe(kid)
+  expect((await knock(token, other.sessionId)).status).toBe(200)
+  await revokeKey(systems(), { kid: leaked.ref, reason: 'it leaked', by: 'test', runId: randomUUID() })
+  await evictRevoked(app)
+  expect(await knock(token, other.sessionId)).toMatchObject({
+    status: 401,
+    body: { message: 'everybody was put out of the session' },
+  })
+  expect((await knock(await tokenOf(other), other.sessionId)).status).toBe(200)
+})
+
 test('an eviction waits for who is coming in, and puts them out too', async () => {
   const token = await tokenOf()
   const { key } = await activeKey(app, JOIN_TOKEN)
@@ -406,10 +450,7 @@ test('an eviction waits for who is coming in, and puts them out too', async () =
   await coming.query('select pg_advisory_xact_lock_shared(hashtext($1))', [key.ref])
   await revokeKey(systems(), { kid: key.ref, reason: 'it leaked', by: 'test', runId: randomUUID() })
   const evicting = evictRevoked(app)
-  const waiting = () =>
-    database.db.query(`select pid from pg_locks where locktype = 'advisory' and not granted and database =
-      (select oid from pg_database where datname = current_database())`)
-  expect(await eventually(waiting, (locks) => locks.length > 0)).toHaveLength(1)
+  expect(await waiters()).toHaveLength(1)
   await coming.query(`select set_config('role', 'tabib_app', true), set_config('app.tenant_id', $1, true)`, [
     visit.tenantId,
   ])

@@ -109,11 +109,11 @@ function aftermath(
   { sessions, accepted }: { sessions: unknown[]; accepted: Acceptance[] },
   file: string | undefined,
 ): string {
-  const counts = `${sessions.length} sessions are told to put everybody out; ${accepted.length} tokens were accepted under it`
-  if (file !== undefined) return `${counts}: ${file}`
+  const counts = `sessions told to put everybody out: ${sessions.length}; tokens accepted under it: ${accepted.length}`
+  if (file !== undefined) return `${counts}, in ${file}`
   if (accepted.length === 0) return counts
   const columns = ['jti', 'tenantId', 'sessionId', 'participantId', 'firstAcceptedAt', 'acceptances'] as const
-  return `${counts}:\n${table(accepted, columns)}`
+  return `${counts}\n${table(accepted, columns)}`
 }
 
 const planText = ({ kid, purpose, phase, successor }: RevocationPlan): string =>
