@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
@@ -225,6 +226,35 @@ describe('the checklist', () => {
     const order = tenantChecks.map(({ id }) => id as string)
     expect(failed.map((id) => order.indexOf(id))).toEqual(
       failed.map((id) => order.indexOf(id)).sort((a, b) => a - b),
+    )
+  })
+
+  test('finds a gap or an overlap of price lists exactly where a day has no list or two', async () => {
+    const day = (n: number) => new Date(NOW.getTime() + n * 86_400_000)
+    const span = fc.record({ from: fc.integer({ min: -10, max: 20 }), days: fc.integer({ min: 1, max: 15 }) })
+    const parsed = parseTenant(PASSING)
+    if (parsed.kind === 'invalid') throw new Error('unexpected')
+    await fc.assert(
+      fc.asyncProperty(fc.array(span, { minLength: 1, maxLength: 5 }), async (spans) => {
+        const priceLists = spans.map(({ from, days }, i) => ({
+          ...parsed.tenant.priceLists[0]!,
+          name: `list ${i}`,
+          from: day(from).toISOString(),
+          to: day(from + days).toISOString(),
+        }))
+        const tenant = { ...parsed.tenant, priceLists }
+        const { findings } = await examineTenants([{ tenant }], { now: NOW, categories: ['money'] })
+        const failed = new Set(findings.map(({ id }) => id))
+        // Lists begin and end with days, so a day has one answer for all of itself.
+        const listsOn = (n: number) => spans.filter(({ from, days }) => from <= n && n < from + days).length
+        const first = Math.min(...spans.map(({ from }) => from))
+        const last = Math.max(...spans.map(({ from, days }) => from + days))
+        const days = Array.from({ length: last - first }, (_, i) => first + i)
+        expect(failed.has('tenant/price-list-overlaps')).toBe(days.some((n) => listsOn(n) > 1))
+        expect(failed.has('tenant/price-list-gaps')).toBe(days.some((n) => n >= 0 && listsOn(n) === 0))
+        expect(failed.has('tenant/price-list-lapsing')).toBe(last <= 7)
+      }),
+      { numRuns: 300 },
     )
   })
 

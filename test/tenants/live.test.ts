@@ -164,6 +164,15 @@ describe('a probe of a key store', () => {
     expect(await ofKeys('key-gone')).toEqual(['tenant/kms-signs key-gone'])
   })
 
+  test('that cannot be opened is told, and the other checks go on', async () => {
+    const shut = () =>
+      openKeyStore({ url: `file:${join(folder, 'keys')}`, secretFile: join(folder, 'absent') })
+    expect(await failures('key-gone', { keyStore: shut })).toEqual([
+      'tenant/kms-signs key-gone',
+      expect.stringMatching(/^tenant\/jwks/),
+    ])
+  })
+
   test('believes signed manifests of backups, and holds their regions against the allowlist', async () => {
     const key = await keyStore.generate('ES256')
     const trustedKeys = join(folder, 'trusted.json')

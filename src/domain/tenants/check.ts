@@ -38,12 +38,15 @@ export interface TenantCheck {
   run(tenant: Tenant, now: Date): Problem[]
 }
 
+/** Undefined is a pass. */
+export type Outcome = Problem | { notRun: string } | undefined
+
 /**
- * One question that only the running systems can answer, about many tenants at once; `Reach` is what it needs of them.
- * An outcome a tenant: undefined is a pass.
+ * One question that only the running systems can answer, about many tenants at once, with one outcome each; `Reach` is
+ * what it needs of them.
  */
 export interface TenantProbe<Reach> extends Omit<TenantCheck, 'run'> {
-  run(reach: Reach, tenants: readonly LiveTenant[]): Promise<(Problem | { notRun: string } | undefined)[]>
+  run(reach: Reach, tenants: readonly LiveTenant[]): Promise<Outcome[]>
 }
 
 export interface LiveTenant {

@@ -1,6 +1,14 @@
+import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
-import { CATEGORIES, type Category, type Problem, type TenantCheck, type TenantProbe } from './check.ts'
+import {
+  CATEGORIES,
+  type Category,
+  type Outcome,
+  type Problem,
+  type TenantCheck,
+  type TenantProbe,
+} from './check.ts'
 import { tenantChecks } from './checks/index.ts'
 import type { DocumentProblem } from './parse.ts'
 import { type Reach, tenantProbes } from './probes/index.ts'
@@ -62,12 +70,11 @@ export async function examineTenants(
     now,
     categories = CATEGORIES,
     reach,
-    notRun = 'not run offline',
-  }: { now: Date; categories?: readonly Category[] | undefined; reach?: Reach | undefined; notRun?: string },
+  }: { now: Date; categories?: readonly Category[] | undefined; reach?: Reach | undefined },
 ): Promise<Examination> {
   const wanted = ({ category }: { category: Category }) => categories.includes(category)
   const probes = await Promise.all(
-    tenantProbes.filter(wanted).map((probe) => runProbe(probe, subjects, reach, notRun)),
+    tenantProbes.filter(wanted).map((probe) => runProbe(probe, subjects, reach)),
   )
   const findings = subjects.flatMap((subject) => [
     ...(wanted(DOCUMENT) ? (subject.problems ?? []) : []).map((one) => findingOf(DOCUMENT, subject, one)),
@@ -85,15 +92,17 @@ async function runProbe(
   probe: TenantProbe<Reach>,
   subjects: readonly Subject[],
   reach: Reach | undefined,
-  notRun: string,
 ): Promise<{ rule: Rule & { category: Category }; findings: Finding[] }> {
   const { id, category, title } = probe
   const rule = { id, category, title }
-  if (reach === undefined) return { rule: { ...rule, notRun }, findings: [] }
-  const outcomes = await probe.run(
-    reach,
-    subjects.map(({ id: tenantId = '', tenant }) => ({ id: tenantId, tenant })),
-  )
+  if (reach === undefined) return { rule: { ...rule, notRun: 'not run offline' }, findings: [] }
+  const tenants = subjects.map(({ id: tenantId = '', tenant }) => ({ id: tenantId, tenant }))
+  const outcomes = await probe.run(reach, tenants).catch((error): Outcome[] => {
+    // What a probe cannot reach must not keep the rest from being told. Without Postgres there is nothing to tell.
+    if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+    const message = `could not be asked: ${error.message}`
+    return tenants.map(() => ({ message, path: [], fix: error.suggestions[0] ?? null }))
+  })
   const skipped = outcomes.filter((outcome) => outcome !== undefined && 'notRun' in outcome)
   if (skipped.length > 0 && skipped.length === outcomes.length) {
     return { rule: { ...rule, notRun: skipped[0]!.notRun }, findings: [] }

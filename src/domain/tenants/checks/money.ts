@@ -80,7 +80,7 @@ export const moneyChecks: TenantCheck[] = [
     severity: 'critical',
     title: 'a price list is in effect',
     // Before a tenant goes live its first list may still lie ahead.
-    run: ({ priceLists, status }, now) =>
+    run: ({ currency, priceLists, status }, now) =>
       spans(priceLists).some(
         ({ startMs, endMs }) =>
           endMs > now.getTime() && (status === 'onboarding' || startMs <= now.getTime()),
@@ -91,7 +91,7 @@ export const moneyChecks: TenantCheck[] = [
               message: priceLists.length === 0 ? 'there is no price list' : 'no price list is in effect now',
               path: ['priceLists'],
               evidence: { priceLists: priceLists.length },
-              fix: `priceLists: [{ name: first, currency: AFN, from: ${iso(now.getTime())}, prices: [] }]`,
+              fix: `priceLists: [{ name: first, currency: ${currency || 'AFN'}, from: ${iso(now.getTime())}, prices: [] }]`,
             },
           ],
   },
@@ -237,7 +237,7 @@ export const moneyChecks: TenantCheck[] = [
     title: 'every sellable item has a tax rate',
     run: ({ items, tax }) =>
       items.flatMap(({ code, sellable, tax: rate }, i) =>
-        !sellable || (rate !== undefined && tax?.rates[rate] !== undefined)
+        !sellable || (rate !== undefined && Object.hasOwn(tax?.rates ?? {}, rate))
           ? []
           : [
               {

@@ -3,6 +3,9 @@ import type { KeyStore } from '../../../adapters/keystore/client.ts'
 import { TabibError } from '../../../errors.ts'
 import { signJws } from '../../keys/jws.ts'
 import type { TenantProbe } from '../check.ts'
+import { pooled } from './ask.ts'
+
+const AT_ONCE = 8
 
 /** Has the tenant's key sign in the key store, and verifies that with its public half. */
 export const kmsProbe: TenantProbe<{ keyStore: (() => Promise<KeyStore>) | undefined }> = {
@@ -13,12 +16,11 @@ export const kmsProbe: TenantProbe<{ keyStore: (() => Promise<KeyStore>) | undef
   async run({ keyStore: open }, tenants) {
     if (open === undefined) return tenants.map(() => ({ notRun: 'no key store is configured' }))
     const keyStore = await open()
-    // One after another: a key management service counts calls, and one key may serve many tenants.
-    const flaws = new Map<string, string | undefined>()
-    for (const { tenant } of tenants) {
-      const ref = tenant.keys.kms?.ref
-      if (ref !== undefined && !flaws.has(ref)) flaws.set(ref, await flawOf(keyStore, ref))
-    }
+    // One key may serve many tenants, and a key management service counts calls.
+    const refs = [...new Set(tenants.flatMap(({ tenant }) => tenant.keys.kms?.ref ?? []))]
+    const flaws = new Map(
+      await pooled(refs, AT_ONCE, async (ref) => [ref, await flawOf(keyStore, ref)] as const),
+    )
     return tenants.map(({ tenant }) => {
       const ref = tenant.keys.kms?.ref
       if (ref === undefined) return { notRun: 'there is no KMS key' }
