@@ -1,0 +1,363 @@
+/** A boolean or scalar expression, as far as isolation cares; what it does not know is `unknown`. */
+export type Expression =
+  | { kind: 'and' | 'or'; args: Expression[] }
+  | { kind: 'compare'; operator: string; left: Expression; right: Expression }
+  | { kind: 'in'; left: Expression[]; select: Select }
+  | { kind: 'exists'; select: Select }
+  | { kind: 'call'; name: string[]; args: Expression[] }
+  | { kind: 'cast'; arg: Expression; type: string }
+  | { kind: 'column'; path: string[] }
+  | { kind: 'literal'; value: string | boolean | null }
+  | { kind: 'select'; select: Select }
+  | { kind: 'unknown'; text: string }
+
+export interface Select {
+  /** What it returns, one expression a column. */
+  values: Expression[]
+  /** Absent for a select without `from`. */
+  from?: { path: string[]; alias: string }
+  where?: Expression
+}
+
+/**
+ * Reads an expression as `pg_get_expr` prints it, or as people write it in a function's body. It never fails: what the
+ * grammar does not have (joins, `case`, windows …) becomes `unknown`, up to the parenthesis around it, so that nothing
+ * is taken for safe by a misreading.
+ */
+export function parseExpression(text: string): Expression {
+  const parser = new Parser(text)
+  return parser.whole(() => parser.expression())
+}
+
+/** Reads the body of a function that returns one expression: `select …`, `return …`, or PL/pgSQL's `begin return …; end`. */
+export function parseFunctionBody(body: string): Expression {
+  const text = body
+    .replace(/--[^\n]*/g, ' ')
+    .replace(/\/\*[\s\S]*?\*\//g, ' ')
+    .trim()
+  const [, returned] =
+    /^begin\s+(?:atomic\s+)?(?:return\s+)?([\s\S]*?);?\s*end\s*;?$/i.exec(text) ??
+    /^return\s+([\s\S]*?);?$/i.exec(text) ??
+    []
+  const source = (returned ?? text).replace(/;\s*$/, '')
+  const parser = new Parser(source)
+  if (/;/.test(source.replace(/'(?:[^']|'')*'/g, ''))) return { kind: 'unknown', text: source }
+  return parser.whole(() =>
+    parser.at('select') ? { kind: 'select', select: parser.select() } : parser.expression(),
+  )
+}
+
+/** Every expression within one, itself first; subselects included. */
+export function* within(expression: Expression): Generator<Expression> {
+  yield expression
+  const inSelect = function* ({ values, where }: Select): Generator<Expression> {
+    for (const value of values) yield* within(value)
+    if (where) yield* within(where)
+  }
+  switch (expression.kind) {
+    case 'and':
+    case 'or':
+    case 'call':
+      for (const arg of expression.args) yield* within(arg)
+      break
+    case 'compare':
+      yield* within(expression.left)
+      yield* within(expression.right)
+      break
+    case 'in':
+      for (const arg of expression.left) yield* within(arg)
+      yield* inSelect(expression.select)
+      break
+    case 'exists':
+    case 'select':
+      yield* inSelect(expression.select)
+      break
+    case 'cast':
+      yield* within(expression.arg)
+  }
+}
+
+type Token = { type: 'word' | 'string' | 'number' | 'symbol' | 'end'; text: string; at: number }
+
+const TOKEN =
+  /\s*(?:(?<string>[eE]?'(?:[^']|'')*')|(?<quoted>"(?:[^"]|"")*")|(?<word>[\p{L}_][\p{L}\p{N}_$]*|\$\d+)|(?<number>\d+(?:\.\d+)?)|(?<symbol>::|[-+*/<>=~!@#%^&|`?]+|[(),.[\]:;]))/uy
+
+class Parser {
+  readonly #text: string
+  readonly #tokens: Token[] = []
+  #next = 0
+
+  constructor(text: string) {
+    this.#text = text
+    let end = 0
+    TOKEN.lastIndex = 0
+    for (let match = TOKEN.exec(text); match; match = TOKEN.exec(text)) {
+      const { string, quoted, word, number, symbol } = match.groups!
+      const at = end
+      end = TOKEN.lastIndex
+      if (string !== undefined) {
+        const escapes = /^[eE]/.test(string) && string.includes('\\')
+        // An escape string may hide anything: it equals no literal that we look for.
+        const value = string.replace(/^[eE]?'|'$/g, '').replaceAll("''", "'")
+        this.#tokens.push({ type: 'string', text: escapes ? `\0${value}` : value, at })
+      } else if (quoted !== undefined) {
+        this.#tokens.push({ type: 'word', text: `"${quoted.slice(1, -1).replaceAll('""', '"')}`, at })
+      } else if (word !== undefined) this.#tokens.push({ type: 'word', text: word.toLowerCase(), at })
+      else if (number !== undefined) this.#tokens.push({ type: 'number', text: number, at })
+      else this.#tokens.push({ type: 'symbol', text: symbol!, at })
+    }
+    const rest = text.slice(end).trim()
+    this.#tokens.push({ type: rest === '' ? 'end' : 'symbol', text: rest, at: end })
+  }
+
+  whole(read: () => Expression): Expression {
+    try {
+      const result = read()
+      if (this.#peek().type === 'end') return result
+    } catch (error) {
+      if (!(error instanceof Unreadable)) throw error
+    }
+    return { kind: 'unknown', text: this.#text }
+  }
+
+  at(...words: string[]): boolean {
+    return words.every((word, i) => {
+      const { type, text } = this.#tokens[this.#next + i] ?? this.#tokens.at(-1)!
+      return text === word && (type === 'word' || type === 'symbol')
+    })
+  }
+
+  expression(): Expression {
+    return this.#chain('or', () => this.#chain('and', () => this.#comparison()))
+  }
+
+  select(): Select {
+    this.#expect('select')
+    const values: Expression[] = []
+    do {
+      values.push(this.expression())
+      if (this.#take('as') || (this.#peek().type === 'word' && !this.at('from') && !this.at('where')))
+        this.#name()
+    } while (this.#take(','))
+    if (!this.#take('from')) return { values }
+    this.#take('only')
+    const path = this.#path()
+    const named = this.#take('as') || (this.#peek().type === 'word' && !this.at('where') && !this.at('limit'))
+    const from = { path, alias: named ? this.#name() : path.at(-1)! }
+    const where = this.#take('where') ? this.expression() : undefined
+    if (this.#take('limit')) this.#peek().type === 'number' ? this.#advance() : this.#fail()
+    return where ? { values, from, where } : { values, from }
+  }
+
+  #chain(kind: 'and' | 'or', read: () => Expression): Expression {
+    const args = [read()]
+    while (this.#take(kind)) args.push(read())
+    return args.length === 1 ? args[0]! : { kind, args }
+  }
+
+  #comparison(): Expression {
+    const start = this.#peek().at
+    if (this.#take('not')) {
+      this.#comparison()
+      return this.#unknownSince(start)
+    }
+    const left = this.#operand()
+    if (this.at('is', 'not', 'distinct', 'from')) {
+      this.#next += 4
+      return { kind: 'compare', operator: 'is not distinct from', left, right: this.#operand() }
+    }
+    if (this.#take('is')) {
+      this.#take('not')
+      if (this.#take('distinct')) {
+        this.#expect('from')
+        this.#operand()
+      } else if (!['null', 'true', 'false', 'unknown'].includes(this.#advance().text)) this.#fail()
+      return this.#unknownSince(start)
+    }
+    const any = this.at('=', 'any', '(', 'select') || this.at('=', 'some', '(', 'select')
+    if (any || this.at('in', '(', 'select')) {
+      this.#next += any ? 3 : 2
+      const select = this.select()
+      this.#expect(')')
+      return { kind: 'in', left: [left], select }
+    }
+    const { type, text } = this.#peek()
+    if (type === 'symbol' && /^[-+*/<>=~!@#%^&|`?]+$/.test(text)) {
+      this.#advance()
+      const right = this.#operand()
+      // More than one operator in a row is nothing that a tenant's policy needs.
+      if (/^[-+*/<>=~!@#%^&|`?]+$/.test(this.#peek().text)) this.#fail()
+      return { kind: 'compare', operator: text, left, right }
+    }
+    return left
+  }
+
+  #operand(): Expression {
+    let value = this.#primary()
+    while (this.#take('::')) value = { kind: 'cast', arg: value, type: this.#type() }
+    return value
+  }
+
+  #primary(): Expression {
+    const { type, text, at } = this.#peek()
+    if (type === 'string' || type === 'number') {
+      this.#advance()
+      return { kind: 'literal', value: text }
+    }
+    if (text === '(') return this.#parenthesised()
+    if (type !== 'word') return this.#fail()
+    if (text === 'true' || text === 'false') {
+      this.#advance()
+      return { kind: 'literal', value: text === 'true' }
+    }
+    if (text === 'null') {
+      this.#advance()
+      return { kind: 'literal', value: null }
+    }
+    if (this.at('exists', '(')) {
+      this.#next += 2
+      return this.#within(at, () => ({ kind: 'exists', select: this.select() }))
+    }
+    if (this.at('cast', '(')) {
+      this.#next += 2
+      return this.#within(at, () => {
+        const arg = this.expression()
+        this.#expect('as')
+        return { kind: 'cast', arg, type: this.#type() }
+      })
+    }
+    if (RESERVED.has(text)) return this.#fail()
+    const path = this.#path()
+    if (!this.#take('(')) return { kind: 'column', path }
+    return this.#within(at, () => {
+      const args: Expression[] = []
+      if (!this.at(')'))
+        do args.push(this.expression())
+        while (this.#take(','))
+      return { kind: 'call', name: path, args }
+    })
+  }
+
+  #parenthesised(): Expression {
+    const { at } = this.#advance()
+    return this.#within(at, () =>
+      this.at('select') ? { kind: 'select', select: this.select() } : this.expression(),
+    )
+  }
+
+  /** Reads up to the closing parenthesis; what cannot be read there becomes one unknown. */
+  #within(at: number, read: () => Expression): Expression {
+    const first = this.#next
+    try {
+      const value = read()
+      this.#expect(')')
+      return value
+    } catch (error) {
+      if (!(error instanceof Unreadable)) throw error
+    }
+    this.#next = first
+    for (let depth = 1; depth > 0; ) {
+      const { text, type } = this.#advance()
+      if (type === 'end') this.#fail()
+      if (type === 'symbol' && text === '(') depth += 1
+      if (type === 'symbol' && text === ')') depth -= 1
+    }
+    return this.#unknownSince(at)
+  }
+
+  #type(): string {
+    const words = [this.#path().join('.')]
+    while (['varying', 'precision', 'with', 'without', 'time', 'zone'].includes(this.#peek().text)) {
+      words.push(this.#advance().text)
+    }
+    if (this.#take('(')) {
+      const size = this.#advance().text
+      this.#take(',') && this.#advance()
+      this.#expect(')')
+      words.push(`(${size})`)
+    }
+    while (this.#take('[')) {
+      this.#expect(']')
+      words.push('[]')
+    }
+    return words.join(' ')
+  }
+
+  #path(): string[] {
+    const path = [this.#name()]
+    while (this.#take('.')) path.push(this.#name())
+    return path
+  }
+
+  #name(): string {
+    const { type, text } = this.#peek()
+    if (type !== 'word') return this.#fail()
+    this.#advance()
+    return text.replace(/^"/, '')
+  }
+
+  #unknownSince(at: number): Expression {
+    return { kind: 'unknown', text: this.#text.slice(at, this.#peek().at).trim() }
+  }
+
+  #take(text: string): boolean {
+    if (!this.at(text)) return false
+    this.#advance()
+    return true
+  }
+
+  #expect(text: string): void {
+    if (!this.#take(text)) this.#fail()
+  }
+
+  #peek(): Token {
+    return this.#tokens[this.#next] ?? this.#tokens.at(-1)!
+  }
+
+  #advance(): Token {
+    const token = this.#peek()
+    this.#next += 1
+    return token
+  }
+
+  #fail(): never {
+    throw new Unreadable()
+  }
+}
+
+class Unreadable extends Error {}
+
+const RESERVED = new Set([
+  'select',
+  'from',
+  'where',
+  'and',
+  'or',
+  'not',
+  'case',
+  'when',
+  'then',
+  'else',
+  'end',
+  'array',
+  'row',
+  'in',
+  'is',
+  'any',
+  'all',
+  'some',
+  'between',
+  'like',
+  'ilike',
+  'similar',
+  'collate',
+  'at',
+  'union',
+  'join',
+  'with',
+  'limit',
+  'group',
+  'order',
+  'having',
+  'interval',
+])
