@@ -35,23 +35,30 @@ superuser), who must be able to become the application's role; the application's
       helpValue: '<schema>',
       description: 'only this schema; may be repeated',
     }),
+    live: Flags.boolean({
+      description: 'try it on this very database, rolled back, and not on a copy of its schema',
+    }),
     ...reportFlags,
     waivers: waiversFlag,
   }
 
   async run(): Promise<void> {
-    const { role, schema, 'tenant-column': tenantColumn, 'tenant-setting': tenantSetting } = this.flags
+    const { role, schema, live, 'tenant-column': tenantColumn, 'tenant-setting': tenantSetting } = this.flags
     const urlIsGiven = this.flags['database-url'] ?? this.flags['database-url-file']
     const { db, config } = await this.openApp(urlIsGiven === undefined ? 'owner' : 'operator')
     const [{ checkIsolation }, { describeUrl }] = await Promise.all([
       import('../../domain/isolation/check.ts'),
       import('../../adapters/postgres/client.ts'),
     ])
+    const url = config.databaseUrl ?? ''
     await this.report({
       check: 'isolation check',
-      subject: describeUrl(config.databaseUrl ?? ''),
+      subject: describeUrl(url),
       version: this.config.version,
-      ...(await checkIsolation({ db }, { tenantColumn, tenantSetting, role, schemas: schema })),
+      ...(await checkIsolation(
+        { db },
+        { tenantColumn, tenantSetting, role, schemas: schema, attemptsOn: live ? 'itself' : { copyOf: url } },
+      )),
     })
   }
 }

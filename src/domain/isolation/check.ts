@@ -1,11 +1,12 @@
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { copySchema } from '../../adapters/postgres/scratch.ts'
 import { TabibError } from '../../errors.ts'
-import type { Finding } from '../../finding.ts'
 import type { FindingsReport } from '../../findings-report.ts'
+import { ATTEMPT_RULES, type AttemptResult, attemptCrossings } from './attempt.ts'
 import { type Catalog, readCatalog } from './catalog.ts'
 import { type Judging, judgeAccess } from './confinement.ts'
 import { parseExpression, within } from './expression.ts'
-import { CATALOG_RULES, catalogFindings, findTenantTables } from './rules.ts'
+import { CATALOG_RULES, catalogFindings, finding, findTenantTables, type TenantTables } from './rules.ts'
 
 export interface IsolationOptions {
   tenantColumn: string
@@ -17,9 +18,18 @@ export interface IsolationOptions {
   schemas: readonly string[]
 }
 
+/** Where the attempts are made: on a copy of the schema of this URL, on the database itself, or not at all. */
+export type AttemptsOn = { copyOf: string } | 'itself' | 'nothing'
+
+/**
+ * Judges the catalogs of a database, then tries to cross from tenant to tenant as the application's role. Where no copy of
+ * the schema can be made the attempts are left out, and a warning says so.
+ *
+ * @throws TabibError USAGE where the role must be named, NOT_FOUND where a role, schema or tenant table is missing.
+ */
 export async function checkIsolation(
   { db }: { db: Database },
-  options: IsolationOptions,
+  options: IsolationOptions & { attemptsOn: AttemptsOn },
 ): Promise<Pick<FindingsReport, 'rules' | 'findings' | 'facts'>> {
   const [{ connectedAs }] = (await db.query<{ connectedAs: string }>(
     'select session_user as "connectedAs"',
@@ -39,11 +49,54 @@ export async function checkIsolation(
     },
   }
   settleConfined(judging)
-  const findings: Finding[] = catalogFindings(judging, tenants, { connectedAs })
+  const findings = catalogFindings(judging, tenants, { connectedAs })
+  const facts = { role, tenantColumn: options.tenantColumn, tenantSetting, tables: tenants.tables.size }
+  if (options.attemptsOn === 'nothing') return { rules: CATALOG_RULES, findings, facts }
+  const attempted = await attempt(db, { judging, tenants }, options.attemptsOn)
+  const { attempts, tried, reachable } = attempted
   return {
-    rules: CATALOG_RULES,
-    findings,
-    facts: { role, tenantColumn: options.tenantColumn, tenantSetting, tables: tenants.tables.size },
+    rules: [...CATALOG_RULES, ...ATTEMPT_RULES],
+    findings: [...findings, ...attempted.findings],
+    facts: {
+      ...facts,
+      attempts: `${attempts} in ${tried} of ${reachable} tables that the role reaches, ${options.attemptsOn === 'itself' ? 'on the database itself (rolled back)' : 'on a copy of the schema'}`,
+    },
+  }
+}
+
+async function attempt(
+  db: Database,
+  judged: { judging: Judging; tenants: TenantTables },
+  on: Exclude<AttemptsOn, 'nothing'>,
+): Promise<AttemptResult> {
+  if (on === 'itself') return attemptCrossings({ db }, { ...judged, careful: true })
+  const { catalog } = judged.judging
+  try {
+    await using scratch = await copySchema({ db, url: on.copyOf })
+    const result = await attemptCrossings({ db: scratch.db }, { ...judged, careful: false })
+    if (scratch.failures.length === 0) return result
+    const part = finding(
+      'live-not-attempted',
+      'info',
+      catalog.database,
+      `${scratch.failures.length} parts of the schema could not be copied`,
+      {
+        evidence: { failures: scratch.failures.slice(0, 20) },
+      },
+    )
+    return { ...result, findings: [...result.findings, part] }
+  } catch (error) {
+    if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+    const none = finding(
+      'live-not-attempted',
+      'warning',
+      catalog.database,
+      `nothing was tried, since the schema could not be copied: ${error.message}`,
+      {
+        fix: 'alter role <the role that checks> createdb; or, on a database that nobody uses: tabib isolation check --live',
+      },
+    )
+    return { findings: [none], attempts: 0, tried: 0, reachable: 0 }
   }
 }
 

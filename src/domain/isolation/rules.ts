@@ -1,5 +1,5 @@
 import type { Finding } from '../../finding.ts'
-import type { Catalog, ForeignKey, Privilege, Relation, Role, UniqueIndex } from './catalog.ts'
+import type { Catalog, ForeignKey, Relation, Role, UniqueIndex } from './catalog.ts'
 import { columnName, type Judging, judgeAccess } from './confinement.ts'
 
 const RUNBOOK = 'runbooks/billing/fm-15-row-level-security-off.md'
@@ -387,27 +387,34 @@ function parentIsChecked(judging: Judging, from: Relation, key: ForeignKey): boo
 
 const SURROGATE = /^(uuid|bigint|integer|smallint|date|timestamp with(out)? time zone)$/
 
-function uniqueFindings(judging: Judging, { tables }: TenantTables, index: UniqueIndex): Finding[] {
+/** Whether a refusal by this index tells that another tenant has the value. */
+export function tellsOfOthers(judging: Judging, { tables }: TenantTables, index: UniqueIndex): boolean {
   const { catalog } = judging
   const relation = catalog.relations.get(index.relation)
-  if (!relation || !tables.has(relation.oid) || !writable(relation)) return []
+  if (!relation || !tables.has(relation.oid) || !writable(relation)) return false
   const columns = index.columns.map((number) => relation.columns.find((one) => one.number === number))
   const tenant = judging.tenantColumns(relation)
-  if (columns.some((one) => one && tenant.has(one.name))) return []
-  if (index.keys.some((key) => [...tenant].some((name) => new RegExp(`\\b${name}\\b`).test(key)))) return []
+  if (columns.some((one) => one && tenant.has(one.name))) return false
+  if (index.keys.some((key) => [...tenant].some((name) => new RegExp(`\\b${name}\\b`).test(key))))
+    return false
   // A random id cannot be guessed, and a surrogate key says nothing but that it is taken.
-  if (columns.some((one) => one?.type === 'uuid')) return []
+  if (columns.some((one) => one?.type === 'uuid')) return false
   if (index.primary && columns.every((one) => one && (SURROGATE.test(one.type) || one.name === 'id')))
-    return []
+    return false
   // The parent's key is checked before the index is.
-  const byParent = catalog.foreignKeys.some(
+  return !catalog.foreignKeys.some(
     (key) =>
       key.relation === relation.oid &&
       tables.has(key.references) &&
       key.columns.every((number) => index.columns.includes(number)) &&
       parentIsChecked(judging, relation, key),
   )
-  if (byParent) return []
+}
+
+function uniqueFindings(judging: Judging, tenants: TenantTables, index: UniqueIndex): Finding[] {
+  if (!tellsOfOthers(judging, tenants, index)) return []
+  const { catalog } = judging
+  const relation = catalog.relations.get(index.relation)!
   const keys = index.keys.join(', ')
   return [
     index.exclusion
@@ -929,5 +936,3 @@ export function finding(
     waived: false,
   }
 }
-
-export type { Privilege }

@@ -97,7 +97,7 @@ async function start(
   }
   await asAdmin(
     ...ROLES.map((role) => `create role ${role} login password '${passwords[role]}'`),
-    'alter role tabib_owner createrole',
+    'alter role tabib_owner createrole createdb',
   )
 
   const url = (role: SandboxRole, database: string) =>
