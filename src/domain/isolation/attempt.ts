@@ -59,6 +59,8 @@ interface Seeded {
   b: StoredRow
   /** How many of its rows are A's, as the owner counts them. */
   ownA: number
+  /** Whether only one of them can have rows in it. */
+  soleTenant: boolean
 }
 
 export interface AttemptOptions {
@@ -106,7 +108,7 @@ async function begin(db: Database): Promise<Connection> {
 }
 
 class Attempts {
-  /** Where rows are made; on a copy they are committed there, so that `#trying` begins as a new client does. */
+  /** Where rows are made; on a copy they are committed there, so that the stranger begins as a new client does. */
   readonly #seeding: Connection
   /** A session that has never set the tenant. */
   readonly #stranger: Connection
@@ -148,8 +150,6 @@ class Attempts {
     if (cannot) return this.#nothing(`may not become ${this.#role}: ${cannot}`, reachable)
     this.#maker = new RowMaker(await readShapes(this.#connection))
     const names = this.#tenantNames()
-    const watched = this.#careful ? [] : this.#bystanders()
-    const before = await fingerprints(this.#seeding, watched, this.#become(names.never))
     const seeded = await this.#seed(targets, names)
     if (!this.#careful) {
       await this.#seeding.raw.query('commit')
@@ -157,12 +157,6 @@ class Attempts {
     }
     await this.#readColumnPrivileges(seeded)
     await this.#attemptAll(seeded, names)
-    const after = await fingerprints(this.#connection, watched, this.#become(names.never))
-    for (const [view, seen] of before) {
-      if (after.has(view) && after.get(view) !== seen) {
-        this.#hit('live-read', view, 'shows what others have written to a tenant that never existed')
-      }
-    }
     const findings = [...this.#hits.values()].map(({ rule, relation, says }) =>
       finding(rule, 'critical', relation, [...says].join('; ')),
     )
@@ -210,14 +204,14 @@ class Attempts {
     })
   }
 
-  /** What else the role can read: it must look the same whatever tenants write. */
+  /** What else the role can read: it must look the same whatever a tenant writes. */
   #bystanders(): Relation[] {
+    const readsRoot = (oid: number, depth = 0): boolean =>
+      this.#tenants.roots.has(oid) ||
+      (depth < 20 && (this.#catalog.reads.get(oid) ?? []).some((source) => readsRoot(source, depth + 1)))
     return [...this.#catalog.relations.values()].filter(
       ({ oid, privileges, kind }) =>
-        privileges.has('SELECT') &&
-        kind !== 'foreign' &&
-        !this.#tenants.tables.has(oid) &&
-        !this.#tenants.roots.has(oid),
+        privileges.has('SELECT') && kind !== 'foreign' && !this.#tenants.tables.has(oid) && !readsRoot(oid),
     )
   }
 
@@ -251,7 +245,7 @@ class Attempts {
 
   // ---- rows of two tenants
 
-  async #seed(targets: Relation[], names: { a: string; b: string }): Promise<Seeded[]> {
+  async #seed(targets: Relation[], names: { a: string; b: string; never: string }): Promise<Seeded[]> {
     const forced = this.#careful ? [] : await this.#unforce()
     const stored = new Map<string, StoredRow | NoRow>()
     const tenants = { a: names.a, b: names.b } as const
@@ -281,8 +275,17 @@ class Attempts {
     for (const relation of targets)
       await this.#refusing(relation, () => rowOf(tableOf(relation).name, 'a', []))
     const ownA = await this.#count(targets, names.a)
+    // Shared rows are there by now, so what a bystander shows from here on comes from one tenant.
+    const watched = this.#careful ? [] : this.#bystanders()
+    const before = await fingerprints(this.#connection, watched, this.#become(names.never))
     for (const relation of targets)
       await this.#refusing(relation, () => rowOf(tableOf(relation).name, 'b', []))
+    const after = await fingerprints(this.#connection, watched, this.#become(names.never))
+    for (const [name, seen] of before) {
+      if (after.has(name) && after.get(name) !== seen) {
+        this.#hit('live-read', name, 'shows what one tenant has written to a tenant that never existed')
+      }
+    }
     const ownB = await this.#count(targets, names.b)
     await this.#try('set constraints all immediate')
     for (const table of forced)
@@ -291,10 +294,11 @@ class Attempts {
     for (const relation of targets) {
       const [a, b] = [stored.get(`a ${tableOf(relation).name}`), stored.get(`b ${tableOf(relation).name}`)]
       if (!a || !b || a instanceof NoRow || b instanceof NoRow) continue
-      const own = ownA.get(relation.name) ?? 1
-      if (own === 0 || ownB.get(relation.name) === 0)
-        this.#refused.set(relation.name, 'the rows of two tenants lie in other partitions')
-      else seeded.push({ relation, columns: this.#columnsOf(relation), a, b, ownA: own })
+      const [ofA, ofB] = [ownA.get(relation.name) ?? 1, ownB.get(relation.name) ?? 1]
+      const own = { relation, columns: this.#columnsOf(relation), a, ownA: ofA }
+      if (ofA === 0 && ofB === 0) this.#refused.set(relation.name, 'the rows lie in other partitions')
+      // In a partition of one tenant alone, that one is the other to every stranger.
+      else seeded.push({ ...own, b: ofB === 0 ? a : b, soleTenant: ofA === 0 || ofB === 0 })
     }
     return seeded
   }
@@ -430,14 +434,15 @@ class Attempts {
     ] as const) {
       await this.#execute(strangers, tenant, who, tenant === undefined ? this.#stranger : this.#connection)
     }
+    const both = seeded.filter(({ soleTenant }) => !soleTenant)
     await this.#execute(
-      seeded.flatMap((one) => this.#asTenant(one, seeded, names)),
+      both.flatMap((one) => this.#asTenant(one, both, names)),
       names.a,
       'as one tenant',
     )
-    await this.#copies(seeded, names.a)
-    await this.#cascades(seeded, names)
-    await this.#sideEffects(seeded, names)
+    await this.#copies(both, names.a)
+    await this.#cascades(both, names)
+    await this.#sideEffects(both, names)
   }
 
   #asStranger({ relation, b, columns }: Seeded): Attempt[] {

@@ -181,7 +181,6 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
   const reach = closure(checked.oid, (oid) =>
     memberships.filter(({ member }) => member === oid).map((m) => m.of),
   )
-  const members = closure(checked.oid, (oid) => memberships.filter((m) => m.of === oid).map((m) => m.member))
   const all = await readSchemas(db)
   const scope = wantedSchemas(all, schemas).map(({ oid }) => oid)
   // What a role of the server's own, an owner or a superuser may do is told once, as the finding that it is reached.
@@ -189,13 +188,16 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
     'select distinct relowner::int8::float8 as owner from pg_class where relnamespace = any($1)',
     [scope],
   )
+  const isOwner = (oid: number) => owners.some(({ owner }) => owner === oid)
+  // Whoever is a member of an owner is told as that, though the owner may become the role too, to try it.
+  const members = closure(checked.oid, (oid) =>
+    isOwner(oid) && oid !== checked.oid ? [] : memberships.filter((m) => m.of === oid).map((m) => m.member),
+  )
   const powerful = (oid: number) => {
     const one = roles.get(oid)
     return one === undefined || one.superuser || one.bypassesRls || one.name.startsWith('pg_')
   }
-  const grantees = [...reach].filter(
-    (oid) => oid === checked.oid || !(powerful(oid) || owners.some(({ owner }) => owner === oid)),
-  )
+  const grantees = [...reach].filter((oid) => oid === checked.oid || !(powerful(oid) || isOwner(oid)))
   const given: [number[], number[]] = [scope, [...grantees, 0]]
   // A policy or view of an examined schema may call a function of any other.
   const everywhere: [number[], number[]] = [all.map(({ oid }) => oid), given[1]]
@@ -407,7 +409,7 @@ async function readSequences(db: Queryable, given: [number[], number[]]) {
           limit 1), 0) as relation,
        ${granted(`coalesce(c.relacl, acldefault('s', c.relowner))`)} as privileges
      from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind = 'S' and c.relnamespace = any($1) order by 1`,
+     where c.relkind = 'S' and c.relnamespace = any($1) and not c.relowner = any($2::oid[]) order by 1`,
     given,
   )
   return rows.map((row) => ({ ...row, privileges: new Set(row.privileges) }))

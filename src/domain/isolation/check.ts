@@ -1,10 +1,12 @@
-import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { randomUUID } from 'node:crypto'
+import pg from 'pg'
+import type { Connection, Database, Queryable } from '../../adapters/postgres/client.ts'
 import { copySchema } from '../../adapters/postgres/scratch.ts'
 import { TabibError } from '../../errors.ts'
 import type { FindingsReport } from '../../findings-report.ts'
 import { ATTEMPT_RULES, type AttemptResult, attemptCrossings } from './attempt.ts'
-import { type Catalog, readCatalog } from './catalog.ts'
-import { type Judging, judgeAccess } from './confinement.ts'
+import { type Catalog, type Routine, readCatalog } from './catalog.ts'
+import { type Judging, judgeAccess, routineOf } from './confinement.ts'
 import { parseExpression, within } from './expression.ts'
 import { CATALOG_RULES, catalogFindings, finding, findTenantTables, type TenantTables } from './rules.ts'
 
@@ -43,6 +45,7 @@ export async function checkIsolation(
     catalog,
     tenantSetting,
     confined: new Set(),
+    returnSetting: await returningSetting(db, catalog, tenantSetting),
     tenantColumns: ({ oid }) => {
       const root = tenants.roots.get(oid)
       return root === undefined ? (tenants.tables.get(oid)?.columns ?? new Set()) : new Set([root])
@@ -97,6 +100,79 @@ async function attempt(
       },
     )
     return { findings: [none], attempts: 0, tried: 0, reachable: 0 }
+  }
+}
+
+/**
+ * Functions that policies ask for the tenant and whose body is more than one expression are called: unset, empty and
+ * with nonsense they must return nothing or fail, and else what was set. Only those that read nothing but the setting.
+ */
+async function returningSetting(db: Database, catalog: Catalog, tenantSetting: string): Promise<Set<number>> {
+  const asked = new Map<number, Routine>()
+  const texts = catalog.policies.flatMap(({ using, check }) => [using, check].filter((text) => text !== null))
+  for (const text of new Set([...texts, ...[...catalog.routines.values()].map(({ body }) => body)])) {
+    for (const [, name] of text.matchAll(/([\w".]+)\s*\(\s*\)/g)) {
+      const routine = routineOf(catalog, name!.replaceAll('"', '').split('.'))
+      if (routine && readsOnly(routine, tenantSetting)) asked.set(routine.oid, routine)
+    }
+  }
+  if (asked.size === 0) return new Set()
+  await using connection = await db.connection()
+  await connection.raw.query('begin')
+  try {
+    const returning = new Set<number>()
+    // Unset first: a session that has set it once is never again as one that did not.
+    const unset = new Map<number, string | null>()
+    for (const { oid, schema, bare } of asked.values())
+      unset.set(oid, await returned(connection, schema, bare))
+    for (const { oid, schema, bare } of asked.values()) {
+      const seen = []
+      for (const value of ['', 'nonsense', randomUUID(), '1234567']) {
+        const result = await returned(connection, schema, bare, [tenantSetting, value])
+        seen.push({ value, result })
+      }
+      const right = seen.every(({ value, result }) => result === null || (result === value && value !== ''))
+      if (unset.get(oid) === null && right && seen.some(({ result }) => result !== null)) returning.add(oid)
+    }
+    return returning
+  } finally {
+    await connection.raw.query('rollback')
+  }
+}
+
+function readsOnly({ body, language, arguments: args }: Routine, tenantSetting: string): boolean {
+  const settings = [...body.matchAll(/current_setting\(\s*'([^']+)'/gi)].map(([, name]) => name)
+  const reads = /\b(from|execute|set_config|current_user|session_user|perform|insert|update|delete)\b/i.test(
+    body,
+  )
+  return (
+    ['sql', 'plpgsql'].includes(language) &&
+    args.length === 0 &&
+    !reads &&
+    settings.length > 0 &&
+    settings.every((name) => name === tenantSetting) &&
+    body.split(/current_setting/i).length === settings.length + 1
+  )
+}
+
+/** What a function returns as text; null where it fails. */
+async function returned(
+  { raw }: Connection,
+  schema: string,
+  name: string,
+  setting?: [string, string],
+): Promise<string | null> {
+  await raw.query('savepoint asked')
+  try {
+    if (setting) await raw.query('select set_config($1, $2, true)', setting)
+    const { rows } = await raw.query(
+      `select ${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}()::text as value`,
+    )
+    return rows[0]?.value ?? null
+  } catch {
+    return null
+  } finally {
+    await raw.query('rollback to savepoint asked; release savepoint asked')
   }
 }
 

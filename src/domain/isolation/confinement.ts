@@ -1,4 +1,4 @@
-import type { Catalog, Policy, Relation } from './catalog.ts'
+import type { Catalog, Policy, Relation, Routine } from './catalog.ts'
 import { type Expression, parseExpression, parseFunctionBody, type Select, within } from './expression.ts'
 
 /** What a statement does to rows, and with which half of a policy it is judged. */
@@ -12,6 +12,8 @@ export interface Judging {
   tenantColumns: (relation: Relation) => Set<string>
   /** Relations whose readable rows are proven to be one tenant's. */
   confined: Set<number>
+  /** Functions without arguments that were tried, and return the setting or nothing. */
+  returnSetting: Set<number>
 }
 
 export interface Verdict {
@@ -135,6 +137,8 @@ function isSetting(judging: Judging, expression: Expression, depth = 0): boolean
         rest.every((one) => isSetting(judging, one, depth + 1) || isNobody(one))
       )
     default: {
+      const called = value.args.length === 0 ? routineOf(judging.catalog, value.name) : undefined
+      if (called && judging.returnSetting.has(called.oid)) return true
       const body = inlined(judging, value)
       return body !== undefined && isSetting(judging, body, depth + 1)
     }
@@ -165,12 +169,8 @@ function inlined(
   { catalog }: Judging,
   { name, args }: Extract<Expression, { kind: 'call' }>,
 ): Expression | undefined {
-  const [bare, schema] = [name.at(-1), name.at(-2)]
-  const found = [...catalog.routines.values()].filter(
-    (one) => one.bare === bare && (schema === undefined || one.schema === schema),
-  )
-  const [routine] = found
-  if (found.length !== 1 || !routine || catalog.reach.has(routine.owner)) return undefined
+  const routine = routineOf(catalog, name)
+  if (!routine) return undefined
   if (!['sql', 'plpgsql'].includes(routine.language)) return undefined
   let body = parseFunctionBody(routine.body)
   if (body.kind === 'select' && !body.select.from && !body.select.where && body.select.values.length === 1) {
@@ -182,6 +182,16 @@ function inlined(
     if (routine.arguments[i]) given.set(routine.arguments[i]!, arg)
   })
   return filled(body, given)
+}
+
+/** The one function of this name, unless the checked role could replace it. */
+export function routineOf({ routines, reach }: Catalog, name: string[]): Routine | undefined {
+  const [bare, schema] = [name.at(-1), name.at(-2)]
+  const found = [...routines.values()].filter(
+    (one) => one.bare === bare && (schema === undefined || one.schema === schema),
+  )
+  const [routine] = found
+  return found.length === 1 && routine && !reach.has(routine.owner) ? routine : undefined
 }
 
 function filled(body: Expression, given: Map<string, Expression>): Expression {

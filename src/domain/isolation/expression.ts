@@ -134,11 +134,12 @@ class Parser {
   select(): Select {
     this.#expect('select')
     const values: Expression[] = []
-    do {
-      values.push(this.expression())
-      if (this.#take('as') || (this.#peek().type === 'word' && !this.at('from') && !this.at('where')))
-        this.#name()
-    } while (this.#take(','))
+    if (!this.at('from'))
+      do {
+        values.push(this.expression())
+        if (this.#take('as') || (this.#peek().type === 'word' && !this.at('from') && !this.at('where')))
+          this.#name()
+      } while (this.#take(','))
     if (!this.#take('from')) return { values }
     this.#take('only')
     const path = this.#path()

@@ -150,6 +150,7 @@ export function catalogFindings(
       connectedAs,
     ),
     ...stored.flatMap(({ relation }) => {
+      if (catalog.reach.has(relation.owner)) return []
       const beyond = (['TRUNCATE', 'REFERENCES', 'TRIGGER'] as const).filter((one) =>
         relation.privileges.has(one),
       )
@@ -343,7 +344,9 @@ function foreignKeyFindings(judging: Judging, { roots, tables }: TenantTables, k
       judging.tenantColumns(from).has(columnName(from, number)) &&
       judging.tenantColumns(to).has(columnName(to, key.referenced[i]!)),
   )
-  if (carries || !writable(from) || parentIsChecked(judging, from, key)) return findings
+  // Of a child that nothing confines, that is told, and not each of its keys.
+  const loose = judging.tenantColumns(from).size === 0 && !confinedTo(judging, from, 'select')
+  if (carries || loose || !writable(from) || parentIsChecked(judging, from, key)) return findings
   const columns = key.columns.map((number) => columnName(from, number)).join(', ')
   const referenced = key.referenced.map((number) => columnName(to, number)).join(', ')
   const { tenantColumn } = catalog
@@ -368,7 +371,7 @@ function foreignKeyFindings(judging: Judging, { roots, tables }: TenantTables, k
   return findings
 }
 
-function confinedTo(judging: Judging, relation: Relation, access: 'delete' | 'update'): boolean {
+function confinedTo(judging: Judging, relation: Relation, access: 'select' | 'update' | 'delete'): boolean {
   return relation.rls && judgeAccess(judging, relation, access).confined
 }
 
@@ -392,6 +395,7 @@ export function tellsOfOthers(judging: Judging, { tables }: TenantTables, index:
   const { catalog } = judging
   const relation = catalog.relations.get(index.relation)
   if (!relation || !tables.has(relation.oid) || !writable(relation)) return false
+  if (judging.tenantColumns(relation).size === 0 && !confinedTo(judging, relation, 'select')) return false
   const columns = index.columns.map((number) => relation.columns.find((one) => one.number === number))
   const tenant = judging.tenantColumns(relation)
   if (columns.some((one) => one && tenant.has(one.name))) return false

@@ -1,0 +1,491 @@
+import { expect, test } from 'vitest'
+import { useForeignDatabase } from '../support/isolation.ts'
+
+const mine = `tenant_id = (select nullif(current_setting('app.tenant_id', true), '')::uuid)`
+const isolated = (table: string) => `
+  alter table ${table} enable row level security;
+  alter table ${table} force row level security;
+  create policy tenant on ${table} using (${mine}) with check (${mine});
+  grant select, insert, update, delete on ${table} to $app;`
+
+const database = useForeignDatabase(`
+  create table tenant (id uuid primary key, name text not null);
+  create table country (code text primary key, name text not null);
+  grant select on tenant, country to $app;
+
+  create table patient (
+    id uuid not null default gen_random_uuid(),
+    tenant_id uuid not null references tenant,
+    country text references country,
+    mrn text not null,
+    name text not null,
+    primary key (id),
+    unique (tenant_id, id),
+    unique (tenant_id, mrn)
+  );
+  create table visit (
+    id bigint generated always as identity primary key,
+    tenant_id uuid not null references tenant,
+    patient_id uuid not null,
+    room int not null,
+    at tstzrange not null,
+    foreign key (tenant_id, patient_id) references patient (tenant_id, id) on delete cascade
+  );
+  create table note (
+    id uuid not null default gen_random_uuid(),
+    tenant_id uuid not null,
+    no bigint generated always as identity,
+    body text,
+    day date not null default current_date,
+    primary key (id, day)
+  ) partition by range (day);
+  create table note_2026 partition of note for values from ('2026-01-01') to ('2027-01-01');
+  create table note_rest partition of note default;
+  create table note_tag (note_id uuid not null, tag text not null);
+  ${isolated('patient')} ${isolated('visit')} ${isolated('note')}
+  alter table note_2026 enable row level security; alter table note_2026 force row level security;
+  alter table note_rest enable row level security; alter table note_rest force row level security;
+  create view open_visit with (security_invoker = true) as select * from visit where not isempty(at);
+  grant select on open_visit to $app;
+  create function age(patient) returns int language sql stable as 'select 1';
+  create function touch() returns trigger language plpgsql as 'begin new.name := trim(new.name); return new; end';
+  create trigger touch before insert or update on patient for each row execute function touch();
+`)
+
+interface Hole {
+  hole: string
+  breaks: string
+  mends: string
+  finds: string[]
+  /** Only a superuser can make it. */
+  asAdmin?: true
+}
+
+const policy = (using: string, check = mine) => `drop policy tenant on patient;
+  create policy tenant on patient using (${using}) with check (${check})`
+const canonical = policy(mine)
+
+const HOLES: Hole[] = [
+  // ---- tables
+  {
+    hole: 'row-level security is off',
+    breaks: 'alter table patient disable row level security',
+    mends: 'alter table patient enable row level security',
+    finds: ['rls-off public.patient'],
+  },
+  {
+    hole: 'it does not hold for the owner',
+    breaks: 'alter table patient no force row level security',
+    mends: 'alter table patient force row level security',
+    finds: ['rls-not-forced public.patient'],
+  },
+  {
+    hole: 'a partition without it',
+    breaks: 'alter table note_2026 disable row level security',
+    mends: 'alter table note_2026 enable row level security',
+    finds: ['rls-off public.note_2026'],
+  },
+  {
+    hole: 'a new partition, made without it',
+    breaks: `create table note_2027 partition of note for values from ('2027-01-01') to ('2028-01-01')`,
+    mends: 'drop table note_2027',
+    finds: ['rls-off public.note_2027'],
+  },
+  {
+    hole: 'an inheritance child that may be read by itself',
+    breaks: 'create table old_patient () inherits (patient); grant select on old_patient to $app',
+    mends: 'drop table old_patient',
+    finds: ['rls-off public.old_patient'],
+  },
+  {
+    hole: 'an inheritance parent that shows its children',
+    breaks:
+      'create table person (name text not null); alter table patient inherit person; grant select on person to $app',
+    mends: 'alter table patient no inherit person; drop table person',
+    finds: ['tenant-column-missing public.person'],
+  },
+  {
+    hole: 'a new table without it',
+    breaks: 'create table bill (id uuid primary key, tenant_id uuid not null); grant select on bill to $app',
+    mends: 'drop table bill',
+    finds: ['rls-off public.bill'],
+  },
+  {
+    hole: 'a child without the tenant, by its key',
+    breaks: `create table allergy (patient_id uuid references patient, name text); grant select, insert on allergy to $app`,
+    mends: 'drop table allergy',
+    finds: ['tenant-column-missing public.allergy'],
+  },
+  {
+    hole: 'a child of a child',
+    breaks: `create table stay (visit_id bigint primary key references visit);
+      create table meal (stay_id bigint references stay, dish text); grant select on meal to $app`,
+    mends: 'drop table meal, stay',
+    finds: ['tenant-column-missing public.meal'],
+  },
+  {
+    hole: 'the tenant under another name',
+    breaks:
+      'create table contract (clinic uuid references tenant, terms text); grant select on contract to $app',
+    mends: 'drop table contract',
+    finds: ['rls-off public.contract'],
+  },
+  {
+    hole: 'a tenant that may be null',
+    breaks: 'alter table patient alter column tenant_id drop not null',
+    mends: 'alter table patient alter column tenant_id set not null',
+    finds: ['tenant-column-nullable public.patient.tenant_id'],
+  },
+  // ---- policies
+  ...(
+    [
+      ['true', 'true'],
+      ['open when nothing is set', `${mine} or current_setting('app.tenant_id', true) is null`],
+      [
+        'open when the setting is empty',
+        `${mine} or nullif(current_setting('app.tenant_id', true), '') is null`,
+      ],
+      [
+        'a fall-back to the row itself',
+        `tenant_id = coalesce(nullif(current_setting('app.tenant_id', true), '')::uuid, tenant_id)`,
+      ],
+      [
+        'a tenant for those without one',
+        `tenant_id = coalesce(nullif(current_setting('app.tenant_id', true), ''), '7b0e9b3e-3a0b-4d6f-9d5d-111111111111')::uuid`,
+      ],
+      ['another column', `id = (select nullif(current_setting('app.tenant_id', true), '')::uuid)`],
+      ['another setting', `tenant_id = (select nullif(current_setting('app.user_id', true), '')::uuid)`],
+      ['not the same', `tenant_id <> (select nullif(current_setting('app.tenant_id', true), '')::uuid)`],
+      ['cut short', `left(tenant_id::text, 8) = left(current_setting('app.tenant_id', true), 8)`],
+      ['cut short by a cast', `tenant_id::varchar(8) = current_setting('app.tenant_id', true)::varchar(8)`],
+      ['a switch', `${mine} or current_setting('app.admin', true) = 'on'`],
+      ['rows that are shared', `${mine} or name = 'shared'`],
+      ['null is true', `(${mine}) is not false`],
+      ['a pattern', `tenant_id::text like current_setting('app.tenant_id', true) || '%'`],
+      ['any tenant that exists', 'tenant_id in (select id from tenant)'],
+      ['a case', `case when current_setting('app.tenant_id', true) = '' then true else ${mine} end`],
+    ] as const
+  ).map(([hole, using]) => ({
+    hole: `a policy: ${hole}`,
+    breaks: policy(using),
+    mends: canonical,
+    finds: ['policy-open public.patient policy tenant'],
+  })),
+  {
+    hole: 'a second policy that opens what the first closes',
+    breaks: 'create policy support on patient for select using (true)',
+    mends: 'drop policy support on patient',
+    finds: ['policy-open public.patient policy support'],
+  },
+  {
+    hole: 'rows may be moved to another tenant',
+    breaks: policy(mine, 'true'),
+    mends: canonical,
+    finds: ['policy-open public.patient policy tenant'],
+  },
+  {
+    hole: 'rows may be updated blindly',
+    breaks: `drop policy tenant on patient;
+      create policy tenant on patient for select using (${mine});
+      create policy writes on patient for update using (true) with check (${mine})`,
+    mends: `drop policy writes on patient; ${canonical}`,
+    finds: ['policy-open public.patient policy writes'],
+  },
+  {
+    hole: 'rows may be inserted for anybody',
+    breaks: 'create policy inserts on patient for insert with check (true)',
+    mends: 'drop policy inserts on patient',
+    finds: ['policy-open public.patient policy inserts'],
+  },
+  {
+    hole: 'a policy that asks a function the role may replace',
+    breaks: `grant create on schema public to $app; set role $app;
+      create function whose() returns uuid language sql stable as $$ select nullif(current_setting('app.tenant_id', true), '')::uuid $$;
+      reset role; revoke create on schema public from $app; ${policy('tenant_id = whose()')}`,
+    mends: `${canonical}; set role $app; drop function whose(); reset role`,
+    finds: ['policy-open public.patient policy tenant'],
+  },
+  {
+    hole: 'a policy that asks a function with a fall-back',
+    breaks: `create function whose() returns uuid language plpgsql stable as
+      $$ begin return current_setting('app.tenant_id')::uuid; exception when others then return '7b0e9b3e-3a0b-4d6f-9d5d-111111111111'; end $$;
+      ${policy('tenant_id = whose()')}`,
+    mends: `${canonical}; drop function whose()`,
+    finds: ['policy-open public.patient policy tenant'],
+  },
+  {
+    hole: 'a policy for a role that the application may become',
+    breaks:
+      'create role auditor_$app; grant auditor_$app to $app; create policy auditor on patient for select to auditor_$app using (true)',
+    mends: 'drop policy auditor on patient; drop role auditor_$app',
+    finds: ['policy-open public.patient policy auditor'],
+    asAdmin: true,
+  },
+  // ---- keys
+  {
+    hole: 'a foreign key without the tenant',
+    breaks: `alter table visit add constraint loose foreign key (patient_id) references patient (id)`,
+    mends: 'alter table visit drop constraint loose',
+    finds: ['foreign-key-without-tenant public.visit constraint loose'],
+  },
+  {
+    hole: 'a cascade without the tenant',
+    breaks: `alter table visit add constraint loose foreign key (patient_id) references patient (id) on delete cascade`,
+    mends: 'alter table visit drop constraint loose',
+    finds: ['cascade-without-tenant public.visit constraint loose'],
+  },
+  {
+    hole: 'a cascade from a shared table that may be changed',
+    breaks: `alter table patient add constraint loose foreign key (country) references country on delete cascade; grant delete on country to $app`,
+    mends: 'alter table patient drop constraint loose; revoke delete on country from $app',
+    finds: ['cascade-without-tenant public.patient constraint loose'],
+  },
+  {
+    hole: 'a natural key that is unique over all tenants',
+    breaks: 'alter table patient add constraint loose unique (mrn)',
+    mends: 'alter table patient drop constraint loose',
+    finds: ['unique-without-tenant public.patient index loose'],
+  },
+  {
+    hole: 'the same as an expression, with the tenant only included',
+    breaks: 'create unique index loose on patient (mrn, lower(name)) include (tenant_id)',
+    mends: 'drop index loose',
+    finds: ['unique-without-tenant public.patient index loose'],
+  },
+  {
+    hole: 'an exclusion over all tenants',
+    breaks: 'alter table visit add constraint loose exclude using gist (at with &&)',
+    mends: 'alter table visit drop constraint loose',
+    finds: ['exclusion-without-tenant public.visit constraint loose'],
+  },
+  {
+    hole: 'a foreign key whose triggers are off',
+    breaks: 'alter table visit disable trigger all',
+    mends: 'alter table visit enable trigger all',
+    finds: [
+      'foreign-key-off public.visit constraint visit_tenant_id_fkey',
+      'foreign-key-off public.visit constraint visit_tenant_id_patient_id_fkey',
+    ],
+    asAdmin: true,
+  },
+  // ---- grants
+  ...['truncate', 'references', 'trigger'].map((privilege) => ({
+    hole: `${privilege} on a tenant table`,
+    breaks: `grant ${privilege} on patient to $app`,
+    mends: `revoke ${privilege} on patient from $app`,
+    finds: ['grant-beyond-rows public.patient'],
+  })),
+  {
+    hole: 'references by column, to everybody',
+    breaks: 'grant references (id) on patient to public',
+    mends: 'revoke references (id) on patient from public',
+    finds: ['grant-beyond-rows public.patient'],
+  },
+  {
+    hole: 'the table of tenants may be changed',
+    breaks: 'grant update on tenant to $app',
+    mends: 'revoke update on tenant from $app',
+    finds: ['tenants-writable public.tenant'],
+  },
+  {
+    hole: 'whatever is made next is open',
+    breaks: 'alter default privileges in schema public grant select on tables to $app',
+    mends: 'alter default privileges in schema public revoke select on tables from $app',
+    finds: ['default-privileges owner in schema public'],
+  },
+  {
+    hole: 'a sequence that counts for all',
+    breaks: 'grant select on sequence visit_id_seq to $app',
+    mends: 'revoke select on sequence visit_id_seq from $app',
+    finds: ['sequence public.visit_id_seq'],
+  },
+  {
+    hole: 'objects may be put before the real ones',
+    breaks: 'grant create on schema public to $app',
+    mends: 'revoke create on schema public from $app',
+    finds: ['schema-create schema public'],
+  },
+  {
+    hole: 'a large object that everybody reads',
+    breaks: 'select lo_create(4711); grant select on large object 4711 to public',
+    mends: 'select lo_unlink(4711)',
+    finds: ['large-objects app'],
+  },
+  {
+    hole: 'a tenant by default',
+    breaks: `alter role $app set app.tenant_id = '7b0e9b3e-3a0b-4d6f-9d5d-111111111111'`,
+    mends: 'alter role $app reset app.tenant_id',
+    finds: ['role-settings role app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'files of the server',
+    breaks: 'grant execute on function pg_read_file(text) to $app',
+    mends: 'revoke execute on function pg_read_file(text) from $app',
+    finds: ['server-functions pg_read_file(text)'],
+    asAdmin: true,
+  },
+  // ---- roles
+  {
+    hole: 'a role past row-level security',
+    breaks: 'alter role $app bypassrls',
+    mends: 'alter role $app nobypassrls',
+    finds: ['role-bypasses app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a superuser',
+    breaks: 'alter role $app superuser',
+    mends: 'alter role $app nosuperuser',
+    finds: ['role-bypasses app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a member of the owner',
+    // The owner is a member of the application's role to be able to try it, so that goes first.
+    breaks: 'revoke $app from $owner; grant $owner to $app',
+    mends: 'revoke $owner from $app; grant $app to $owner',
+    finds: ['role-reaches app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a role that reads all data',
+    breaks: 'grant pg_read_all_data to $app',
+    mends: 'revoke pg_read_all_data from $app',
+    finds: ['role-reaches app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a login of the application past row-level security',
+    breaks: 'create role login_$app login bypassrls; grant $app to login_$app',
+    mends: 'drop role login_$app',
+    finds: ['login-bypasses login_app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a reporting role past row-level security',
+    breaks: 'create role login_$app bypassrls; grant select on patient to login_$app',
+    mends: 'revoke select on patient from login_$app; drop role login_$app',
+    finds: ['bypassrls-with-grants login_app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'somebody who logs in as the owner',
+    breaks: 'create role login_$app login; grant $owner to login_$app',
+    mends: 'drop role login_$app',
+    finds: ['owner-members login_app'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a table that the role owns',
+    breaks: 'alter table visit owner to $app',
+    mends: 'alter table visit owner to $owner',
+    finds: ['role-owns app'],
+    asAdmin: true,
+  },
+  // ---- code
+  {
+    hole: 'a view that runs as its owner',
+    breaks: 'alter view open_visit reset (security_invoker)',
+    mends: 'alter view open_visit set (security_invoker = true)',
+    finds: ['view-runs-as-owner public.open_visit'],
+  },
+  {
+    hole: 'a view of a view',
+    breaks: 'create view rooms as select room from open_visit; grant select on rooms to $app',
+    mends: 'drop view rooms',
+    finds: ['view-runs-as-owner public.rooms'],
+  },
+  {
+    hole: 'a materialised view',
+    breaks: 'create materialized view census as select count(*) from patient; grant select on census to $app',
+    mends: 'drop materialized view census',
+    finds: ['materialized-view public.census'],
+  },
+  {
+    hole: 'a function that runs as its owner, open to everybody by default',
+    breaks: `create function all_patients() returns setof patient language sql security definer as 'select * from patient'`,
+    mends: 'drop function all_patients()',
+    finds: ['definer-function all_patients()'],
+  },
+  {
+    hole: 'a trigger on a view that runs as its owner',
+    breaks: `create function write_through() returns trigger language plpgsql security definer as 'begin return null; end';
+      create trigger through instead of insert on open_visit for each row execute function write_through();
+      grant insert on open_visit to $app`,
+    mends:
+      'drop trigger through on open_visit; drop function write_through(); revoke insert on open_visit from $app',
+    finds: ['definer-trigger public.open_visit trigger through'],
+  },
+  {
+    hole: 'a function with a tenant of its own',
+    breaks: `create function as_other() returns bigint language sql set app.tenant_id = '7b0e9b3e-3a0b-4d6f-9d5d-111111111111' as 'select count(*) from patient'`,
+    mends: 'drop function as_other()',
+    finds: ['function-sets-tenant as_other()'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a function that sets the tenant for the session',
+    breaks: `create function enter(t uuid) returns void language sql as $$ select set_config('app.tenant_id', t::text, false) $$`,
+    mends: 'drop function enter(uuid)',
+    finds: ['function-sets-tenant enter(uuid)'],
+  },
+  {
+    hole: 'a function that claims to be leakproof',
+    breaks: `create function peek(t text) returns bool language plpgsql leakproof cost 0.0001 as 'begin raise notice ''%'', t; return true; end'`,
+    mends: 'drop function peek(text)',
+    finds: ['leakproof peek(text)'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a rule',
+    breaks: `create rule copy as on insert to patient do also insert into country values (new.name, new.mrn)`,
+    mends: 'drop rule copy on patient',
+    finds: ['rule public.patient rule copy'],
+  },
+  // ---- exits
+  {
+    hole: 'a publication',
+    breaks: 'create publication everything for table patient',
+    mends: 'drop publication everything',
+    finds: ['publication everything'],
+  },
+  {
+    hole: 'a publication of all tables, and of those to come',
+    breaks: 'create publication everything for all tables',
+    mends: 'drop publication everything',
+    finds: ['publication everything'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a foreign table',
+    breaks: `create foreign data wrapper far; create server far foreign data wrapper far;
+      create foreign table far_patient (tenant_id uuid, name text) server far; grant select on far_patient to $app`,
+    mends: 'drop foreign data wrapper far cascade',
+    finds: ['foreign-table public.far_patient'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a foreign server',
+    breaks:
+      'create foreign data wrapper far; create server far foreign data wrapper far; grant usage on foreign server far to $app',
+    mends: 'drop foreign data wrapper far cascade',
+    finds: ['foreign-server far'],
+    asAdmin: true,
+  },
+]
+
+test('a schema that keeps tenants apart has no finding', async () => {
+  expect((await database.check()).findings).toEqual([])
+})
+
+test.each(HOLES)('$hole', async ({ breaks, mends, finds, asAdmin }) => {
+  const hand = asAdmin ? database.admin : database.owner
+  await hand.query(breaks)
+  try {
+    expect(await database.holes()).toEqual(finds)
+  } finally {
+    await hand.query(mends)
+  }
+  expect((await database.check()).findings).toEqual([])
+})
