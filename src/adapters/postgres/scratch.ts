@@ -33,6 +33,7 @@ export async function copySchema({ db, url }: { db: Database; url: string }): Pr
   const scratchUrl = new URL(url)
   scratchUrl.pathname = `/${name}`
   await db.query(`create database ${name} template template0`)
+  await copySettings(db, name)
   const scratch = openDatabase({ url: scratchUrl.href, maxConnections: 2, applicationName: 'tabib scratch' })
   const dispose = async () => {
     await scratch.close()
@@ -55,6 +56,9 @@ async function restore(db: Database, dump: string): Promise<string[]> {
     return []
   } catch {
     // One statement failed, and everything with it: now each by itself.
+  } finally {
+    // The dump empties the search path of its session, which the pool would hand on.
+    await connection.raw.query('discard all')
   }
   const [head = '', ...parts] = sql.split(/^--\n-- (?=Name: )/m)
   await connection.raw.query(head)
@@ -67,7 +71,22 @@ async function restore(db: Database, dump: string): Promise<string[]> {
       failures.push(`${label.replace('; Type:', '')}: ${(error as Error).message}`)
     }
   }
+  await connection.raw.query('discard all')
   return failures
+}
+
+/** What `alter database … set` says, such as a search path. */
+async function copySettings(db: Database, name: string): Promise<void> {
+  const rows = await db.query<{ setting: string }>(
+    `select format(case when one like 'search_path=%' then '%I to %s' else '%I to %L' end,
+       split_part(one, '=', 1), substr(one, strpos(one, '=') + 1)) as setting
+     from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase, unnest(s.setconfig) one
+     where d.datname = current_database() and s.setrole = 0`,
+  )
+  for (const { setting } of rows) {
+    // What only a superuser may set is left out; nothing that is tried hangs on it.
+    await db.query(`alter database ${name} set ${setting}`).catch(() => {})
+  }
 }
 
 /** The schema as SQL. The password goes by a file, since others can read a process's arguments. */
