@@ -46,19 +46,12 @@ superuser), who must be able to become the application's role; the application's
     const { role, schema, live, 'tenant-column': tenantColumn, 'tenant-setting': tenantSetting } = this.flags
     const urlIsGiven = this.flags['database-url'] ?? this.flags['database-url-file']
     const { db, config } = await this.openApp(urlIsGiven === undefined ? 'owner' : 'operator')
-    const [{ checkIsolation }, { describeUrl }] = await Promise.all([
-      import('../../domain/isolation/check.ts'),
-      import('../../adapters/postgres/client.ts'),
-    ])
-    const url = config.databaseUrl ?? ''
+    const { checkIsolation } = await import('../../domain/isolation/check.ts')
+    const attemptsOn = live ? ('itself' as const) : { copyOf: config.databaseUrl ?? '' }
     await this.report({
       check: 'isolation check',
-      subject: describeUrl(url),
       version: this.config.version,
-      ...(await checkIsolation(
-        { db },
-        { tenantColumn, tenantSetting, role, schemas: schema, attemptsOn: live ? 'itself' : { copyOf: url } },
-      )),
+      ...(await checkIsolation({ db }, { tenantColumn, tenantSetting, role, schemas: schema, attemptsOn })),
     })
   }
 }

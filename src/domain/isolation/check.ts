@@ -32,7 +32,7 @@ export type AttemptsOn = { copyOf: string } | 'itself' | 'nothing'
 export async function checkIsolation(
   { db }: { db: Database },
   options: IsolationOptions & { attemptsOn: AttemptsOn },
-): Promise<Pick<FindingsReport, 'rules' | 'findings' | 'facts'>> {
+): Promise<Pick<FindingsReport, 'subject' | 'rules' | 'findings' | 'facts'>> {
   const [{ connectedAs }] = (await db.query<{ connectedAs: string }>(
     'select session_user as "connectedAs"',
   )) as [{ connectedAs: string }]
@@ -54,10 +54,12 @@ export async function checkIsolation(
   settleConfined(judging)
   const findings = catalogFindings(judging, tenants, { connectedAs })
   const facts = { role, tenantColumn: options.tenantColumn, tenantSetting, tables: tenants.tables.size }
-  if (options.attemptsOn === 'nothing') return { rules: CATALOG_RULES, findings, facts }
+  if (options.attemptsOn === 'nothing')
+    return { subject: catalog.database, rules: CATALOG_RULES, findings, facts }
   const attempted = await attempt(db, { judging, tenants }, options.attemptsOn)
   const { attempts, tried, reachable } = attempted
   return {
+    subject: catalog.database,
     rules: [...CATALOG_RULES, ...ATTEMPT_RULES],
     findings: [...findings, ...attempted.findings],
     facts: {
