@@ -3,6 +3,7 @@ import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
+import { networksOverlap } from './adapters/http/client.ts'
 import { SIGNING_ALGORITHMS, type SigningAlgorithm } from './adapters/keystore/client.ts'
 import type { KeyPolicy } from './domain/keys/phase.ts'
 import { TabibError } from './errors.ts'
@@ -55,11 +56,25 @@ const network = z
   .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
   .refine((cidr) => !cidr.endsWith('/0'), { error: 'every address there is, which is no region' })
 
+const regions = z
+  .record(z.string().regex(/^[A-Za-z0-9][\w.:/-]{0,63}$/, 'a region such as af-kabul'), z.array(network))
+  .check(({ value, issues }) => {
+    const fail = (message: string) => issues.push({ code: 'custom', input: value, message })
+    const all = Object.entries(value).flatMap(([name, own]) => own.map((cidr) => ({ name, cidr })))
+    if (Object.keys(value).length === 0) fail('at least one region')
+    for (const [i, one] of all.entries()) {
+      for (const other of all.slice(i + 1)) {
+        if (one.name === other.name || !networksOverlap(one.cidr, other.cidr)) continue
+        fail(
+          `${one.cidr} of ${one.name} and ${other.cidr} of ${other.name} overlap: an address would be in both`,
+        )
+      }
+    }
+  })
+
 /** Where data may live: which regions there are, and what runs in them. See docs/residency.md. */
 const residency = z.strictObject({
-  regions: z
-    .record(z.string().regex(/^[A-Za-z0-9][\w.:/-]{0,63}$/, 'a region such as af-kabul'), z.array(network))
-    .refine((regions) => Object.keys(regions).length > 0, { error: 'at least one region' }),
+  regions,
   /** Where traffic may go that carries no tenant's data: pager, Patroni, key management. */
   platform: z.array(network).default([]),
   clusters: z

@@ -80,6 +80,12 @@ export function addressWithin(address: string, networks: readonly string[]): boo
   return list.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')
 }
 
+/** Whether two networks (CIDR) have an address in common: then one lies within the other. */
+export function networksOverlap(one: string, other: string): boolean {
+  const baseOf = (network: string) => network.slice(0, network.indexOf('/'))
+  return addressWithin(baseOf(one), [other]) || addressWithin(baseOf(other), [one])
+}
+
 async function guardedAgent(networks: readonly string[], lookup: LookupFunction): Promise<Agent> {
   const { Agent, buildConnector } = await import('undici')
   const refusalOf = (host: string, addresses: string[]): TabibError | undefined => {

@@ -72,7 +72,7 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
         failureMode: 'billing/FM-22',
         ...(state.database.read ? { tenantCount: state.database.value.tenants.length } : {}),
       },
-      () => breakGlass(app, { target, reasons, actor, reason }),
+      async () => breakGlass(await this.openApp(), { target, reasons, actor, reason }),
       { twoPeople: true },
     )
     this.succeed({
