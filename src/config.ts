@@ -56,21 +56,22 @@ const network = z
   .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
   .refine((cidr) => !cidr.endsWith('/0'), { error: 'every address there is, which is no region' })
 
-const regions = z
-  .record(z.string().regex(/^[A-Za-z0-9][\w.:/-]{0,63}$/, 'a region such as af-kabul'), z.array(network))
-  .check(({ value, issues }) => {
-    const fail = (message: string) => issues.push({ code: 'custom', input: value, message })
-    const all = Object.entries(value).flatMap(([name, own]) => own.map((cidr) => ({ name, cidr })))
-    if (Object.keys(value).length === 0) fail('at least one region')
-    for (const [i, one] of all.entries()) {
-      for (const other of all.slice(i + 1)) {
-        if (one.name === other.name || !networksOverlap(one.cidr, other.cidr)) continue
-        fail(
-          `${one.cidr} of ${one.name} and ${other.cidr} of ${other.name} overlap: an address would be in both`,
-        )
-      }
+const regions = z.record(z.string(), z.array(network)).check(({ value, issues }) => {
+  const fail = (message: string) => issues.push({ code: 'custom', input: value, message })
+  const all = Object.entries(value).flatMap(([name, own]) => own.map((cidr) => ({ name, cidr })))
+  if (Object.keys(value).length === 0) fail('at least one region')
+  for (const name of Object.keys(value)) {
+    if (!/^[A-Za-z0-9][\w.:/-]{0,63}$/.test(name)) fail(`"${name}" is no name of a region, such as af-kabul`)
+  }
+  for (const [i, one] of all.entries()) {
+    for (const other of all.slice(i + 1)) {
+      if (one.name === other.name || !networksOverlap(one.cidr, other.cidr)) continue
+      fail(
+        `${one.cidr} of ${one.name} and ${other.cidr} of ${other.name} overlap: an address would be in both`,
+      )
     }
-  })
+  }
+})
 
 /** Where data may live: which regions there are, and what runs in them. See docs/residency.md. */
 const residency = z.strictObject({

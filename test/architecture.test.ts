@@ -92,6 +92,17 @@ test('nobody but the configuration and the doors reads the environment', () => {
   expect(readers.filter((file) => !allowed.test(file))).toEqual([])
 })
 
+test('nobody but the HTTP adapter opens a way out: everybody else is given one', () => {
+  const wrong = sources.filter((file) => {
+    if (/^src\/(adapters\/http|sandbox|catalog|commands\/drill)\//.test(file)) return false
+    const text = readFileSync(join(root, file), 'utf8')
+    const calls = /(await|return|=>) fetch\(/.test(text)
+    const isGiven = /import type \{ Fetch \} from/.test(text)
+    return (calls && !isGiven) || /from '(undici|node:https?)'/.test(text)
+  })
+  expect(wrong).toEqual([])
+})
+
 function layerOf(file: string): string {
   const folder = /^src\/([^/]+)\//.exec(file)?.[1]
   return folder ?? 'door'

@@ -1,13 +1,19 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { type KeyStore, openKeyStore, type StoredKey } from '../../src/adapters/keystore/client.ts'
+import { createApp } from '../../src/app.ts'
+import { loadConfig } from '../../src/config.ts'
 import { signJws } from '../../src/domain/keys/jws.ts'
 import { allowRegion, findTenant } from '../../src/domain/residency/allow.ts'
+import { readGateState } from '../../src/domain/residency/gate.ts'
+import { judgeTarget } from '../../src/domain/residency/judge.ts'
 import { writeManifest } from '../../src/domain/residency/manifest.ts'
 import { readTenancy, tenantSetHash } from '../../src/domain/residency/tenants.ts'
 import type { Finding } from '../../src/finding.ts'
@@ -227,7 +233,21 @@ describe('the gate', () => {
     }
   })
 
-  test('refuses when the database is away, and when what answers is no Patroni', async () => {
+  test('refuses when what answers is no Patroni', async () => {
+    const answers = ['<html>', '{}', '{"members":[{"name":"n1"}]}']
+    for (const answer of answers) {
+      const server = createServer((_request, response) => response.end(answer))
+      await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening))
+      const { port } = server.address() as AddressInfo
+      await configure({ clusters: { 'herat-dr': { patroni: [`http://127.0.0.1:${port}`] } } })
+      const { exitCode, json } = await gate()
+      expect(exitCode).toBe(5)
+      expect(json.error.message).toContain('not Patroni’s answer')
+      server.close().closeAllConnections()
+    }
+  })
+
+  test('refuses when the database is away', async () => {
     await writeFile(join(folder, 'away.url'), 'postgres://tabib@127.0.0.1:9/tabib')
     const { exitCode, json } = await gate('--database-url-file', join(folder, 'away.url'))
     expect(exitCode).toBe(5)
@@ -246,11 +266,11 @@ describe('the gate', () => {
 
   describe('believes no manifest', () => {
     const refusedFor = async (label: string, why: string) => {
-      const { exitCode, json } = await gate('--backup', label)
-      expect(exitCode).toBe(5)
-      expect(
-        json.error.context.findings.map(({ object, message }: Finding) => `${object}: ${message}`),
-      ).toEqual([expect.stringContaining(why)])
+      const config = loadConfig({ env: { TABIB_CONFIG: join(folder, 'tabib.yaml') }, cwd: folder })
+      await using app = createApp(config)
+      const state = await readGateState(app, { target: 'herat-dr', backup: label, limitMs: 10_000 })
+      const reasons = judgeTarget(state).map(({ object, message }) => `${object}: ${message}`)
+      expect(reasons).toEqual([expect.stringContaining(why)])
     }
     const claims = async () =>
       JSON.parse(
@@ -400,10 +420,22 @@ describe('the check', () => {
   const only = (name: string) => ({ clusters: { [name]: residency().clusters[name]! } })
 
   test('finds nothing where all is in its place', async () => {
-    await configure(only('herat-dr'))
+    await writeFile(join(folder, 'egress.yaml'), (await tabib('residency', 'egress')).stdout)
+    await configure({ ...only('herat-dr'), policies: ['egress.yaml'] })
     const { exitCode, json } = await check()
     expect(json.result.findings).toEqual([])
-    expect(json.result).toMatchObject({ tenants: 2, clusters: 1, backups: 1, policies: 0 })
+    expect(json.result).toMatchObject({ tenants: 2, clusters: 1, backups: 1, policies: 1 })
+    expect(exitCode).toBe(0)
+  })
+
+  test('says what it was not given to look at', async () => {
+    await configure({ clusters: {}, manifests: undefined, trustedKeys: undefined })
+    const { exitCode, json } = await check()
+    expect(json.result.findings.map(({ object, severity }: Finding) => `${severity} ${object}`)).toEqual([
+      'warning residency.clusters',
+      'warning residency.manifests',
+      'warning residency.policies',
+    ])
     expect(exitCode).toBe(0)
   })
 
@@ -472,13 +504,13 @@ describe('the check', () => {
 describe('bad input', () => {
   test('names the setting that is wrong, all at once', async () => {
     await configure({
-      regions: { Herat: [] },
+      regions: { ' Herat': [] },
       platform: ['0.0.0.0/0'],
       clusters: { a: { patroni: [] } },
     })
     const { exitCode, stderr } = await tabib('residency', 'check')
     expect(exitCode).toBe(2)
-    for (const place of ['regions.Herat', 'platform.0: every address', 'clusters.a.patroni']) {
+    for (const place of ['regions: " Herat" is no name', 'platform.0: every address', 'clusters.a.patroni']) {
       expect(stderr).toContain(`residency.${place}`)
     }
   })

@@ -33,6 +33,8 @@ export default async function setup(project: TestProject): Promise<() => Promise
     'promtool',
     'alertmanager',
     'softhsm2-util',
+    'patroni',
+    'etcd',
   ])
   const folder = await openSandboxFolder()
   const stop = async () => folder[Symbol.asyncDispose]()

@@ -88,7 +88,7 @@ function reasonOf(error: Error | undefined, timeoutMs: number): string {
   if (error.name === 'TimeoutError') return `no answer within ${timeoutMs} ms`
   if (error instanceof z.ZodError) {
     const [issue] = error.issues
-    return `not Patroni's answer (${issue?.path.join('.')}: ${issue?.message})`
+    return `not Patroni’s answer (${issue?.path.join('.')}: ${issue?.message})`
   }
   if (error instanceof SyntaxError) return 'not Patroni’s answer (no JSON)'
   const { cause } = error

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { compactVerify, decodeProtectedHeader, errors, importJWK, type JWTPayload, jwtVerify } from 'jose'
 import * as z from 'zod'
+import type { Fetch } from '../../adapters/http/client.ts'
 import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
@@ -243,7 +244,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
 }
 
 /** Loads a key set from its endpoint. An unchanged one costs no body; a redirect is not followed. */
-export function keySetAt(url: string): VerifierOptions['load'] {
+export function keySetAt(url: string, fetch: Fetch = globalThis.fetch): VerifierOptions['load'] {
   let last: { etag: string; keySet: KeySet } | undefined
   return async (signal) => {
     const headers = { 'cache-control': 'no-cache', ...(last && { 'if-none-match': last.etag }) }

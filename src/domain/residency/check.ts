@@ -8,7 +8,7 @@ import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { judgePolicies } from './egress.ts'
 import { findCluster, reading, requireManifests, requireResidency } from './gate.ts'
-import { judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
+import { finding, judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
 import { listManifests, readManifest, readTrustedKeys } from './manifest.ts'
 import { readTenancy, type Tenancy } from './tenants.ts'
 
@@ -23,6 +23,7 @@ export interface ResidencyCheck {
 const LIMIT_MS = 3_000
 
 const RULES: readonly Rule[] = Object.entries({
+  settings: { 'not-configured': 'all that can be looked at is configured' },
   tenants: {
     'no-tenants': 'the database has tenants',
     'unknown-region': 'every region that is named exists',
@@ -72,6 +73,7 @@ export async function checkResidency(app: {
     rules: RULES,
     findings: [
       ...judgeTenants(tenancy.tenants, Object.keys(residency.regions)),
+      ...notConfigured(residency),
       ...ofClusters.flat(),
       ...backups.findings,
       ...ofPolicies.flat(),
@@ -98,6 +100,24 @@ export async function misplaced(
   const unreadable = of(/-unread$/)
   const isKnown = objects.length > 0 || unreadable.length === 0
   return { count: isKnown ? objects.length : undefined, objects, unread: unreadable }
+}
+
+/** What is not configured is not judged, and must not pass for what was found in order. */
+function notConfigured({ clusters, manifests, policies }: Residency): Finding[] {
+  const missing = [
+    ...(Object.keys(clusters).length === 0 ? ['clusters'] : []),
+    ...(manifests === undefined ? ['manifests'] : []),
+    ...(policies.length === 0 ? ['policies'] : []),
+  ]
+  return missing.map((setting) =>
+    finding({
+      id: 'residency/not-configured',
+      severity: 'warning',
+      object: `residency.${setting}`,
+      message: `it is not set, so no ${setting} were looked at`,
+      fix: 'docs/residency.md',
+    }),
+  )
 }
 
 async function checkCluster(
