@@ -63,8 +63,10 @@ begin
       using (tenant_id = (select nullif(current_setting(''app.tenant_id'', true), '''')::uuid))
       with check (tenant_id = (select nullif(current_setting(''app.tenant_id'', true), '''')::uuid))', name);
     execute format('create policy auditor on %s for select to tabib_auditor using (true)', name);
-    execute format('grant select, insert, update, delete on %s to tabib_app', name);
+    execute format('grant select, insert, update on %s to tabib_app', name);
     execute format('grant select on %s to tabib_auditor', name);
   end loop;
 end
 $$;
+-- A list that is not in effect yet may be taken back; an account with entries never is.
+grant delete on billing.item, billing.price_list, billing.price to tabib_app;

@@ -341,20 +341,29 @@ describe('a currency that is missing', () => {
     await register('withdrawn', (tenant) => {
       tenant.currency = 'HRK'
     })
+    await register('emptied', (tenant) => {
+      tenant.currency = ''
+    })
     await register('not-live-yet', (tenant) => {
       lacks(tenant)
       tenant.status = 'onboarding'
     })
-    expect(await tenantsWithoutCurrency(database)).toEqual(['paid-in-afn', 'paid-in-two', 'withdrawn'])
+    expect(await tenantsWithoutCurrency(database)).toEqual([
+      'emptied',
+      'paid-in-afn',
+      'paid-in-two',
+      'withdrawn',
+    ])
     const plan = await planCurrency(database, {})
     expect(plan).toEqual({
       set: [
+        { slug: 'emptied', from: '', to: 'AFN' },
         { slug: 'paid-in-afn', from: null, to: 'AFN' },
         { slug: 'withdrawn', from: 'HRK', to: 'AFN' },
       ],
       undecided: [{ slug: 'paid-in-two', why: 'its price lists and accounts are in AFN, USD' }],
     })
-    expect(await applyCurrency(database, plan)).toEqual({ set: 2 })
+    expect(await applyCurrency(database, plan)).toEqual({ set: 3 })
     expect(await applyCurrency(database, plan)).toEqual({ set: 0 })
     expect(await tenantsWithoutCurrency(database)).toEqual(['paid-in-two'])
   })

@@ -16,7 +16,7 @@ export default failureMode({
     fires: { above: 0 },
     says: (count) =>
       count > 0
-        ? `${count} live tenants have no currency that anybody can pay in`
+        ? `${count} live tenant${count === 1 ? ' has' : 's have'} no currency that anybody can pay in`
         : 'every live tenant has a currency',
     entails: [],
   },

@@ -17,7 +17,7 @@ import type { Tenant } from './tenant.ts'
 /** A tenant to examine, from a file or from the database. */
 export interface Subject {
   tenant: Tenant
-  /** Its id in the database; what is only in a file has none, and no probe is run on it. */
+  /** Its id in the database; absent for what is only in a file, which is examined without a reach. */
   id?: string
   /** Where what is stored breaks the schema. */
   problems?: Problem[]

@@ -269,7 +269,7 @@ export const moneyChecks: TenantCheck[] = [
             evidence: { count },
             fix:
               count === 0
-                ? `accounts: [{ code: ${code}, currency: ${currency ?? 'AFN'}, openingMinor: 0 }]    # added`
+                ? `accounts: [{ code: ${code}, currency: ${currency || 'AFN'}, openingMinor: 0 }]    # added`
                 : '# delete all but one',
           }
         },

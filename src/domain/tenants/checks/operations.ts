@@ -54,10 +54,11 @@ export const operationsChecks: TenantCheck[] = [
   },
 ]
 
+/** What a fix leaves to be filled in, as `<user id>`; a mail address in brackets is none. */
 function placeholders(tenant: Tenant): { path: Problem['path']; text: string }[] {
   const found: { path: Problem['path']; text: string }[] = []
   const look = (value: unknown, path: Problem['path']) => {
-    if (typeof value === 'string' && /<[^<>]+>/.test(value)) found.push({ path, text: value })
+    if (typeof value === 'string' && /<[^<>@]+>/.test(value)) found.push({ path, text: value })
     if (Array.isArray(value)) for (const [i, inner] of value.entries()) look(inner, [...path, i])
     else if (typeof value === 'object' && value !== null) {
       for (const [key, inner] of Object.entries(value)) look(inner, [...path, key])

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Database } from '../../../adapters/postgres/client.ts'
+import { SERVICES, schemaOf } from '../../../service.ts'
 import type { TenantProbe } from '../check.ts'
 
 /** As long as one table may take; one without an index on the tenant is read whole. */
@@ -45,10 +46,11 @@ async function rowsForStrangers(
     `select format('%I.%I', n.nspname, c.relname) as name
      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
      where a.attname = 'tenant_id' and not a.attisdropped and c.relkind in ('r', 'p') and not c.relispartition
-       and n.nspname in ('tabib', 'virtual_care', 'billing', 'communication')
+       and n.nspname = any($1)
        and has_column_privilege('tabib_app', c.oid, a.attnum, 'select')
        and has_schema_privilege('tabib_app', n.oid, 'usage')
      order by 1`,
+    [['tabib', ...SERVICES.map(schemaOf)]],
   )
   return db.transaction(async (tx) => {
     await tx.query('set local role tabib_app')

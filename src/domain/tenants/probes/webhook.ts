@@ -21,15 +21,23 @@ export const webhookProbe: TenantProbe<{ fetch(tenantId: string): Fetch }> = {
       if (webhook === undefined) return { notRun: 'there is no payment webhook' }
       const { url, secretRef } = webhook
       if (!secretRef.startsWith('file:')) return { notRun: `${secretRef} is no file that can be read here` }
-      const secret = await readSecret(secretRef.slice('file:'.length))
-      const flaw =
-        typeof secret === 'string' ? `${secretRef} ${secret}` : await flawOf(fetch(id), url, slug, secret.key)
+      const file = secretRef.slice('file:'.length)
+      const secret = await readSecret(file)
+      if (typeof secret === 'string') {
+        return {
+          message: `${secretRef} ${secret}`,
+          path: ['payment', 'webhook', 'secretRef'],
+          evidence: { secretRef },
+          fix: `openssl rand -base64 32 | sed s/^/whsec_/ > ${file}    # and the same to ${payment?.provider}`,
+        }
+      }
+      const flaw = await flawOf(fetch(id), url, slug, secret.key)
       if (flaw === undefined) return undefined
       return {
         message: flaw,
         path: ['payment', 'webhook', 'url'],
         evidence: { url, secretRef },
-        fix: `openssl rand -base64 32 | sed s/^/whsec_/ > ${secretRef.slice('file:'.length)}    # and give both sides the new secret`,
+        fix: `curl -i -X POST ${url}    # unsigned, so 4xx is the right answer`,
       }
     }),
 }
