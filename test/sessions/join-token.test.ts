@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { execa } from 'execa'
 import { decodeJwt, decodeProtectedHeader } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { openKeyStore } from '../../src/adapters/keystore/client.ts'
 import { type ApiServer, serve } from '../../src/api/server.ts'
 import { openSessionApi, type SessionApi } from '../../src/api/sessions.ts'
 import { type App, createApp, createLogger } from '../../src/app.ts'
@@ -17,14 +18,15 @@ import { acceptedUnder, evictRevoked } from '../../src/domain/sessions/evict.ts'
 import {
   forgedJoins,
   joinedAfterExpiry,
-  joinTokensSignable,
+  joinTokenSigning,
   leakedKeys,
 } from '../../src/domain/sessions/join-failures.ts'
 import { JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
 import { makeVisit, type Visit } from '../../src/sandbox/visit.ts'
-import { startWorkers, thisInstance } from '../../src/worker.ts'
+import { type ScheduledWorker, startWorkers, thisInstance } from '../../src/worker.ts'
+import { findWorker } from '../../src/workers/index.ts'
 import { useDatabase } from '../support/database.ts'
 
 const database = useDatabase()
@@ -294,7 +296,7 @@ describe('join refuses', () => {
 
 test('while the KMS is away: 503, the session stays, people are paged once; afterwards all goes on', async () => {
   const issuedBefore = await tokenOf()
-  expect(await joinTokensSignable(app)).toMatchObject({ signable: true })
+  expect(await joinTokenSigning(app)).toMatchObject({ signable: true })
   kms.misbehave('drop')
   try {
     for (let n = 0; n < 2; n += 1) {
@@ -303,7 +305,7 @@ test('while the KMS is away: 503, the session stays, people are paged once; afte
       expect(refused.headers.get('retry-after')).toBe('5')
       expect(JSON.stringify(refused.body)).not.toMatch(/127\.0\.0\.1|kms/i)
     }
-    expect(await joinTokensSignable(app)).toMatchObject({
+    expect(await joinTokenSigning(app)).toMatchObject({
       signable: false,
       why: expect.stringMatching(/KMS/),
     })
@@ -321,6 +323,21 @@ test('while the KMS is away: 503, the session stays, people are paged once; afte
   )
   expect(session).toEqual({ status: 'active', version: 1 })
   expect((await ask()).status).toBe(201)
+})
+
+test('a host whose key store does not hold the key cannot tell whether it signs, until tokens are asked for in vain', async () => {
+  const secretFile = join(folder, 'passphrase')
+  await writeFile(secretFile, 'an operator’s own passphrase', { mode: 0o600 })
+  const own = await openKeyStore({ url: `file:${folder}/own`, secretFile })
+  const operators = { db: app.db, config: app.config, keyStore: async () => own }
+  await database.db.query(`delete from tabib.join_token_count where outcome = 'unsigned'`)
+  expect(await joinTokenSigning(operators)).toMatchObject({ signable: undefined, unsigned: 0 })
+  api.tally.count('unsigned')
+  const said = await eventually(
+    () => joinTokenSigning(operators),
+    ({ unsigned }) => unsigned > 0,
+  )
+  expect(said).toMatchObject({ signable: false, unsigned: 1 })
 })
 
 test('a revoked key lets nobody in, not even those who knock that moment; all are put out, and may come back', async () => {
@@ -440,6 +457,19 @@ test('a session that a revoked key opened lets nobody stay, whatever signed thei
     body: { message: 'everybody was put out of the session' },
   })
   expect((await knock(await tokenOf(other), other.sessionId)).status).toBe(200)
+})
+
+test('an eviction that a crash left undone is made by the key-rotation worker', async () => {
+  const token = await tokenOf()
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  await revokeKey(systems(), { kid: key.ref, reason: 'it leaked', by: 'test', runId: randomUUID() })
+  const worker = findWorker('key-rotation') as ScheduledWorker
+  await worker.pass(app, new AbortController().signal)
+  const [row] = await database.db.query<{ revoked_at: Date | null }>(
+    'select revoked_at from virtual_care.join_token where jti = $1',
+    [decodeJwt(token).jti],
+  )
+  expect(row?.revoked_at).toBeInstanceOf(Date)
 })
 
 test('an eviction waits for who is coming in, and puts them out too', async () => {

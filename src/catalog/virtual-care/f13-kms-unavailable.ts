@@ -1,4 +1,4 @@
-import { joinTokensSignable, unsignedLately } from '../../domain/sessions/join-failures.ts'
+import { joinTokenSigning } from '../../domain/sessions/join-failures.ts'
 import { failureMode } from '../failure-mode.ts'
 
 export default failureMode({
@@ -9,11 +9,10 @@ export default failureMode({
   detect: {
     metric: 'vcare_join_token_signable',
     measure: async (app) => {
-      const [signing, unsigned] = await Promise.all([joinTokensSignable(app), unsignedLately(app)])
-      if (signing === undefined) return { value: undefined }
+      const { signable, why, unsigned } = await joinTokenSigning(app)
       return {
-        value: signing.signable ? 1 : 0,
-        evidence: { why: signing.why ?? 'the active key signs', 'refused in 5 min': unsigned },
+        value: signable === undefined ? undefined : Number(signable),
+        evidence: { why, 'refused in 5 min': unsigned },
       }
     },
     fires: { below: 1 },

@@ -48,36 +48,38 @@ export async function joinedAfterExpiry({ db }: { db: Queryable }): Promise<numb
   return row?.n ?? 0
 }
 
+export interface JoinTokenSigning {
+  /** Undefined when this host cannot tell. */
+  signable: boolean | undefined
+  why: string
+  /** Tokens that were asked for and could not be signed, in the last five minutes. */
+  unsigned: number
+}
+
 /**
- * Whether the key that signs join tokens can sign now: it signs something that is no token. Undefined while nothing
- * issues join tokens: they have no key, or this host has no key store.
+ * Whether the key that signs join tokens can sign now: it signs something that is no token. A host whose key store does
+ * not hold the key, an operator's for example, cannot tell unless tokens are asked for in vain.
  */
-export async function joinTokensSignable(systems: {
+export async function joinTokenSigning(systems: {
   db: Queryable
   config: { keys: { store: string | undefined } }
   keyStore(): Promise<KeyStore>
-}): Promise<{ signable: boolean; why: string | undefined } | undefined> {
-  if (systems.config.keys.store === undefined) return undefined
-  const active = await activeKey(systems, JOIN_TOKEN).catch((error) => {
-    if (error instanceof TabibError && error.code === 'NOT_FOUND') return undefined
-    throw error
-  })
-  if (active === undefined) return undefined
-  try {
-    await (await systems.keyStore()).sign(active.key.ref, new TextEncoder().encode('tabib status'))
-    return { signable: true, why: undefined }
-  } catch (error) {
-    if (!(error instanceof TabibError)) throw error
-    return { signable: false, why: error.message }
-  }
-}
-
-/** Join tokens that were asked for and could not be signed, in the last five minutes. */
-export async function unsignedLately({ db }: { db: Queryable }): Promise<number> {
-  const [row] = await db.query<{ n: number }>(
+}): Promise<JoinTokenSigning> {
+  const [row] = await systems.db.query<{ n: number }>(
     `select coalesce(sum(n), 0)::float8 as n from tabib.join_token_count
      where minute > clock_timestamp() - make_interval(mins => $1) and outcome = 'unsigned'`,
     [WINDOW_MIN],
   )
-  return row?.n ?? 0
+  const unsigned = row?.n ?? 0
+  const unclear = (why: string) => ({ signable: unsigned > 0 ? false : undefined, why, unsigned })
+  if (systems.config.keys.store === undefined) return unclear('no key store is configured here')
+  try {
+    const { key } = await activeKey(systems, JOIN_TOKEN)
+    await (await systems.keyStore()).sign(key.ref, new TextEncoder().encode('tabib status'))
+    return { signable: true, why: 'the active key signs', unsigned }
+  } catch (error) {
+    if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+    const away = error.code === 'KEY_STORE_UNREACHABLE' || error.code === 'NOT_AUTHORISED'
+    return away ? { signable: false, why: error.message, unsigned } : unclear(error.message)
+  }
 }
