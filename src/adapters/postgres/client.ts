@@ -1,5 +1,6 @@
 import pg from 'pg'
 import { TabibError } from '../../errors.ts'
+import { type CopiedRows, copyOut } from './copy-out.ts'
 
 export type Row = Record<string, unknown>
 
@@ -17,6 +18,8 @@ export interface Transaction extends Queryable {
 /** A connection of one's own: cursors, COPY, session settings. Released when disposed. */
 export interface Connection extends Queryable, AsyncDisposable {
   readonly raw: pg.PoolClient
+  /** Streams the rows of `copy (…) to stdout (format binary)`, `batchRows` at a time; take them all before anything else. */
+  copyOut(sql: string, options: { batchRows: number }): AsyncIterable<CopiedRows>
 }
 
 export interface Database extends Queryable, AsyncDisposable {
@@ -133,6 +136,17 @@ export function openDatabase(options: DatabaseOptions): Database {
       return {
         raw: client,
         query: (text, values, name) => send(client, text, values, name),
+        async *copyOut(sql, { batchRows }) {
+          let whole = false
+          try {
+            yield* copyOut(client, sql, { batchRows, answerWithinMs: options.answerWithinMs })
+            whole = true
+          } catch (cause) {
+            throw translate(cause, where)
+          } finally {
+            if (!whole) broken ??= new Error('left in the middle of a COPY')
+          }
+        },
         async [Symbol.asyncDispose]() {
           client.off('error', onError)
           client.release(broken)

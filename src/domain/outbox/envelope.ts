@@ -1,4 +1,4 @@
-import type { PublishableMessage } from '../../adapters/nats/client.ts'
+import type { PublishableMessage, Span } from '../../adapters/nats/client.ts'
 import type { Service } from '../../service.ts'
 import type { OutboxRow } from './window.ts'
 
@@ -33,36 +33,50 @@ export interface EnvelopeOptions {
  */
 export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
   const { service, maxPayload } = options
-  if (row.data === null) {
+  const { data } = row
+  if (data === null) {
     return poison('too-large', `data is over twice the server's max_payload of ${maxPayload} bytes`)
   }
   const kind = kindOf(service, row.aggregateType, row.type)
-  const subject = row.subject ?? kind.subject
-  const misplaced = row.subject === null ? kind.misplaced : misplacement(service, subject)
+  const chosen = row.subject
+  const subject = chosen ?? kind.subject
+  const misplaced = chosen === null ? kind.misplaced : misplacement(service, subject)
   if (misplaced !== undefined) return poison('bad-subject', misplaced)
   if (!options.dataIsJsonb) {
-    const flaw = jsonFlaw(row.data)
+    const flaw = jsonFlaw(textOf(data))
     if (flaw !== undefined) return poison('unserialisable', flaw)
   }
   let own = ''
-  if (row.headers !== null) {
-    const { lines, flaw } = ownHeaders(row.headers)
+  const wanted = row.headers
+  if (wanted !== null) {
+    const { lines, flaw } = ownHeaders(wanted)
     if (flaw !== undefined) return poison('bad-header', flaw)
     own = lines
   }
+  const { id, tenantId, aggregateId, seq } = row
+  const plain = PLAIN.test(aggregateId) && (options.dataIsJsonb || (PLAIN.test(id) && PLAIN.test(tenantId)))
+  const inHeader = plain ? asItIs : headerValue
+  const inJson = plain ? asItIs : escaped
   const headers =
-    `${kind.headers}${headerValue(options.messageId ?? row.id)}\r\ntenant_id: ${headerValue(row.tenantId)}\r\n` +
-    `aggregate_id: ${headerValue(row.aggregateId)}\r\nagg_seq: ${row.seq}\r\n${options.extraHeaders ?? ''}${own}\r\n`
-  const payload =
-    `${kind.payload}${escaped(row.aggregateId)}","id":"${escaped(row.id)}","time":"${toRfc3339(row.occurredAt)}",` +
-    `"tenantid":"${escaped(row.tenantId)}","sequence":"${row.seq}","data":${row.data}}`
+    `${kind.headers}${inHeader(options.messageId ?? id)}\r\ntenant_id: ${inHeader(tenantId)}\r\n` +
+    `aggregate_id: ${inHeader(aggregateId)}\r\nagg_seq: ${seq}\r\n${options.extraHeaders ?? ''}${own}\r\n`
+  const before =
+    `${kind.payload}${inJson(aggregateId)}","id":"${inJson(id)}","time":"${toRfc3339(row.occurredAt)}",` +
+    `"tenantid":"${inJson(tenantId)}","sequence":"${seq}","data":`
   // A character takes three bytes at most, so that few messages need to be measured.
-  if ((headers.length + payload.length) * 3 > maxPayload) {
-    const bytes = Buffer.byteLength(headers) + Buffer.byteLength(payload)
+  const dataLength = typeof data === 'string' ? data.length : data.end - data.start
+  if ((headers.length + before.length + dataLength + 1) * 3 > maxPayload) {
+    const bytes = Buffer.byteLength(headers) + Buffer.byteLength(before) + bytesIn(data) + 1
     if (bytes > maxPayload) return poison('too-large', `${bytes} bytes; the server takes ${maxPayload}`)
   }
-  return { kind: 'message', message: { subject, headers, payload } }
+  return { kind: 'message', message: { subject, headers, payload: { before, data, after: '}' } } }
 }
+
+export const textOf = (data: string | Span): string =>
+  typeof data === 'string' ? data : data.bytes.toString('utf8', data.start, data.end)
+
+const bytesIn = (data: string | Span): number =>
+  typeof data === 'string' ? Buffer.byteLength(data) : data.end - data.start
 
 const poison = (reason: PoisonReason, detail: string): Enveloped => ({ kind: 'poison', reason, detail })
 
@@ -123,6 +137,8 @@ const PLAIN = /^[\w\-./: ]*$/
 
 /** The text as it stands between the quotes of a JSON string. */
 const escaped = (text: string): string => (PLAIN.test(text) ? text : JSON.stringify(text).slice(1, -1))
+
+const asItIs = (text: string): string => text
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const CONTROL = /[\x00-\x1f\x7f]/

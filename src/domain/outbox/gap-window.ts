@@ -38,10 +38,20 @@ export async function openGapReader(
       (select ${columns} from unnest($4::bigint[], $5::bigint[]) as gap (low, high)
         join ${table} on ${c.seq} between gap.low and gap.high
         order by ${c.seq} + 0 limit $2)
-    ) w order by seq`
-  const exact = `select ${ROW_NAMES} from (select ${rowColumns(source, maxDataBytes, 'true')} from ${table} where ${c.seq} = any($1::bigint[])) w order by seq`
+    ) w order by w.seq`
+  const exact = `select ${ROW_NAMES} from (select ${rowColumns(source, maxDataBytes, 'true')} from ${table} where ${c.seq} = any($1::bigint[])) w order by w.seq`
 
-  return {
+  const reader: WindowReader = {
+    async *pages(position, { pageRows, rows }) {
+      let page = await reader.read(position, pageRows)
+      for (let read = page?.rows.length ?? 0; page; read += page?.rows.length ?? 0) {
+        const following = page.more && read < rows ? reader.read(page.after, pageRows) : undefined
+        // Whoever takes no more pages asks no more for this one.
+        following?.catch(() => {})
+        yield page
+        page = await following
+      }
+    },
     async read(position, limit, { headOnly = false } = {}) {
       const values = [
         position.afterSeq,
@@ -72,6 +82,7 @@ export async function openGapReader(
       return { ...page, rows: rows.map(toRow) }
     },
   }
+  return reader
 }
 
 /**

@@ -90,6 +90,7 @@ type StoredGap = Omit<Gap, 'low' | 'high'> & { low: string; high: string }
 /**
  * Appends a position under the lease's epoch; false when the lease is no longer ours (fenced), and nothing is written.
  * Saving may lag behind publishing: a successor finds what lies between in the stream, and doesn't publish it twice.
+ * For the same reason the commit does not wait for the disk: a position lost with the server leaves an older one.
  */
 export async function savePosition(
   { db }: { db: Queryable },
@@ -102,7 +103,7 @@ export async function savePosition(
      select l.service, l.epoch,
             coalesce((select max(p.n) from tabib.outbox_progress p where p.service = $1 and p.epoch = $2), 0) + 1,
             $4::pg_snapshot, $5::pg_snapshot, $6, $7, $8, c.system_identifier::text, d.oid
-     from tabib.outbox_lease l, pg_control_system() c, pg_database d
+     from tabib.outbox_lease l, pg_control_system() c, pg_database d, set_config('synchronous_commit', 'off', true)
      where l.service = $1 and l.epoch = $2 and l.holder = $3 and not l.released and d.datname = current_database()
      returning n`,
     [

@@ -11,18 +11,6 @@ export type Settled =
   /** Never sent: the publisher had stopped, or the lease had run out. */
   | { kind: 'unsent' }
 
-export interface OrderedPublisher {
-  /**
-   * Publishes an event, after every earlier event of its aggregate is settled. `done` is called exactly once.
-   * Resolves when there is room for another: await it, or memory grows.
-   */
-  submit(row: OutboxRow, done: (row: OutboxRow, settled: Settled) => void): void | Promise<void>
-  /** Resolves when everything submitted is settled. */
-  drained(): Promise<void>
-  /** Why publishing stopped: set by the first outcome nobody can know. Nothing is sent after it. */
-  readonly stopped: string | undefined
-}
-
 export interface PublishOptions {
   wrap: (row: OutboxRow) => Enveloped
   /** Asked before every send; false stops for good. */
@@ -38,92 +26,130 @@ export interface PublishOptions {
   maxAttempts?: number
 }
 
+type Done = (row: OutboxRow, settled: Settled) => void
+
 /**
  * Publishes many aggregates at once and each aggregate one event at a time: an event is sent when the one before it is
  * acknowledged. Pipelining within an aggregate would invert its order whenever event i fails and i + 1 succeeds.
  */
-export function orderedPublisher(publisher: Publisher, options: PublishOptions): OrderedPublisher {
-  const { wrap, mayStillSend, isHeld, onPoison, isStored, maxInFlight = 1_024, maxAttempts = 5 } = options
-  // A key is present while one of its events is in flight; the array holds those that wait behind it. Aggregates of
+export class OrderedPublisher {
+  readonly #publisher: Publisher
+  readonly #options: PublishOptions
+  readonly #maxInFlight: number
+  readonly #maxAttempts: number
+  // A key is present while one of its events is in flight, with those that wait behind it. Aggregates of
   // two types that share an id share a lane, which keeps both orders and spares making a key of two strings.
-  const lanes = new Map<string, Job[] | undefined>()
-  let unsettled = 0
-  let stopped: string | undefined
-  let wakeSubmitter: (() => void) | undefined
-  let wakeDrained: (() => void) | undefined
+  readonly #lanes = new Map<string, Job[] | null>()
+  #unsettled = 0
+  #stopped: string | undefined
+  #wakeSubmitter: (() => void) | undefined
+  #wakeDrained: (() => void) | undefined
 
-  class Job implements Sender {
-    attempts = 0
-    readonly row: OutboxRow
-    readonly done: (row: OutboxRow, settled: Settled) => void
-
-    constructor(row: OutboxRow, done: Job['done']) {
-      this.row = row
-      this.done = done
-    }
-
-    concluded(outcome: PublishOutcome): void {
-      if (outcome.kind === 'refused' && this.attempts < maxAttempts) {
-        // Wrapped anew: to keep every message until its answer would keep most of the memory in use.
-        if (!start(this)) next(this.row.aggregateId)
-        return
-      }
-      conclude(this, outcome)
-      next(this.row.aggregateId)
-    }
+  constructor(publisher: Publisher, options: PublishOptions) {
+    this.#publisher = publisher
+    this.#options = options
+    this.#maxInFlight = options.maxInFlight ?? 2_048
+    this.#maxAttempts = options.maxAttempts ?? 5
   }
 
-  const settle = (job: Job, settled: Settled) => {
-    unsettled -= 1
-    job.done(job.row, settled)
-    // Some room at once rather than one place at a time: small writes to the socket cost more than they gain.
-    if (wakeSubmitter && unsettled <= maxInFlight * 0.75) {
-      wakeSubmitter()
-      wakeSubmitter = undefined
+  /** Why publishing stopped: set by the first outcome nobody can know. Nothing is sent after it. */
+  get stopped(): string | undefined {
+    return this.#stopped
+  }
+
+  /**
+   * Publishes an event, after every earlier event of its aggregate is settled. `done` is called exactly once.
+   * Resolves when there is room for another: await it, or memory grows.
+   */
+  submit(row: OutboxRow, done: Done): void | Promise<void> {
+    const job = new Job(this, row, done)
+    const { lane } = job
+    this.#unsettled += 1
+    const waiting = this.#lanes.get(lane)
+    if (waiting) waiting.push(job)
+    else if (waiting === null) this.#lanes.set(lane, [job])
+    else {
+      this.#lanes.set(lane, null)
+      if (!this.#start(job)) this.#lanes.delete(lane)
     }
-    if (unsettled === 0 && wakeDrained) {
-      wakeDrained()
-      wakeDrained = undefined
+    if (this.#unsettled < this.#maxInFlight) return undefined
+    return new Promise((resolve) => {
+      this.#wakeSubmitter = resolve
+    })
+  }
+
+  /** Resolves when everything submitted is settled. */
+  drained(): Promise<void> {
+    if (this.#unsettled === 0) return Promise.resolve()
+    return new Promise((resolve) => {
+      this.#wakeDrained = resolve
+    })
+  }
+
+  /** For a job in flight: what became of it. */
+  conclude(job: Job, outcome: PublishOutcome): void {
+    if (outcome.kind === 'stored') {
+      this.#settle(job, { kind: 'stored', streamSeq: outcome.seq })
+    } else if (outcome.kind === 'unknown') {
+      this.#stopped ??= outcome.description
+      this.#settle(job, { kind: 'unknown', description: outcome.description })
+    } else if (job.attempts < this.#maxAttempts) {
+      // Wrapped anew: to keep every message until its answer would keep most of the memory in use.
+      if (this.#start(job)) return
+    } else {
+      this.#options.onPoison(job.row)
+      const detail = `${outcome.description} (err_code ${outcome.code})`
+      this.#settle(job, { kind: 'poison', reason: 'refused', detail, attempts: job.attempts })
     }
+    this.#startNext(job.lane)
+  }
+
+  #startNext(lane: string): void {
+    const waiting = this.#lanes.get(lane)
+    for (let job = waiting?.shift(); job !== undefined; job = waiting?.shift()) {
+      if (this.#start(job)) return
+    }
+    this.#lanes.delete(lane)
   }
 
   /** True when the job is in flight; false when it settled at once. */
-  const start = (job: Job): boolean => {
-    if (stopped !== undefined || !mayStillSend()) {
-      stopped ??= 'the lease ran out'
-      settle(job, { kind: 'unsent' })
+  #start(job: Job): boolean {
+    const { mayStillSend, isHeld, isStored, onPoison } = this.#options
+    if (this.#stopped !== undefined || !mayStillSend()) {
+      this.#stopped ??= 'the lease ran out'
+      this.#settle(job, { kind: 'unsent' })
       return false
     }
     if (isHeld(job.row)) {
-      settle(job, { kind: 'held' })
+      this.#settle(job, { kind: 'held' })
       return false
     }
     if (isStored?.(job.row)) {
-      settle(job, { kind: 'stored', streamSeq: 0 })
+      this.#settle(job, { kind: 'stored', streamSeq: 0 })
       return false
     }
-    const wrapped = wrapOrExplain(job.row)
+    const wrapped = this.#wrapOrExplain(job.row)
     if (wrapped.kind === 'poison') {
       onPoison(job.row)
-      settle(job, { ...wrapped, attempts: 1 })
+      this.#settle(job, { ...wrapped, attempts: 1 })
       return false
     }
     job.attempts += 1
     try {
-      publisher.send(wrapped.message, job)
+      this.#publisher.send(wrapped.message, job)
     } catch (error) {
       // The connection closed under us; the publisher has not told the job anything and will not.
-      stopped ??= error instanceof Error ? error.message : String(error)
-      settle(job, { kind: 'unsent' })
+      this.#stopped ??= error instanceof Error ? error.message : String(error)
+      this.#settle(job, { kind: 'unsent' })
       return false
     }
     return true
   }
 
   /** A mapped table may hold what nobody foresaw; an event that cannot even be wrapped stops no other. */
-  const wrapOrExplain = (row: OutboxRow): Enveloped => {
+  #wrapOrExplain(row: OutboxRow): Enveloped {
     try {
-      return wrap(row)
+      return this.#options.wrap(row)
     } catch (error) {
       return {
         kind: 'poison',
@@ -133,62 +159,38 @@ export function orderedPublisher(publisher: Publisher, options: PublishOptions):
     }
   }
 
-  const conclude = (job: Job, outcome: PublishOutcome) => {
-    switch (outcome.kind) {
-      case 'stored':
-        settle(job, { kind: 'stored', streamSeq: outcome.seq })
-        break
-      case 'refused':
-        onPoison(job.row)
-        settle(job, {
-          kind: 'poison',
-          reason: 'refused',
-          detail: `${outcome.description} (err_code ${outcome.code})`,
-          attempts: job.attempts,
-        })
-        break
-      case 'unknown':
-        stopped ??= outcome.description
-        settle(job, { kind: 'unknown', description: outcome.description })
-        break
+  #settle(job: Job, settled: Settled): void {
+    this.#unsettled -= 1
+    job.done(job.row, settled)
+    // Some room at once rather than one place at a time: small writes to the socket cost more than they gain.
+    if (this.#wakeSubmitter && this.#unsettled <= this.#maxInFlight * 0.75) {
+      this.#wakeSubmitter()
+      this.#wakeSubmitter = undefined
+    }
+    if (this.#unsettled === 0 && this.#wakeDrained) {
+      this.#wakeDrained()
+      this.#wakeDrained = undefined
     }
   }
+}
 
-  const next = (lane: string) => {
-    const waiting = lanes.get(lane)
-    for (let job = waiting?.shift(); job !== undefined; job = waiting?.shift()) {
-      if (start(job)) return
-    }
-    lanes.delete(lane)
+// Of the module, not of the publisher: a class made anew for each would make V8 compile all that touches it anew.
+class Job implements Sender {
+  attempts = 0
+  readonly publisher: OrderedPublisher
+  readonly row: OutboxRow
+  readonly lane: string
+  readonly done: Done
+
+  constructor(publisher: OrderedPublisher, row: OutboxRow, done: Done) {
+    this.publisher = publisher
+    this.row = row
+    this.lane = row.aggregateId
+    this.done = done
   }
 
-  return {
-    submit(row, done) {
-      const job = new Job(row, done)
-      const lane = row.aggregateId
-      unsettled += 1
-      if (lanes.has(lane)) {
-        const waiting = lanes.get(lane)
-        if (waiting) waiting.push(job)
-        else lanes.set(lane, [job])
-      } else {
-        lanes.set(lane, undefined)
-        if (!start(job)) lanes.delete(lane)
-      }
-      if (unsettled < maxInFlight) return undefined
-      return new Promise((resolve) => {
-        wakeSubmitter = resolve
-      })
-    },
-    drained() {
-      if (unsettled === 0) return Promise.resolve()
-      return new Promise((resolve) => {
-        wakeDrained = resolve
-      })
-    },
-    get stopped() {
-      return stopped
-    },
+  concluded(outcome: PublishOutcome): void {
+    this.publisher.conclude(this, outcome)
   }
 }
 

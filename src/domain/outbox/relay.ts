@@ -7,10 +7,10 @@ import { envelope } from './envelope.ts'
 import { openGapReader } from './gap-window.ts'
 import { acquireLease, type Lease, releaseLease, renewLease } from './lease.ts'
 import { loadPosition, type Position, prunePositions, savePosition } from './position.ts'
-import { aggregateKey, type OrderedPublisher, orderedPublisher, type Settled } from './publish.ts'
+import { aggregateKey, OrderedPublisher, type Settled } from './publish.ts'
 import { heldAggregates, releasable, type SetAside, setAside, settleReleased } from './quarantine.ts'
 import type { OutboxSource } from './source.ts'
-import { type OutboxRow, openWindowReader, type Page, type WindowReader } from './window.ts'
+import { CopiedRow, type OutboxRow, openWindowReader, type Page, type WindowReader } from './window.ts'
 
 export interface RelayOptions {
   source: OutboxSource
@@ -43,11 +43,15 @@ export interface Relay extends AsyncDisposable {
   pass(): Promise<RelayPass>
 }
 
-const PAGES_PER_PASS = 256
+const ROWS_PER_PASS = 65_536
+// Enough that neither Postgres nor NATS waits for the other.
+const OPEN_PAGES = 8
 const SAVE_EVERY_MS = 50
+const SAVE_EVERY_EVENTS = 4_096
 const RELEASE_EVERY_MS = 1_000
 const PRUNE_EVERY_SAVES = 500
-// No more than this can be published and not yet saved, so a successor of a crashed relay is careful for as many.
+// No more than this can be published and not yet saved (SAVE_EVERY_EVENTS, the open pages and one that is large), so a
+// successor of a crashed relay is careful for as many.
 const CAREFUL_EVENTS = 8_192
 const CAREFUL_BATCH = 512
 const CAREFUL_ATTEMPTS = 3
@@ -56,10 +60,14 @@ const CAREFUL_ATTEMPTS = 3
 interface Session {
   connection: Connection
   reader: WindowReader
+  publisher: Publisher
+  lane: OrderedPublisher
   /** Read and published up to here; `saved` is what the database knows. */
   position: Position
   saved: Position
   savedAtMs: number
+  /** Events settled since. */
+  unsaved: number
   saves: number
   held: Set<string>
   /** Ids that the stream has although no saved position says so. */
@@ -74,29 +82,48 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
   const { service } = source
   let lease: Lease | undefined
   let session: Session | undefined
-  let publisher: Publisher | undefined
   let maxPayload = 1_048_576
 
   const openReader = source.hasXid ? openWindowReader : openGapReader
 
   const begin = async (afterCrash: boolean): Promise<Session> => {
     const position = await loadPosition({ db }, service)
-    const connection = await db.connection()
+    const publisher = await nats.openPublisher({ ackTimeoutMs: leaseTtlMs })
+    let connection: Connection | undefined
     try {
-      return {
+      connection = await db.connection()
+      const leader: Session = {
         connection,
         reader: await openReader(connection, source, { maxDataBytes: 2 * maxPayload }),
+        publisher,
+        lane: new OrderedPublisher(publisher, {
+          wrap: (row) =>
+            envelope(row instanceof CopiedRow ? row.read() : row, {
+              service,
+              maxPayload,
+              dataIsJsonb: source.dataIsJsonb,
+            }),
+          mayStillSend,
+          isHeld: (row) => leader.held.size > 0 && leader.held.has(aggregateKey(row)),
+          isStored: (row) => leader.stored.size > 0 && leader.stored.delete(row.id),
+          onPoison: (row) => {
+            if (poison === 'hold') leader.held.add(aggregateKey(row))
+          },
+        }),
         position,
         saved: position,
         savedAtMs: performance.now(),
+        unsaved: 0,
         saves: 0,
         held: poison === 'hold' ? await heldAggregates({ db }, service) : new Set(),
         stored: await storedSince(position.streamSeq),
         careful: afterCrash || (await suspectsLeft({ db }, service)) > 0 ? CAREFUL_EVENTS : 0,
         releasedAtMs: Number.NEGATIVE_INFINITY,
       }
+      return leader
     } catch (error) {
-      await connection[Symbol.asyncDispose]()
+      await publisher[Symbol.asyncDispose]()
+      await connection?.[Symbol.asyncDispose]()
       throw error
     }
   }
@@ -104,8 +131,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
   const end = async (): Promise<void> => {
     const ending = session
     session = undefined
-    await publisher?.[Symbol.asyncDispose]()
-    publisher = undefined
+    await ending?.publisher[Symbol.asyncDispose]()
     await ending?.connection[Symbol.asyncDispose]()
   }
 
@@ -139,27 +165,17 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
 
   const mayStillSend = () => lease !== undefined && performance.now() < lease.validUntilMs
 
-  const publish = (leader: Session, wire: Publisher): OrderedPublisher =>
-    orderedPublisher(wire, {
-      wrap: (row) => envelope(row, { service, maxPayload, dataIsJsonb: source.dataIsJsonb }),
-      mayStillSend,
-      isHeld: (row) => leader.held.size > 0 && leader.held.has(aggregateKey(row)),
-      isStored: (row) => leader.stored.size > 0 && leader.stored.delete(row.id),
-      onPoison: (row) => {
-        if (poison === 'hold') leader.held.add(aggregateKey(row))
-      },
-    })
-
   /** Moves the position past a page all of whose events are settled; false when the lease was lost. */
   const record = async (
     leader: Session,
     after: Position,
+    events: number,
     aside: SetAside[],
-    now: boolean,
   ): Promise<boolean> => {
     leader.position = after
-    if (aside.length === 0 && !now && performance.now() - leader.savedAtMs < SAVE_EVERY_MS) return true
-    return save(leader, aside)
+    leader.unsaved += events
+    const soon = leader.unsaved < SAVE_EVERY_EVENTS && performance.now() - leader.savedAtMs < SAVE_EVERY_MS
+    return aside.length === 0 && soon ? true : save(leader, aside)
   }
 
   const save = async (leader: Session, aside: SetAside[] = []): Promise<boolean> => {
@@ -168,9 +184,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     if (!held) return false
     const saved =
       aside.length === 0
-        ? // The reader's connection does not wait for the disk: a position lost with the server is an older one, and
-          // the stream tells what was published since.
-          await savePosition({ db: leader.connection }, held, position)
+        ? await savePosition({ db }, held, position)
         : await db.transaction(async (tx) => {
             if (!(await savePosition({ db: tx }, held, position))) return false
             await setAside({ db: tx }, source, aside)
@@ -179,6 +193,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     if (!saved) return false
     leader.saved = position
     leader.savedAtMs = performance.now()
+    leader.unsaved = 0
     leader.saves += 1
     if (leader.saves % PRUNE_EVERY_SAVES === 0) await prunePositions({ db }, service)
     return true
@@ -208,15 +223,13 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     return { settled }
   }
 
-  const relayPages = async (leader: Session, wire: Publisher, counts: Counts): Promise<RelayPass> => {
-    const lane = publish(leader, wire)
-    let previous: { after: Position; settled: Promise<PageResult> } | undefined
-    // What the stream was known to hold when the page after the previous one began: whatever that page stored since
-    // lies behind it, and a successor must look there.
-    const finishPrevious = async (floor = Number.POSITIVE_INFINITY): Promise<RelayPass | undefined> => {
-      if (!previous) return undefined
-      const { after, settled } = previous
-      previous = undefined
+  const relayPages = async (leader: Session, counts: Counts): Promise<RelayPass> => {
+    const { lane, reader } = leader
+    const open: { page: Page; settled: Promise<PageResult>; floor: number }[] = []
+    let acked = leader.position.streamSeq
+    /** Records the oldest open page; what ends the pass when it could not be. */
+    const finishOldest = async (): Promise<RelayPass | undefined> => {
+      const { page, settled, floor } = open.shift()!
       const result = await settled
       counts.published += result.published
       if (result.incomplete)
@@ -224,34 +237,36 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
       counts.quarantined += result.aside.filter(({ reason }) => reason !== 'held').length
       counts.held += result.aside.filter(({ reason }) => reason === 'held').length
       acked = Math.max(acked, result.streamSeq)
-      if (await record(leader, { ...after, streamSeq: Math.min(acked, floor) }, result.aside, false))
-        return undefined
+      const after = { ...page.after, streamSeq: Math.min(acked, floor) }
+      if (await record(leader, after, page.rows.length, result.aside)) return undefined
       return { kind: 'standby', holder: null, expiresInMs: leaseTtlMs }
     }
 
-    let acked = leader.position.streamSeq
-    let page = await leader.reader.read(leader.position, pageSize)
-    for (let n = 0; page !== undefined && n < PAGES_PER_PASS; n++) {
-      const floor = acked
-      const [{ settled }, following] = await Promise.all([
-        publishPage(lane, page),
-        page.more ? leader.reader.read(page.after, pageSize) : undefined,
-      ])
-      const stop = await finishPrevious(floor)
+    let more = false
+    for await (const page of reader.pages(leader.position, { pageRows: pageSize, rows: ROWS_PER_PASS })) {
+      // What the stream was known to hold when this page began: whatever it stores lies behind that, and a successor
+      // that finds the page before it recorded must look there.
+      const previous = open.at(-1)
+      if (previous) previous.floor = acked
+      const { settled } = await publishPage(lane, page)
+      open.push({ page, settled, floor: Number.POSITIVE_INFINITY })
+      more = page.more
+      if (open.length < OPEN_PAGES) continue
+      const stop = await finishOldest()
       if (stop) return stop
-      previous = { after: page.after, settled }
-      page = following
     }
-    const stop = await finishPrevious()
-    if (stop) return stop
-    return { kind: 'relayed', ...counts, more: page !== undefined }
+    while (open.length > 0) {
+      const stop = await finishOldest()
+      if (stop) return stop
+    }
+    return { kind: 'relayed', ...counts, more }
   }
 
   /**
    * Relays as a successor of a process that died: in small batches recorded before they are touched, and one by one
    * where a batch has killed before. An event that was tried alone too often goes to quarantine unread.
    */
-  const relayCarefully = async (leader: Session, wire: Publisher, counts: Counts): Promise<RelayPass> => {
+  const relayCarefully = async (leader: Session, counts: Counts): Promise<RelayPass> => {
     const suspects = await suspectsLeft({ db }, service)
     const single = suspects > 0
     const head = await leader.reader.read(leader.position, single ? 1 : CAREFUL_BATCH, { headOnly: true })
@@ -271,11 +286,11 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
       if (poison === 'hold') leader.held.add(aggregateKey(first))
       const detail = `the relay died ${CAREFUL_ATTEMPTS} times while it published this event alone`
       const aside = [{ row: first, reason: 'crashes-relay' as const, detail, attempts: CAREFUL_ATTEMPTS }]
-      if (!(await record(leader, after(0), aside, true)))
-        return { kind: 'standby', holder: null, expiresInMs: leaseTtlMs }
+      leader.position = after(0)
+      if (!(await save(leader, aside))) return { kind: 'standby', holder: null, expiresInMs: leaseTtlMs }
       counts.quarantined += 1
     } else {
-      const lane = publish(leader, wire)
+      const { lane } = leader
       const { settled } = await publishPage(lane, await leader.reader.fill(head))
       if (single) await recordSurvival({ db }, service)
       const result = await settled
@@ -286,8 +301,9 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
         return { kind: 'blocked', published: counts.published, reason: lane.stopped ?? 'NATS is away' }
       }
       counts.quarantined += result.aside.length
-      const recorded = await record(leader, after(result.streamSeq), result.aside, true)
-      if (!recorded) return { kind: 'standby', holder: null, expiresInMs: leaseTtlMs }
+      leader.position = after(result.streamSeq)
+      if (!(await save(leader, result.aside)))
+        return { kind: 'standby', holder: null, expiresInMs: leaseTtlMs }
     }
     leader.careful -= head.rows.length
     if (single) await recordBatch({ db }, service, suspects - 1)
@@ -303,10 +319,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
   }
 
   /** Publishes what has left the quarantine, before anything newer of its aggregates. */
-  const release = async (
-    leader: Session,
-    wire: Publisher,
-  ): Promise<{ published: number; stopped?: string | undefined }> => {
+  const release = async (leader: Session): Promise<{ published: number; stopped?: string | undefined }> => {
     if (performance.now() - leader.releasedAtMs < RELEASE_EVERY_MS) return { published: 0 }
     leader.releasedAtMs = performance.now()
     const rows = await releasable({ db }, service, { limit: 100, maxDataBytes: 2 * maxPayload })
@@ -314,7 +327,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     const barred = new Set<string>()
     const published: string[] = []
     const again: { quarantineId: string; detail: string }[] = []
-    const lane = orderedPublisher(wire, {
+    const lane = new OrderedPublisher(leader.publisher, {
       wrap: (row) => envelope(row, { service, maxPayload, dataIsJsonb: false }),
       mayStillSend,
       isHeld: (row) => barred.has(aggregateKey(row)),
@@ -345,18 +358,17 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
       }, leaseTtlMs / 3)
       try {
         maxPayload = await nats.maxPayload()
-        publisher ??= await nats.openPublisher({ ackTimeoutMs: leaseTtlMs })
         session ??= await begin(leading.lease.afterCrash)
         leading.lease.afterCrash = false
         const counts: Counts = { published: 0, quarantined: 0, held: 0 }
-        const released = await release(session, publisher)
+        const released = await release(session)
         counts.published += released.published
         const result: RelayPass =
           released.stopped !== undefined
             ? { kind: 'blocked', published: counts.published, reason: released.stopped }
             : session.careful > 0
-              ? await relayCarefully(session, publisher, counts)
-              : await relayPages(session, publisher, counts)
+              ? await relayCarefully(session, counts)
+              : await relayPages(session, counts)
         const idle = result.kind === 'relayed' && !result.more
         if (
           idle &&

@@ -6,7 +6,7 @@ import type { Service } from '../../service.ts'
 import { publishedRows } from './backlog.ts'
 import { envelope } from './envelope.ts'
 import { loadPosition } from './position.ts'
-import { orderedPublisher } from './publish.ts'
+import { OrderedPublisher } from './publish.ts'
 import { outboxSource } from './source.ts'
 import type { OutboxRow } from './window.ts'
 
@@ -87,7 +87,7 @@ export async function applyReplay(
   const token = planHash.slice(0, 12)
   const unpublishable: string[] = []
   let published = 0
-  const lane = orderedPublisher(publisher, {
+  const lane = new OrderedPublisher(publisher, {
     wrap: (row) =>
       envelope(row, {
         service: filter.service,
