@@ -3,9 +3,11 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { type Nats, openNats, type StoredMessage } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
 import { recordBatch, recordSingle, recordSurvival } from '../../src/domain/outbox/attempts.ts'
-import { envelope } from '../../src/domain/outbox/envelope.ts'
+import { envelope, textOf } from '../../src/domain/outbox/envelope.ts'
+import { NOTHING_DONE } from '../../src/domain/outbox/position.ts'
 import { openRelay, type Relay, type RelayOptions, type RelayPass } from '../../src/domain/outbox/relay.ts'
 import { outboxSource } from '../../src/domain/outbox/source.ts'
+import { openWindowReader } from '../../src/domain/outbox/window.ts'
 import { eventStreamOf } from '../../src/service.ts'
 import { useDatabase } from '../support/database.ts'
 import { useNats } from '../support/nats.ts'
@@ -207,6 +209,73 @@ describe('a mapped outbox, whose ids and tenants may be any text', () => {
       subject: `charge/${text}`,
       time: '2026-11-22T05:00:00.123456Z',
     })
+  })
+})
+
+describe('a backlog, which is streamed as bytes', () => {
+  it('goes over the wire as each of its events would alone, whatever its script, headers and size', async () => {
+    await freshStream()
+    const shapes: Produced[] = [
+      { data: { n: 1 } },
+      { aggregateId: 'بیمار-۴۲', data: { name: 'زرغونه', note: 'ټ ډ ړ ږ ښ ګ ڼ ې ۍ' } },
+      { aggregateId: 'a "quoted" \\ id', data: 'text' },
+      { aggregateId: '😀'.repeat(40), data: null },
+      { type: 'captured-late', subject: 'billing.evt.charge.special', headers: { traceparent: '00-ab' } },
+      { data: { pad: 'س'.repeat(150_000) } },
+      { data: { pad: 'x'.repeat(400_000) } },
+    ]
+    await produce(
+      database.service,
+      Array.from({ length: 70 }, (_, n) => shapes[n % shapes.length]!),
+    )
+    await using connection = await database.db.connection()
+    const reader = await openWindowReader(connection, outboxSource(SERVICE), { maxDataBytes: 2 * 1_048_576 })
+    const alone = (await reader.read(NOTHING_DONE, 100))!.rows.map((row) => {
+      const wrapped = envelope(row, { service: SERVICE, maxPayload: 1_048_576, dataIsJsonb: true })
+      if (wrapped.kind !== 'message') throw new Error(wrapped.detail)
+      const { subject, headers, payload } = wrapped.message
+      return { subject, headers, payload: payload.before + textOf(payload.data) + payload.after }
+    })
+    expect((await relayed(relay({ pageSize: 8 }))).published).toBe(70)
+    const inStream = (await stream()).map(({ subject, headers, payload }) => ({
+      subject,
+      headers: `NATS/1.0\r\n${[...headers].map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`,
+      payload: Buffer.from(payload).toString(),
+    }))
+    const order = ({ headers }: { headers: string }) => Number(/^agg_seq: (\d+)/m.exec(headers)?.[1])
+    expect(inStream.sort((a, b) => order(a) - order(b))).toEqual(alone)
+  })
+
+  it('is taken up where it was when the database ends the stream in its middle', async () => {
+    await freshStream()
+    const one = relay({ leaseTtlMs: 10_000 })
+    await relayed(one)
+    const ids = await database.service.transaction(async (tx) => {
+      const tenant = randomUUID()
+      await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenant])
+      const rows = await tx.query<{ id: string }>(
+        `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
+         select $1, 'charge', n::text, 'captured', jsonb_build_object('pad', repeat('x', 2000))
+         from generate_series(1, 5000) n returning id::text`,
+        [tenant],
+      )
+      return rows.map(({ id }) => id)
+    })
+    // With NATS paused the stream of rows stands still in its middle.
+    await nats.server.pause()
+    const passing = one.pass().catch((error: unknown) => error)
+    await expect
+      .poll(async () => {
+        const [copying] = await database.db.query<{ ended: boolean | null }>(
+          `select bool_and(pg_terminate_backend(pid)) as ended from pg_stat_activity where query like 'copy (%'`,
+        )
+        return copying?.ended
+      })
+      .toBe(true)
+    await nats.server.resume()
+    expect(await passing).toMatchObject({ code: 'POSTGRES_UNREACHABLE' })
+    await relayed(one)
+    expect(await idsInStream()).toEqual(ids)
   })
 })
 

@@ -1,6 +1,6 @@
 import type { PublishableMessage, Span } from '../../adapters/nats/client.ts'
 import type { Service } from '../../service.ts'
-import type { OutboxRow } from './window.ts'
+import type { OutboxRow } from './row.ts'
 
 /** Why an event can never be published as it stands. Stable words: they are stored, filtered on and documented. */
 export type PoisonReason =

@@ -1,6 +1,6 @@
 import type { Publisher, PublishOutcome, Sender } from '../../adapters/nats/client.ts'
 import type { Enveloped, PoisonReason } from './envelope.ts'
-import type { OutboxRow } from './window.ts'
+import type { OutboxRow } from './row.ts'
 
 /** What became of one event. `unknown` means NATS is away: it may or may not be in the stream. */
 export type Settled =

@@ -4,8 +4,8 @@ import type { Service } from '../../service.ts'
 import { raiseIncident } from '../incident/raise.ts'
 import type { PoisonReason } from './envelope.ts'
 import { aggregateKey } from './publish.ts'
+import type { OutboxRow } from './row.ts'
 import type { OutboxSource } from './source.ts'
-import type { OutboxRow } from './window.ts'
 
 /** An event to set aside: poison, or `held` behind an earlier poison event of its aggregate. */
 export interface SetAside {

@@ -9,8 +9,9 @@ import { acquireLease, type Lease, releaseLease, renewLease } from './lease.ts'
 import { loadPosition, type Position, prunePositions, savePosition } from './position.ts'
 import { aggregateKey, OrderedPublisher, type Settled } from './publish.ts'
 import { heldAggregates, releasable, type SetAside, setAside, settleReleased } from './quarantine.ts'
+import { CopiedRow, type OutboxRow } from './row.ts'
 import type { OutboxSource } from './source.ts'
-import { CopiedRow, type OutboxRow, openWindowReader, type Page, type WindowReader } from './window.ts'
+import { openWindowReader, type Page, type WindowReader } from './window.ts'
 
 export interface RelayOptions {
   source: OutboxSource

@@ -7,8 +7,8 @@ import { publishedRows } from './backlog.ts'
 import { envelope } from './envelope.ts'
 import { loadPosition } from './position.ts'
 import { OrderedPublisher } from './publish.ts'
+import type { OutboxRow } from './row.ts'
 import { outboxSource } from './source.ts'
-import type { OutboxRow } from './window.ts'
 
 /** Which published events to publish again; every part that is given must hold. */
 export interface ReplayFilter {
