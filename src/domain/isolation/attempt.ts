@@ -101,8 +101,7 @@ async function begin(db: Database): Promise<Connection> {
   const connection = await db.connection()
   await connection.raw.query(`begin; set local lock_timeout = '2s'; set local statement_timeout = '30s'`)
   return {
-    raw: connection.raw,
-    query: connection.query,
+    ...connection,
     async [Symbol.asyncDispose]() {
       await connection.raw.query('rollback').catch(() => {})
       await connection[Symbol.asyncDispose]()
