@@ -37,7 +37,7 @@ const RULES: readonly Rule[] = [
 export async function readWaivers(file: string): Promise<Waiver[]> {
   const problems: string[] = []
   try {
-    const parsed = fileSchema.safeParse(parse(await readFile(file, 'utf8')))
+    const parsed = fileSchema.safeParse(parse(await readFile(file, 'utf8'), { merge: true }))
     if (parsed.success) return parsed.data.waivers
     problems.push(
       ...parsed.error.issues.map(({ path, message }) => `${path.join('.') || '(root)'}: ${message}`),

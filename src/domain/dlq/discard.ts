@@ -20,7 +20,7 @@ export async function discardEvents(
     for (const service of SERVICES) {
       await tx.query(
         `insert into ${schemaOf(service)}.inbox (consumer, event_id, tenant_id, aggregate_type, aggregate_id)
-         select consumer, event_id, tenant_id::uuid, aggregate_type, aggregate_id from tabib.quarantine
+         select consumer, event_id, coalesce(tenant_id::uuid, '00000000-0000-0000-0000-000000000000'), aggregate_type, aggregate_id from tabib.quarantine
          where id = any($1::uuid[]) and service = $2 and origin = 'inbox' and state = 'discarded'
          on conflict do nothing`,
         [ids, service],

@@ -57,7 +57,7 @@ async function record(
     `with entry as (
        insert into ${inbox} (consumer, event_id, tenant_id, aggregate_type, aggregate_id, agg_seq)
        values ($1, $2, $3, $4, $5, $6)
-       on conflict (consumer, event_id) do nothing returning 1
+       on conflict (consumer, event_id, tenant_id) do nothing returning 1
      )
      select exists (select from entry) as recorded,
             exists (select from ${inbox}

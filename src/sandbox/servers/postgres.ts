@@ -112,7 +112,11 @@ async function start(
     },
     dropDatabase: (name: string) => asAdmin(`drop database if exists ${name} with (force)`),
     grantRoles: () =>
-      asAdmin('grant tabib_app, tabib_relay, tabib_auditor to tabib', 'grant tabib_app to service'),
+      asAdmin(
+        'grant tabib_app, tabib_relay, tabib_auditor to tabib',
+        // The owner tries what a service could do: `isolation check`.
+        'grant tabib_app to service, tabib_owner',
+      ),
   })
 }
 
