@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { execa } from 'execa'
 import { exportJWK, generateKeyPair } from 'jose'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type KeyStore, openKeyStore } from '../../src/adapters/keystore/client.ts'
@@ -18,6 +19,7 @@ import { readTenants } from '../../src/domain/tenants/read.ts'
 import { applyCurrency, planCurrency } from '../../src/domain/tenants/set-currency.ts'
 import type { Tenant } from '../../src/domain/tenants/tenant.ts'
 import { tenantsWithoutCurrency } from '../../src/domain/tenants/without-currency.ts'
+import { packageRoot } from '../../src/package-root.ts'
 import { completeTenant, configureTenant } from '../../src/sandbox/tenants.ts'
 import { useDatabase } from '../support/database.ts'
 
@@ -377,5 +379,29 @@ describe('a currency that is missing', () => {
     expect((await attempt('not-live-yet', 'AFN')).set).toEqual([
       { slug: 'not-live-yet', from: null, to: 'AFN' },
     ])
+  })
+  test('is set by a command that shows its plan, wants a yes, leaves what it cannot decide, and is on record', async () => {
+    await register('typed', lacks)
+    const tabib = async (...argv: string[]) => {
+      const env = { TABIB_DATABASE_URL: database.url('tabib') }
+      const run = [join(packageRoot(), 'bin/run.js'), ...argv, '--json']
+      const { exitCode, stdout } = await execa(process.execPath, run, { env, reject: false })
+      return { exitCode, ...JSON.parse(stdout) }
+    }
+    const planned = await tabib('tenant', 'set-currency', '--dry-run')
+    expect(planned).toMatchObject({ exitCode: 0, result: { plan: { set: [{ slug: 'typed', to: 'AFN' }] } } })
+    expect(await tabib('tenant', 'set-currency')).toMatchObject({ exitCode: 5 })
+    const apply = ['tenant', 'set-currency', '--apply', planned.result.planHash, '--yes']
+    expect(await tabib(...apply)).toMatchObject({
+      exitCode: 7,
+      result: { changed: 1, undecided: [{ slug: 'paid-in-two' }] },
+    })
+    expect(await tabib(...apply)).toMatchObject({ exitCode: 6 })
+    const live = await tabib('tenant', 'list', '--status', 'live')
+    expect(live.result).toContainEqual(expect.objectContaining({ slug: 'typed', currency: 'AFN' }))
+    expect(live.result).not.toContainEqual(expect.objectContaining({ slug: 'not-live-yet' }))
+    expect((await tabib('audit', 'list')).result).toContainEqual(
+      expect.objectContaining({ command: 'tenant set-currency', outcome: 'ok', targets: ['tenant:typed'] }),
+    )
   })
 })
