@@ -8,6 +8,7 @@ import type { ConsumerSpec } from '../src/domain/inbox/consumers.ts'
 import { parseEvent } from '../src/domain/inbox/event.ts'
 import { handleEvent } from '../src/domain/inbox/handle.ts'
 import { consumerLag } from '../src/domain/inbox/lag.ts'
+import { eventIdOf } from '../src/domain/inbox/quarantine.ts'
 import { sweepConsumer } from '../src/domain/inbox/sweep.ts'
 import { listIncidents } from '../src/domain/incident/list.ts'
 import { captureCharge } from '../src/domain/ledger/capture-charge.ts'
@@ -286,6 +287,17 @@ describe('a foreign message', () => {
 
   test.each(messages)('that is %s is not taken for an event (%#)', (flaw, payload) => {
     expect(parseEvent(Buffer.from(payload))).toMatchObject({ kind: 'flaw', flaw })
+  })
+
+  test('is known by its place and its bytes: a stream made anew counts from one again', () => {
+    const consumer = world.consumer(charge)
+    const at = (seq: number, text: string) => {
+      const payload = Buffer.from(text)
+      const message = { seq, subject: consumer.subject, headers: new Map(), payload }
+      return eventIdOf(consumer, message, parseEvent(payload))
+    }
+    expect(at(1, 'no event')).toBe(at(1, 'no event'))
+    expect(new Set([at(1, 'no event'), at(2, 'no event'), at(1, 'another')]).size).toBe(3)
   })
 
   test('goes to quarantine at once with its bytes, and the consumer goes on', async () => {

@@ -520,6 +520,25 @@ describe('an event that kills the relay', () => {
     expect(await database.db.query('select * from tabib.outbox_attempt')).toEqual([])
   })
 
+  it('is found when it comes from the quarantine, goes back there, and the rest is published', async () => {
+    await freshStream()
+    const [bad] = await produce(database.service, [{ aggregateType: 'bad type' }])
+    await relayed(relay())
+    await database.db.query(`update tabib.quarantine set state = 'redriving'`)
+    const ids = await produce(database.service, [{}, {}])
+    // Three predecessors died of it since it was redriven.
+    await database.owner.query(
+      `update tabib.outbox_lease set released = false, holder = 'dead', expires_at = now() - interval '1 s'`,
+    )
+    for (let death = 1; death <= 3; death++) await recordSingle(database, SERVICE, bad!)
+    expect(await relayed(relay())).toMatchObject({ published: 2, quarantined: 0 })
+    expect(await database.db.query('select event_id, state, detail from tabib.quarantine')).toEqual([
+      { event_id: bad, state: 'open', detail: expect.stringContaining('died 3 times') },
+    ])
+    expect(await idsInStream()).toEqual(ids)
+    expect(await database.db.query('select * from tabib.outbox_attempt')).toEqual([])
+  })
+
   it('is counted only where the process died before the event was on its way', async () => {
     await recordBatch(database, SERVICE, 1)
     expect(await recordSingle(database, SERVICE, 'a')).toBe(1)

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Nats, StoredMessage } from '../../adapters/nats/client.ts'
 import type { Database, Transaction } from '../../adapters/postgres/client.ts'
 import { deadLetterStreamOf, type Service } from '../../service.ts'
@@ -21,12 +22,14 @@ export interface Rejection {
 }
 
 /**
- * The id of a message in inbox and quarantine. One that is no event is known by its place, whatever id it claims: two
- * such messages must not pass for one. When sent again it carries that first place.
+ * The id of a message in inbox and quarantine. One that is no event is known by its place and its bytes, whatever id it
+ * claims: two such messages must not pass for one, and a stream that was made anew counts from one again. When sent
+ * again it carries that first id.
  */
 export function eventIdOf(consumer: ConsumerSpec, message: DeliveredMessage, parsed: ParsedEvent): string {
   if (parsed.kind === 'event') return parsed.event.id
-  return message.headers.get('tabib-event-id') ?? `${consumer.stream}:${message.seq}`
+  const digest = () => createHash('sha256').update(message.payload).digest('hex').slice(0, 16)
+  return message.headers.get('tabib-event-id') ?? `${consumer.stream}:${message.seq}:${digest()}`
 }
 
 /**

@@ -30,13 +30,13 @@ export async function recordSingle(
   eventId: string,
 ): Promise<number> {
   const [row] = await db.query<{ attempts: number }>(
-    `update tabib.outbox_attempt
-     set attempts = case when event_id = $2 then attempts + 1 else 1 end, event_id = $2, last_at = now()
-     where service = $1
+    `insert into tabib.outbox_attempt as a (service, suspects, event_id, attempts) values ($1, 0, $2, 1)
+     on conflict (service) do update
+       set attempts = case when a.event_id = $2 then a.attempts + 1 else 1 end, event_id = $2, last_at = now()
      returning attempts`,
     [service, eventId],
   )
-  return row?.attempts ?? 0
+  return row!.attempts
 }
 
 /**

@@ -56,6 +56,7 @@ const PRUNE_EVERY_SAVES = 500
 const CAREFUL_EVENTS = 8_192
 const CAREFUL_BATCH = 512
 const CAREFUL_ATTEMPTS = 3
+const DIED_ON_IT = `the relay died ${CAREFUL_ATTEMPTS} times while it published this event alone`
 
 /** What a leader knows, from taking the lease to losing it. */
 interface Session {
@@ -285,8 +286,9 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     })
     if (attempts > CAREFUL_ATTEMPTS) {
       if (poison === 'hold') leader.held.add(aggregateKey(first))
-      const detail = `the relay died ${CAREFUL_ATTEMPTS} times while it published this event alone`
-      const aside = [{ row: first, reason: 'crashes-relay' as const, detail, attempts: CAREFUL_ATTEMPTS }]
+      const aside = [
+        { row: first, reason: 'crashes-relay' as const, detail: DIED_ON_IT, attempts: CAREFUL_ATTEMPTS },
+      ]
       leader.position = after(0)
       if (!(await save(leader, aside))) return { kind: 'standby', holder: null, expiresInMs: leaseTtlMs }
       counts.quarantined += 1
@@ -336,10 +338,18 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
       onPoison: (row) => barred.add(aggregateKey(row)),
     })
     for (const row of rows) {
+      // What left the quarantine may be what killed the predecessor.
+      const careful = leader.careful > 0 && !barred.has(aggregateKey(row))
+      if (careful && (await recordSingle({ db }, service, row.id)) > CAREFUL_ATTEMPTS) {
+        again.push({ quarantineId: row.quarantineId, detail: DIED_ON_IT })
+        barred.add(aggregateKey(row))
+        continue
+      }
       await lane.submit(row, (_row, outcome) => {
         if (outcome.kind === 'stored') published.push(row.quarantineId)
         if (outcome.kind === 'poison') again.push({ quarantineId: row.quarantineId, detail: outcome.detail })
       })
+      if (careful) await recordSurvival({ db }, service)
     }
     await lane.drained()
     await settleReleased({ db }, { published, poison: again })
