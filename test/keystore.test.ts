@@ -274,6 +274,20 @@ describe('KMS', () => {
     expect(kms.calls.get('CreateKey')).toBe(before + 1)
   })
 
+  test.each(['CreateAlias', 'ScheduleKeyDeletion', 'DeleteAlias'])(
+    'whose answer to %s is lost is asked again, and has done it once',
+    async (operation) => {
+      await using keyStore = await open('kms')
+      kms.misbehave({ losesAnswerOf: operation })
+      const { ref } = await keyStore.generate('ES256')
+      await using other = await open('kms')
+      expect((await other.find(ref)).ref).toBe(ref)
+      await keyStore.destroy(ref)
+      await expect(other.sign(ref, Buffer.from('x'))).rejects.toMatchObject({ code: 'NOT_FOUND' })
+      await keyStore.destroy(ref)
+    },
+  )
+
   test('that says the clocks differ is heard', async () => {
     const server = createServer((_request, response) => {
       response.writeHead(400, { date: new Date(Date.now() + 600_000).toUTCString() })

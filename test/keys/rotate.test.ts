@@ -1,4 +1,5 @@
 import { afterAll, expect, inject, test } from 'vitest'
+import type { KeyStore } from '../../src/adapters/keystore/client.ts'
 import { openNats } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
 import { attestKeys } from '../../src/domain/keys/attest.ts'
@@ -56,6 +57,23 @@ test('the first key of a purpose signs at once, in every algorithm', async () =>
     expect(waits).toEqual([])
     expect((await activeKey(database, { purpose })).key).toMatchObject({ algorithm, publicJwk: { kid } })
   }
+})
+
+test('a key whose id a command line would take for a flag is destroyed and another made', async () => {
+  const made: string[] = []
+  const keyStore: KeyStore = {
+    ...keys.store,
+    async generate(algorithm) {
+      const key = await keys.store.generate(algorithm)
+      made.push(key.ref)
+      return made.length > 1 ? key : { ...key, publicJwk: { ...key.publicJwk, kid: `-${key.ref.slice(1)}` } }
+    },
+  }
+  const store = { ...systems(), keyStore: async () => keyStore }
+  const { kid } = await rotateKeys(store, { purpose: newPurpose(), algorithm: 'ES256', policy, by })
+  expect(made.length).toBeGreaterThan(1)
+  expect(kid).toBe(made.at(-1))
+  await expect(keys.store.find(made[0]!)).rejects.toMatchObject({ code: 'NOT_FOUND' })
 })
 
 test('a key set holds public members alone, and a service may read it', async () => {

@@ -21,7 +21,7 @@ import {
   joinTokenSigning,
   leakedKeys,
 } from '../../src/domain/sessions/join-failures.ts'
-import { JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
+import { issueJoinToken, JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
 import { makeVisit, type Visit } from '../../src/sandbox/visit.ts'
@@ -457,6 +457,26 @@ test('a session that a revoked key opened lets nobody stay, whatever signed thei
     body: { message: 'everybody was put out of the session' },
   })
   expect((await knock(await tokenOf(other), other.sessionId)).status).toBe(200)
+})
+
+test('a token whose key was revoked while it was signed is not handed out', async () => {
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  const keyStore = await app.keyStore()
+  const slow = {
+    ...keyStore,
+    async sign(ref: string, bytes: Uint8Array) {
+      const signature = await keyStore.sign(ref, bytes)
+      await revokeKey(systems(), { kid: key.ref, reason: 'it leaked', by: 'test', runId: randomUUID() })
+      return signature
+    },
+  }
+  const { participantIds, ...seat } = visit
+  const issuing = issueJoinToken(
+    { db: app.db, keyStore: async () => slow, tally: api.tally },
+    { ...seat, participantId: participantIds[0] },
+  )
+  await expect(issuing).rejects.toMatchObject({ code: 'KEYS_UNAVAILABLE' })
+  expect((await ask()).status).toBe(201)
 })
 
 test('an eviction that a crash left undone is made by the key-rotation worker', async () => {

@@ -66,7 +66,8 @@ export async function openKmsStore({
         'CreateAlias',
         { AliasName: aliasOf(made.key.ref), TargetKeyId: KeyMetadata.KeyId },
         z.unknown(),
-      )
+        // Whose answer was lost has made it.
+      ).catch(unless('AlreadyExistsException'))
       known.set(made.key.ref, made)
       return made.key
     },
@@ -88,22 +89,21 @@ export async function openKmsStore({
       return key.algorithm === 'ES256' ? p1363Of(Signature) : Signature
     },
     async destroy(ref) {
-      try {
-        const { KeyMetadata } = await call('DescribeKey', { KeyId: aliasOf(ref) }, keyAnswer)
-        if (KeyMetadata.KeyState !== 'PendingDeletion') {
-          const { KeyId } = KeyMetadata
-          await call('ScheduleKeyDeletion', { KeyId, PendingWindowInDays: DELETION_DAYS }, z.unknown())
-        }
-        await call('DeleteAlias', { AliasName: aliasOf(ref) }, z.unknown())
-      } catch (error) {
-        if (!isMissing(error)) throw error
+      const alias = { AliasName: aliasOf(ref) }
+      const found = await call('DescribeKey', { KeyId: alias.AliasName }, keyAnswer).catch(
+        unless('NotFoundException'),
+      )
+      if (found) {
+        const { KeyId } = found.KeyMetadata
+        await call('ScheduleKeyDeletion', { KeyId, PendingWindowInDays: DELETION_DAYS }, z.unknown()).catch(
+          unless('KMSInvalidStateException'),
+        )
+        await call('DeleteAlias', alias, z.unknown()).catch(unless('NotFoundException'))
       }
       known.delete(ref)
     },
     async ping() {
-      await call('DescribeKey', { KeyId: aliasOf('ping') }, z.unknown()).catch((error) => {
-        if (!isMissing(error)) throw error
-      })
+      await call('DescribeKey', { KeyId: aliasOf('ping') }, z.unknown()).catch(unless('NotFoundException'))
     },
     async [Symbol.asyncDispose]() {
       known.clear()
@@ -113,7 +113,7 @@ export async function openKmsStore({
 
 const base64 = z.base64().transform((text) => Buffer.from(text, 'base64'))
 const keyAnswer = z.object({
-  KeyMetadata: z.object({ KeyId: z.string(), KeyState: z.string().optional() }),
+  KeyMetadata: z.object({ KeyId: z.string() }),
 })
 const publicKeyAnswer = z.object({ KeyId: z.string(), PublicKey: base64 })
 const signatureAnswer = z.object({ Signature: base64 })
@@ -282,7 +282,9 @@ function refusal(
   // Only what is refused for good is known not to pass.
   const passing = response.status >= 500 || response.status === 429 || PASSING.test(type)
   if (passing) return new TabibError('KEY_STORE_UNREACHABLE', said, { suggestions: ['tabib doctor'] })
-  return new TabibError('CONFIG_INVALID', `${said} ${error?.message ?? ''}`.trim())
+  return new TabibError('CONFIG_INVALID', `${said} ${error?.message ?? ''}`.trim(), {
+    context: { kms: type },
+  })
 }
 
 /** `reached` is false when the request cannot have reached KMS. */
@@ -301,8 +303,13 @@ function unreachable({ endpoint }: Place, cause: unknown): TabibError {
 const garbled = (operation: string, cause: unknown) =>
   new TabibError('KEY_STORE_UNREACHABLE', `the KMS answered ${operation} with something else`, { cause })
 
-const isMissing = (error: unknown) => error instanceof TabibError && error.code === 'NOT_FOUND'
+/** Passes over the one refusal that means the work is done. */
+const unless =
+  (type: string) =>
+  (error: unknown): undefined => {
+    if (!(error instanceof TabibError) || error.context.kms !== type) throw error
+  }
 
 function rename(error: unknown, ref: string): never {
-  throw isMissing(error) ? unknownKey(ref) : error
+  throw error instanceof TabibError && error.code === 'NOT_FOUND' ? unknownKey(ref) : error
 }

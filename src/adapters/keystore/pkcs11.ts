@@ -149,22 +149,9 @@ function parsePkcs11Url(url: string): WantedToken {
     ...Object.keys(others),
   ]
   // The value of an attribute that is not understood may be a PIN, so it is not repeated.
-  const problem =
-    unknown.length > 0
-      ? `has ${unknown.join(', ')}, which it may not`
-      : attributes.length === 0
-        ? 'names no token'
-        : modulePath === undefined
-          ? 'names no module'
-          : undefined
-  if (problem !== undefined || modulePath === undefined) {
-    throw new TabibError('CONFIG_INVALID', `the PKCS#11 URL of the key store ${problem}`, {
-      suggestions: [
-        "export TABIB_KEY_STORE='pkcs11:token=<label>?module-path=/usr/lib/softhsm/libsofthsm2.so'",
-        'export TABIB_KEY_STORE_SECRET_FILE=<file with the PIN>',
-      ],
-    })
-  }
+  if (unknown.length > 0) throw badUrl(`has ${unknown.join(', ')}, which it may not`)
+  if (attributes.length === 0) throw badUrl('names no token')
+  if (modulePath === undefined) throw badUrl('names no module')
   return {
     name: attributes.map(([, value]) => value).join(' '),
     modulePath,
@@ -174,6 +161,14 @@ function parsePkcs11Url(url: string): WantedToken {
     ]),
   }
 }
+
+const badUrl = (problem: string) =>
+  new TabibError('CONFIG_INVALID', `the PKCS#11 URL of the key store ${problem}`, {
+    suggestions: [
+      "export TABIB_KEY_STORE='pkcs11:token=<label>?module-path=/usr/lib/softhsm/libsofthsm2.so'",
+      'export TABIB_KEY_STORE_SECRET_FILE=<file with the PIN>',
+    ],
+  })
 
 async function loadLibrary(): Promise<Library> {
   try {
@@ -279,14 +274,7 @@ function publicJwk(token: Token, handle: Handle, algorithm: SigningAlgorithm): J
 
 // RFC 7518 section 2: as few bytes as the number needs, where a module may pad.
 const encodeUint = (bytes: Buffer): string =>
-  base64url.encode(
-    bytes.subarray(
-      Math.max(
-        0,
-        bytes.findIndex((byte) => byte !== 0),
-      ),
-    ),
-  )
+  base64url.encode(bytes.subarray(bytes.findIndex((byte) => byte !== 0)))
 
 function algorithmOf(token: Token, handle: Handle): SigningAlgorithm {
   const [keyType] = attributes(token, handle, [token.p11.CKA_KEY_TYPE])

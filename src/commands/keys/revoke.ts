@@ -76,21 +76,22 @@ export default class KeysRevoke extends TabibCommand<typeof KeysRevoke> {
       ],
     })
   }
+
   async #chosen(app: App): Promise<string> {
     const { kid } = this.args
     if ((kid !== undefined) === this.flags.leaked) {
       throw new TabibError('USAGE', 'name the key, or give --leaked', { suggestions: ['tabib keys list'] })
     }
     if (kid !== undefined) return kid
-    const leaked = await leakedKeys(app)
-    if (leaked.length === 1) return leaked[0]!
-    throw new TabibError(
-      leaked.length === 0 ? 'NOT_NEEDED' : 'USAGE',
-      leaked.length === 0
-        ? 'no join token was seen that a key in use signed and nobody issued'
-        : `several keys leaked, name one at a time: ${leaked.join(', ')}`,
-      { suggestions: ['tabib status communication/C10 --json', 'tabib keys list'] },
-    )
+    const [leaked, ...others] = await leakedKeys(app)
+    const suggestions = ['tabib status communication/C10 --json', 'tabib keys list']
+    if (leaked === undefined) {
+      const message = 'no join token was seen that a key in use signed and nobody issued'
+      throw new TabibError('NOT_NEEDED', message, { suggestions })
+    }
+    if (others.length === 0) return leaked
+    const all = [leaked, ...others].join(', ')
+    throw new TabibError('USAGE', `several keys leaked, name one at a time: ${all}`, { suggestions })
   }
 }
 

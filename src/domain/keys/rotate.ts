@@ -1,4 +1,9 @@
-import { type KeyStore, SIGNING_ALGORITHMS, type SigningAlgorithm } from '../../adapters/keystore/client.ts'
+import {
+  type KeyStore,
+  SIGNING_ALGORITHMS,
+  type SigningAlgorithm,
+  type StoredKey,
+} from '../../adapters/keystore/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
@@ -91,7 +96,7 @@ export async function prepareKey(
   const present = next(keys)
   if (present !== null && present !== active) return present
   const keyStore = await openStore()
-  const key = await keyStore.generate(algorithm)
+  const key = await generateTypable(keyStore, algorithm)
   const { kid } = key.publicJwk
   const probe = await signJws({ keyStore }, { key, typ: PROBE_TYPE, payload: { purpose, kid } })
   const theirs = await db.transaction(async (tx) => {
@@ -125,6 +130,15 @@ export async function prepareKey(
   if (theirs === null) return kid
   await keyStore.destroy(key.ref)
   return theirs
+}
+
+/** A key whose id can be typed: one in 64 begins with a hyphen, and a command line takes that for a flag. */
+async function generateTypable(keyStore: KeyStore, algorithm: SigningAlgorithm): Promise<StoredKey> {
+  for (let left = 10; ; left--) {
+    const key = await keyStore.generate(algorithm)
+    if (!key.publicJwk.kid.startsWith('-') || left === 0) return key
+    await keyStore.destroy(key.ref)
+  }
 }
 
 export interface Advance {

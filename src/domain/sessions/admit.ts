@@ -2,8 +2,8 @@ import { decodeProtectedHeader } from 'jose'
 import type { Database, Transaction } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import type { Verifier } from '../keys/verifier.ts'
-import { JOIN_TOKEN, JOINABLE, joinClaims, type Seat, sessionEnded } from './join-token.ts'
-import type { JoinOutcome, Tally } from './tally.ts'
+import { isRevoked, JOIN_TOKEN, JOINABLE, joinClaims, type Seat, sessionEnded } from './join-token.ts'
+import type { Tally } from './tally.ts'
 import { asTenant } from './tenant.ts'
 
 /** Who was let in. */
@@ -16,8 +16,7 @@ export interface Admission extends Seat {
  * Lets in whoever holds a join token for the session, and records it. A token may be used again until it expires: who
  * lost the connection comes back with the same one.
  *
- * After a key's revocation nothing is accepted under it: `evictRevoked` waits for admissions under way, and later ones
- * see the revocation.
+ * After a key's revocation nothing is accepted under it; see `isRevoked`.
  *
  * @throws TabibError TOKEN_EXPIRED; TOKEN_INVALID with the verifier's reasons, `claims` for another session, or
  * `not-issued`: the signature holds, and no such token was issued; SESSION_ENDED, KEYS_UNAVAILABLE.
@@ -40,7 +39,7 @@ export async function admit(
 /** Refusals before a key was found: what the token says of its key is whatever its sender wrote. */
 const ANYBODYS = ['malformed', 'unknown-key', 'unavailable']
 
-function outcomeOf(error: unknown): JoinOutcome | undefined {
+function outcomeOf(error: unknown): string | undefined {
   if (!(error instanceof TabibError)) return undefined
   if (error.code === 'TOKEN_EXPIRED') return 'expired'
   if (error.code === 'KEYS_UNAVAILABLE') return 'unavailable'
@@ -59,9 +58,7 @@ async function verifyAndAccept(
   if (claims.session_id !== sessionId) throw refused('claims', 'the token opens another session')
   const { tenant_id: tenantId, sub: participantId, jti } = claims
   return asTenant(db, tenantId, async (tx) => {
-    await tx.query('select pg_advisory_xact_lock_shared(hashtext($1))', [kid])
-    const [revoked] = await tx.query('select kid from tabib.key_revocation where kid = $1', [kid])
-    if (revoked) throw refused('revoked', 'the key that signed this was revoked')
+    if (await isRevoked(tx, kid)) throw refused('revoked', 'the key that signed this was revoked')
     const named = [jti, sessionId, participantId, kid]
     const [admitted] = await accept(tx, named)
     if (admitted === undefined) throw await refusalOf(tx, named)

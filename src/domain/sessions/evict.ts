@@ -1,4 +1,5 @@
 import type { Database, Queryable, Transaction } from '../../adapters/postgres/client.ts'
+import { JOINABLE } from './join-token.ts'
 
 /** What was put out because a key was revoked. */
 export interface Eviction {
@@ -26,7 +27,7 @@ export async function evictRevoked({ db }: { db: Database }): Promise<Eviction[]
 }
 
 async function evict(tx: Transaction, kid: string): Promise<Eviction> {
-  // Waits for admissions that had not seen the revocation; see `admit`.
+  // Waits for who has not seen the revocation; see `isRevoked`.
   await tx.query('select pg_advisory_xact_lock(hashtext($1))', [kid])
   const revoked = await tx.query<{ tenantId: string; sessionId: string }>(
     `update virtual_care.join_token t set revoked_at = clock_timestamp()
@@ -38,9 +39,9 @@ async function evict(tx: Transaction, kid: string): Promise<Eviction> {
   )
   const sessions = await tx.query<{ tenantId: string; sessionId: string }>(
     `update virtual_care.session set version = version + 1
-     where id = any($1) and status in ('scheduled', 'waiting', 'active')
+     where id = any($1) and status = any($2)
      returning tenant_id as "tenantId", id as "sessionId"`,
-    [[...new Set(revoked.map(({ sessionId }) => sessionId))]],
+    [[...new Set(revoked.map(({ sessionId }) => sessionId))], JOINABLE],
   )
   await tx.query(
     `insert into virtual_care.outbox (tenant_id, aggregate_type, aggregate_id, type, data)

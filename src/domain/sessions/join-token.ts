@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import * as z from 'zod'
 import type { KeyStore } from '../../adapters/keystore/client.ts'
-import type { Database } from '../../adapters/postgres/client.ts'
+import type { Database, Transaction } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { signToken } from '../keys/sign.ts'
 import type { Tally } from './tally.ts'
@@ -41,7 +41,7 @@ export const JOINABLE = ['scheduled', 'waiting', 'active']
  * what is not on record was forged. Each call makes another; those before stay good until they expire.
  *
  * @throws TabibError NOT_FOUND for a session or participant that the tenant does not have, SESSION_ENDED;
- * KEY_STORE_UNREACHABLE whatever keeps it from being signed.
+ * KEY_STORE_UNREACHABLE whatever keeps it from being signed; KEYS_UNAVAILABLE when its key was revoked that moment.
  */
 export async function issueJoinToken(
   { db, tally, ...systems }: { db: Database; keyStore(): Promise<KeyStore>; tally: Tally },
@@ -67,15 +67,28 @@ export async function issueJoinToken(
     throw error
   })
   const { jti, token, kid, expiresAt } = signed
-  await asTenant(db, tenantId, (tx) =>
-    tx.query(
+  await asTenant(db, tenantId, async (tx) => {
+    if (await isRevoked(tx, kid)) {
+      throw new TabibError('KEYS_UNAVAILABLE', 'the key was revoked while it signed; ask again')
+    }
+    await tx.query(
       `insert into virtual_care.join_token (jti, tenant_id, session_id, participant_id, kid, expires_at)
        values ($1, $2, $3, $4, $5, $6)`,
       [jti, tenantId, sessionId, participantId, kid, expiresAt],
-    ),
-  )
+    )
+  })
   tally.count('issued', kid)
   return { token, expiresAt }
+}
+
+/**
+ * Whether a key was revoked. Until the transaction ends `evictRevoked` waits, so what is written after a no is put out
+ * with the rest.
+ */
+export async function isRevoked(tx: Transaction, kid: string): Promise<boolean> {
+  await tx.query('select pg_advisory_xact_lock_shared(hashtext($1))', [kid])
+  const revoked = await tx.query('select kid from tabib.key_revocation where kid = $1', [kid])
+  return revoked.length > 0
 }
 
 /**

@@ -1,13 +1,14 @@
+import type { Logger } from 'pino'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
-import { raiseIncident } from '../incident/raise.ts'
-
-/** What became of a join token: issued or not, accepted, or refused and why. */
-export type JoinOutcome = 'issued' | 'unsigned' | 'accepted' | 'expired' | (string & {})
+import { type NewIncident, raiseIncident } from '../incident/raise.ts'
 
 /** Counts join tokens in memory and adds them to the database every second: a flood costs a few rows a minute. */
 export interface Tally extends AsyncDisposable {
-  /** `kid` only of a key that exists: callers of the API can write anything. */
-  count(outcome: JoinOutcome, kid?: string): void
+  /**
+   * What became of a token: `issued`, `unsigned`, `accepted`, or why it was refused. `kid` only of a key that exists:
+   * callers of the API can write anything.
+   */
+  count(outcome: string, kid?: string): void
 }
 
 const FLUSH_EVERY_MS = 1_000
@@ -16,7 +17,7 @@ const FLUSH_EVERY_MS = 1_000
  * Opens a tally. When tokens could not be signed, or were never issued although their signature holds, it pages:
  * at once, and once while the incident is open. What it cannot write now it adds later.
  */
-export function openTally({ db }: { db: Database }): Tally {
+export function openTally({ db, log }: { db: Database; log: Logger }): Tally {
   let counts = new Map<string, number>()
   const flush = async () => {
     if (counts.size === 0) return
@@ -39,7 +40,8 @@ export function openTally({ db }: { db: Database }): Tally {
             await raiseIncident(tx, { severity: 'page', ...page(kid), detail: { kid, lastSecond: n } })
         }
       })
-    } catch {
+    } catch (err) {
+      log.warn({ err }, 'join tokens could not be counted yet')
       for (const [key, n] of sent) counts.set(key, (counts.get(key) ?? 0) + n)
     }
   }
@@ -60,17 +62,12 @@ export function openTally({ db }: { db: Database }): Tally {
   }
 }
 
-const PAGES: Record<
-  string,
-  (
-    kid: string,
-  ) => Pick<Parameters<typeof raiseIncident>[1], 'dedupeKey' | 'mode' | 'service' | 'title' | 'runbook'>
-> = {
+const PAGES: Record<string, (kid: string) => Omit<NewIncident, 'severity' | 'detail'>> = {
   unsigned: () => ({
     dedupeKey: 'virtual-care/F13',
     mode: 'virtual-care/F13',
     service: 'virtual-care',
-    title: 'Join tokens cannot be signed: the key store does not answer',
+    title: 'Join tokens cannot be signed',
     runbook: 'runbooks/virtual-care/f13-kms-unavailable.md',
   }),
   'not-issued': (kid) => ({

@@ -16,8 +16,16 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
-/** What a KMS may do to its callers: be late, answer with this status, hang up, or answer with nonsense. */
-export type KmsFault = { delayMs: number } | { status: number } | 'drop' | 'garbage'
+/**
+ * What a KMS may do to its callers: be late, answer with this status, hang up, answer with nonsense, or lose the answer
+ * to the first call of an operation after it was carried out.
+ */
+export type KmsFault =
+  | { delayMs: number }
+  | { status: number }
+  | { losesAnswerOf: string }
+  | 'drop'
+  | 'garbage'
 
 export interface KmsSimulator extends AsyncDisposable {
   /** What `TABIB_KEY_STORE` names it by. */
@@ -66,12 +74,17 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
     if (fault === 'drop') return void request.socket.destroy()
     if (fault === 'garbage') return void response.end('<html>It works!</html>')
     if (fault && 'status' in fault) return reply(response, fault.status, errorOf('KMSInternalException'))
-    if (fault) await delay(fault.delayMs)
+    if (fault && 'delayMs' in fault) await delay(fault.delayMs)
     try {
       verifySignature(request, body, credentials)
       const perform = OPERATIONS[operation]
       if (!perform) throw new KmsError('UnknownOperationException')
-      reply(response, 200, await perform(JSON.parse(body), { keys, aliases }))
+      const done = await perform(JSON.parse(body), { keys, aliases })
+      if (typeof fault === 'object' && 'losesAnswerOf' in fault && fault.losesAnswerOf === operation) {
+        fault = undefined
+        return void request.socket.destroy()
+      }
+      reply(response, 200, done)
     } catch (error) {
       if (!(error instanceof KmsError)) return reply(response, 500, errorOf('KMSInternalException'))
       reply(response, 400, errorOf(error.type, error.message))
