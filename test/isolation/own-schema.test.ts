@@ -37,3 +37,39 @@ test('a migration that switches it off stops the release', async () => {
     expect.objectContaining({ id: 'isolation/live-read', object: 'billing.charge' }),
   )
 })
+
+test('what a migration left open is closed by one command, and what was read is told', async () => {
+  const tabib = async (...argv: string[]) => {
+    const { stdout } = await execa(
+      process.execPath,
+      [join(packageRoot(), 'bin/run.js'), 'isolation', ...argv, '--json'],
+      {
+        env: {
+          TABIB_DATABASE_URL: database.url('tabib'),
+          TABIB_OWNER_DATABASE_URL: database.url('tabib_owner'),
+        },
+        reject: false,
+      },
+    )
+    return JSON.parse(stdout)
+  }
+  await database.owner.query('alter table communication.message no force row level security')
+  await database.service.query('select from billing.charge')
+  expect((await tabib('exposure')).result).toMatchObject({
+    source: 'table statistics',
+    tables: ['billing.charge', 'communication.message'],
+  })
+  expect((await tabib('exposure', 'nonsense')).error.code).toBe('USAGE')
+  expect((await tabib('restore')).error.code).toBe('CONFIRMATION_REQUIRED')
+  const restored = await tabib('restore', '--yes')
+  expect(restored.result.tables).toEqual(['billing.charge', 'communication.message'])
+  expect((await tabib('restore', '--yes')).result.tables).toEqual([])
+  const trail = await database.db.query<{ phase: string; targets: string[] }>(
+    `select record->>'phase' as phase, record->'targets' as targets from tabib.audit where record->>'command' = 'isolation restore' order by seq`,
+  )
+  expect(trail).toMatchObject([
+    { phase: 'before', targets: ['billing.charge', 'communication.message'] },
+    { phase: 'after' },
+  ])
+  expect(await database.service.query('select from billing.charge')).toEqual([])
+})
