@@ -1,20 +1,63 @@
+// npm run soak [-- outbox|keys] [--rounds n] [--seed n]: what the tests run a short version of, for long.
 import { parseArgs } from 'node:util'
 import { runChaos } from '../src/drill/chaos.ts'
-import { createWorld } from '../src/sandbox/world.ts'
+import { runRotations } from '../src/drill/rotations.ts'
+import { createWorld, type World } from '../src/sandbox/world.ts'
+import { quantile } from './measurement.ts'
 
-// Hundreds of kills under concurrent and late-committing producers; the tests run a short version of the same code.
-const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '200' }, seed: { type: 'string', default: '1' } },
+interface Options {
+  rounds: number | undefined
+  seed: number
+  signal: AbortSignal
+  say: (line: string) => void
+}
+
+const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result: object; ok: boolean }>> = {
+  /** Hundreds of kills under concurrent and late-committing producers. */
+  async outbox(world, { rounds = 200, ...options }) {
+    const result = await runChaos(world, { ...options, rounds })
+    return { result, ok: result.lost.length === 0 }
+  },
+  /** A hundred rotations under load with verifiers killed in mid-phase, then revocations with NATS up and down. */
+  async keys(world, { rounds = 100, ...options }) {
+    const run = await runRotations(world, {
+      ...options,
+      rotations: rounds,
+      revocations: Math.ceil(rounds / 10),
+      silent: 1,
+    })
+    const spread = (values: number[]) => ({
+      n: values.length,
+      p50: quantile(values, 0.5),
+      p99: quantile(values, 0.99),
+      most: Math.max(...values),
+    })
+    const natsUp = spread(run.refusedAfterS.natsUp)
+    const natsDown = spread(run.refusedAfterS.natsDown)
+    const result = { ...run, activationS: spread(run.activationS), refusedAfterS: { natsUp, natsDown } }
+    return { result, ok: run.rejected.length === 0 && natsUp.p99 <= 5 && natsDown.p99 <= 30 }
+  },
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { rounds: { type: 'string' }, seed: { type: 'string', default: '1' } },
 })
+const [name = 'outbox'] = positionals
+const soak = SOAKS[name]
+if (!soak) {
+  process.stderr.write(`usage: npm run soak -- ${Object.keys(SOAKS).join('|')} [--rounds n] [--seed n]\n`)
+  process.exit(2)
+}
 const stop = new AbortController()
 process.once('SIGINT', () => stop.abort(new Error('interrupted')))
 
 await using world = await createWorld()
-const result = await runChaos(world, {
-  rounds: Number(values.rounds),
+const { result, ok } = await soak(world, {
+  rounds: values.rounds === undefined ? undefined : Number(values.rounds),
   seed: Number(values.seed),
   signal: stop.signal,
   say: (line) => process.stderr.write(`${line}\n`),
 })
 process.stdout.write(`${JSON.stringify(result, null, 2)}\n`)
-process.exitCode = result.lost.length === 0 ? 0 : 1
+process.exitCode = ok ? 0 : 1

@@ -1,5 +1,7 @@
-// Bundles src/ into dist/, one lazily loaded entry a command, and writes oclif.manifest.json.
+// Bundles src/ into dist/, one lazily loaded entry a command and the verifier that services import, and writes
+// oclif.manifest.json.
 //   --production   leaves out what only rehearses: `up`, `drill`, and all that nothing else imports
+import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -29,7 +31,7 @@ const builtinsByRequire = {
 const commands = filesUnder('src/commands').filter((file) => !production || !REHEARSAL.test(file))
 const { outputFiles } = await build({
   absWorkingDir: root,
-  entryPoints: ['src/main.ts', ...filesUnder('src/hooks'), ...commands],
+  entryPoints: ['src/main.ts', 'src/domain/keys/verifier.ts', ...filesUnder('src/hooks'), ...commands],
   outbase: 'src',
   outdir: 'dist',
   bundle: true,
@@ -68,6 +70,8 @@ for (const { path, contents } of outputFiles) {
   replace(path, contents)
 }
 for (const file of filesUnder('dist')) if (!written.has(join(root, file))) rmSync(join(root, file))
+const tsc = join(root, 'node_modules/typescript/bin/tsc')
+execFileSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.types.json')], { stdio: 'inherit' })
 
 settings.enableAutoTranspile = false
 const plugin = new Plugin({

@@ -1,4 +1,4 @@
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
@@ -90,6 +90,21 @@ describe('the packed build', () => {
     expect(JSON.parse(away.stdout).error.code).toBe('POSTGRES_UNREACHABLE')
   })
 
+  test('gives services the verifier, with its types', async () => {
+    const script = `import { keySetAt, openVerifier } from 'tabib/verifier'
+      const verifier = await openVerifier({ purpose: 'x', load: keySetAt('http://127.0.0.1:1') })
+      console.log(verifier.lacks().join())
+      await verifier[Symbol.asyncDispose]()`
+    for (const name of ['service.mjs', 'service.mts']) await writeFile(join(installed, name), script)
+    const { stdout } = await execa(process.execPath, ['service.mjs'], { cwd: installed })
+    expect(stdout).toBe('no key set could be loaded yet')
+    const flags =
+      '--noEmit --strict --module nodenext --target es2023 --lib es2023,esnext.disposable --skipLibCheck'
+    const types = ['--types', 'node', '--typeRoots', join(packageRoot(), 'node_modules/@types')]
+    const tsc = join(packageRoot(), 'node_modules/.bin/tsc')
+    await execa(tsc, [...flags.split(' '), ...types, 'service.mts'], { cwd: installed, all: true })
+  })
+
   test('every command can be loaded', async () => {
     const { commands } = JSON.parse(await readFile(join(installed, 'oclif.manifest.json'), 'utf8'))
     const paths = Object.values<{ relativePath: string[] }>(commands).map(({ relativePath }) => relativePath)
@@ -105,7 +120,17 @@ describe('the packed build', () => {
 
 test('the production build has neither `up` nor `drill`, nor what they alone need', async () => {
   const checkout = join(folder, 'checkout')
-  const needed = ['package.json', 'scripts', 'src', 'bin', 'migrations', 'runbooks', 'docs', 'tsconfig.json']
+  const needed = [
+    'package.json',
+    'scripts',
+    'src',
+    'bin',
+    'migrations',
+    'runbooks',
+    'docs',
+    'tsconfig.json',
+    'tsconfig.types.json',
+  ]
   for (const path of needed) await cp(join(packageRoot(), path), join(checkout, path), { recursive: true })
   await symlink(join(packageRoot(), 'node_modules'), join(checkout, 'node_modules'))
   await execa(process.execPath, ['scripts/build.js', '--production'], { cwd: checkout })

@@ -69,9 +69,9 @@ export interface World extends AsyncDisposable {
   startWorkers(names: string[]): Promise<TabibProcess>
   /**
    * Starts one replica of a service that verifies tokens, and resolves when it listens. With the name of one that was
-   * killed it takes that one's place.
+   * killed it takes that one's place; a silent one does not attest.
    */
-  startVerifier(options: { purpose: string; keysUrl: string; instance: string }): Promise<TabibProcess>
+  startVerifier(options: VerifierStart): Promise<TabibProcess>
   /**
    * Inserts `count` events as a producer would, in one transaction; returns their ids. With `ageS` their times are that
    * many seconds ago, which takes the owner: no producer may backdate. Without `aggregateId` each has its own aggregate.
@@ -88,6 +88,14 @@ export interface World extends AsyncDisposable {
    * after does it: the stream's own dedupe does not see that it is one event.
    */
   deliverAgain(service: Service, eventId: string, times: number): Promise<void>
+}
+
+export interface VerifierStart {
+  purpose: string
+  /** Who serves the key set. */
+  keysUrl: string
+  instance: string
+  silent?: boolean
 }
 
 export interface ProduceOptions {
@@ -250,8 +258,9 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     },
     visit: async () =>
       makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app.db)),
-    async startVerifier({ purpose, keysUrl, instance }) {
+    async startVerifier({ purpose, keysUrl, instance, silent = false }) {
       const argv = ['drill', 'verifier', '--purpose', purpose, '--keys', keysUrl, '--instance', instance]
+      if (silent) argv.push('--silent')
       const started = spawn(argv)
       await started.listening()
       return started

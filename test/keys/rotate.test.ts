@@ -1,8 +1,10 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, expect, inject, test } from 'vitest'
 import type { KeyStore } from '../../src/adapters/keystore/client.ts'
 import { openNats } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
-import { attestKeys } from '../../src/domain/keys/attest.ts'
+import { attestKeys, listVerifiers } from '../../src/domain/keys/attest.ts'
 import { jwksHash, publishedKeys } from '../../src/domain/keys/key-set.ts'
 import { type KeyPolicy, listKeys } from '../../src/domain/keys/phase.ts'
 import { planRevocation, revokeKey } from '../../src/domain/keys/revoke.ts'
@@ -10,6 +12,7 @@ import { planRollback, rollbackRotation } from '../../src/domain/keys/rollback.t
 import { advanceKeys, type KeySystems, planRotation, rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { activeKey, signToken } from '../../src/domain/keys/sign.ts'
 import { TabibError } from '../../src/errors.ts'
+import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
 import { useKeyStore } from '../support/key-store.ts'
 
@@ -126,6 +129,16 @@ test('a rotation waits for every live verifier, and one that joins in its midst 
   expect((await advance(purpose)).moved).toEqual([{ kid: first, phase: 'retire' }])
   expect(await published()).toEqual([second])
   await expect(keys.store.find(first)).rejects.toMatchObject({ code: 'NOT_FOUND' })
+})
+
+test('a service attests with the statement that docs/keys.md gives', async () => {
+  const purpose = newPurpose()
+  await rotate(purpose)
+  const [, statement] =
+    /```sql\n([^`]*)```/.exec(readFileSync(join(packageRoot(), 'docs/keys.md'), 'utf8')) ?? []
+  for (const hash of ['of no set', await currentHash(purpose)])
+    await database.service.query(statement!, [purpose, 'a', hash])
+  expect(await listVerifiers(database, { purpose })).toMatchObject([{ instance: 'a', holds: 'current' }])
 })
 
 test('a silent verifier, and those that cannot attest, are waited for until their caches are too old', async () => {

@@ -14,11 +14,12 @@ export default class DrillVerifier extends TabibCommand<typeof DrillVerifier> {
     purpose: purposeFlag({ required: true }),
     keys: Flags.string({ required: true, helpValue: '<url>', description: 'who serves the key set' }),
     instance: Flags.string({ required: true, helpValue: '<name>', description: 'names the replica' }),
+    silent: Flags.boolean({ description: 'does not attest what it holds' }),
   }
   static override handlesSignals = true
 
   async run(): Promise<void> {
-    const { purpose, keys, instance } = this.flags
+    const { purpose, keys, instance, silent } = this.flags
     const app = await this.openApp()
     const stopped = new Promise<void>((resolve) => {
       for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => resolve())
@@ -26,7 +27,7 @@ export default class DrillVerifier extends TabibCommand<typeof DrillVerifier> {
     await using verifier = await openVerifier({
       purpose,
       load: keySetAt(`${keys}/api/v1/keys/${purpose}/jwks.json`),
-      attest: { db: app.db, instance },
+      ...(silent ? {} : { attest: { db: app.db, instance } }),
       nats: app.nats,
     })
     const { serve } = await import('../../api/server.ts')

@@ -43,7 +43,11 @@ export interface Verifier extends AsyncDisposable {
    * `signature`, `claims`; KEYS_UNAVAILABLE (answer 503) when nobody can tell.
    */
   verify(token: string, options: VerifyOptions): Promise<{ claims: JWTPayload; kid: string }>
-  /** What this replica lacks to be ready, in words; empty once it holds and has proved every published key. */
+  /**
+   * What this replica lacks to be ready, in words; empty once it holds and has proved every published key. From then on
+   * it lacks nothing until its keys are too old: were each new key a reason, all replicas would go out of service at
+   * once, for a key that signs nothing before they hold it.
+   */
   lacks(): string[]
 }
 
@@ -57,6 +61,7 @@ const LONGEST_BACK_OFF_MS = 10_000
 /** More tokens than this do not wait for a load together: a flood of forged ones must not fill the memory. */
 const MOST_WAITING = 10_000
 const MOST_UNKNOWN_KEYS = 20
+const MOST_ANNOUNCED = 1_000
 
 /**
  * Opens a verifier and loads its keys; it goes on trying when that fails, and is not ready meanwhile.
@@ -84,6 +89,8 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   let queued: Promise<void> | undefined
   let attested: { hash: string; current: string } | undefined
   let said: Promise<void> | undefined
+  let saying = false
+  let wasReady = false
   let waiting = 0
   let report = emptyReport()
   const stop = new AbortController()
@@ -114,7 +121,8 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     return queued
   }
   const say = async (stopped = false): Promise<void> => {
-    if (!attest || !keys) return
+    if (!attest || !keys || saying) return
+    saying = true
     const { hash } = keys
     const sent = report
     report = emptyReport()
@@ -131,12 +139,15 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     } catch {
       // Told next time; who cannot attest counts as silent meanwhile.
       report = addReports(sent, report)
+    } finally {
+      saying = false
     }
   }
   let listening: Promise<AsyncDisposable> | undefined
   const listen = () => {
     listening ??= nats?.listen(announcementSubject(purpose), (_, payload) => {
-      for (const kid of readAnnouncement(payload).revoked) announced.set(kid, performance.now())
+      for (const kid of readAnnouncement(payload).revoked)
+        if (announced.size < MOST_ANNOUNCED) announced.set(kid, performance.now())
       void reload().catch(() => {})
     })
     // NATS may be away when the process starts; asked again before the next load.
@@ -194,7 +205,9 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   await reload().catch(() => {})
   await said
   const loading = keepLoading()
-  const attesting = setInterval(() => void say(), ATTEST_EVERY_MS)
+  const attesting = setInterval(() => {
+    said = say()
+  }, ATTEST_EVERY_MS)
 
   return {
     purpose,
@@ -227,10 +240,12 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     },
     lacks() {
       if (!keys) return ['no key set could be loaded yet']
+      if (performance.now() - keys.loadedAt > hardLimitMs) return ['the key set is too old']
+      if (wasReady) return []
       const lacks = keys.unproved.map((kid) => `key ${kid} is published and could not be proved`)
-      if (performance.now() - keys.loadedAt > hardLimitMs) lacks.push('the key set is too old')
       if (attest && attested?.hash !== keys.hash) lacks.push('the key set could not be attested yet')
       else if (attest && attested?.current !== keys.hash) lacks.push('a newer key set is published')
+      wasReady = lacks.length === 0
       return lacks
     },
     async [Symbol.asyncDispose]() {
@@ -238,6 +253,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
       stop.abort()
       await loading
       await listening?.then((subscription) => subscription[Symbol.asyncDispose]()).catch(() => {})
+      await said
       await say(true)
     },
   }
