@@ -100,7 +100,7 @@ describe('a fetch within bounds', () => {
         ]),
     })
     const attempt = bounded(http, HERE)(`http://both.example:${portOf(inside)}/`)
-    await expect(attempt).rejects.toThrow(/both.example is at 127.0.0.2, outside/)
+    await expect(attempt).rejects.toThrow(/both.example is at 127.0.0.2, which is outside/)
     expect(connections.inside).toBe(0)
   })
 

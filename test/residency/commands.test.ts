@@ -219,7 +219,7 @@ describe('the gate', () => {
     expect(exitCode).toBe(5)
     expect(json.error.message).toMatch(/127.0.0.1:14999: .*ECONNREFUSED/)
     // The second address is outside the platform's networks, so it was not even tried.
-    expect(json.error.message).toMatch(/127.0.0.2:14999: 127.0.0.2 is at an address, outside the networks/)
+    expect(json.error.message).toMatch(/127.0.0.2:14999: 127.0.0.2 is outside the networks/)
   })
 
   test('refuses when Patroni hangs', async () => {
@@ -428,6 +428,18 @@ describe('the check', () => {
     expect(exitCode).toBe(0)
   })
 
+  test('finds trusted keys that cannot be read, and looks at the rest', async () => {
+    await configure({ ...only('herat-dr'), trustedKeys: 'gone.jwks' })
+    const { exitCode, json } = await check()
+    expect(exitCode).toBe(1)
+    expect(json.result.findings.map(({ id, object }: Finding) => `${id} ${object}`)).toEqual([
+      'residency/not-configured residency.policies',
+      'residency/manifest-unread the backups',
+    ])
+    const { json: status } = await tabib('status', 'billing/FM-22', '--json')
+    expect(status.result.modes[0].verdict).toBe('unknown')
+  })
+
   test('says what it was not given to look at', async () => {
     await configure({ clusters: {}, manifests: undefined, trustedKeys: undefined })
     const { exitCode, json } = await check()
@@ -485,6 +497,12 @@ describe('the check', () => {
     expect(cidrs).toEqual(['10.30.0.0/16', '2001:db8:30::/48', '10.20.0.0/16', '127.0.0.1/32'])
     expect(narrow).toEqual(['10.30.0.0/16', '2001:db8:30::/48', '127.0.0.1/32'])
     await configure({ ...only('herat-dr'), policies: ['egress.yaml'] })
+    expect((await check()).json.result.findings).toEqual([])
+
+    // As `kubectl get networkpolicy -o yaml` prints it, and without what Kubernetes fills in.
+    const policy = parse(all.stdout)
+    delete policy.spec.policyTypes
+    await writeFile(join(folder, 'egress.yaml'), stringify({ kind: 'List', items: [policy] }))
     expect((await check()).json.result.findings).toEqual([])
 
     // The wider policy under one tenant's name lets out to a region that this tenant does not allow.

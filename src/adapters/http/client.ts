@@ -115,7 +115,7 @@ async function guardedAgent(networks: readonly string[], lookup: LookupFunction)
 const refused = ({ host, address }: Refusal) =>
   new TabibError(
     'EGRESS_REFUSED',
-    `${host} is at ${address === host ? 'an address' : address}, outside the networks that this traffic may go to`,
+    `${address === host ? host : `${host} is at ${address}, which`} is outside the networks that this traffic may go to`,
     {
       suggestions: ['tabib residency egress', 'tabib residency check'],
       ref: 'runbooks/billing/fm-21-cross-border-transfer.md',

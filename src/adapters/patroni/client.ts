@@ -76,7 +76,7 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000 }: PatroniOptions):
         throw new TabibError(
           'PATRONI_UNREACHABLE',
           `Patroni gave no answer: ${urls.map((url, i) => `${new URL(url).host}: ${reasonOf(errors[i], timeoutMs)}`).join('; ')}`,
-          { cause },
+          { cause, suggestions: urls.map((url) => `curl ${url}/cluster`) },
         )
       }
     },

@@ -9,7 +9,7 @@ import type { Rule } from '../../findings-report.ts'
 import { judgePolicies } from './egress.ts'
 import { findCluster, reading, requireManifests, requireResidency } from './gate.ts'
 import { finding, judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
-import { listManifests, readManifest, readTrustedKeys } from './manifest.ts'
+import { listManifests, noManifest, readManifest, readTrustedKeys } from './manifest.ts'
 import { readTenancy, type Tenancy } from './tenants.ts'
 
 export interface ResidencyCheck {
@@ -142,11 +142,9 @@ async function checkBackups(
   tenancy: Tenancy,
 ): Promise<{ count: number; findings: Finding[] }> {
   if (residency.manifests === undefined) return { count: 0, findings: [] }
-  const { folder, keyFile } = requireManifests(residency)
-  const trusted = await readTrustedKeys(keyFile)
-  const listed = await reading('the folder of manifests', () => listManifests(folder), LIMIT_MS)
-  if (!listed.read) return { count: 0, findings: [unread('manifest', 'the backups', listed.error)] }
-  const labels = listed.value
+  const begun = await reading('the folder of manifests', () => beginBackups(residency), LIMIT_MS)
+  if (!begun.read) return { count: 0, findings: [unread('manifest', 'the backups', begun.error)] }
+  const { folder, trusted, labels } = begun.value
   const read = await Promise.all(
     labels.map(async (label) => ({
       label,
@@ -165,13 +163,15 @@ async function checkBackups(
     })
     return manifest.value.iat === newest ? judged : judged.filter(({ id }) => !OF_THE_NEWEST.has(id))
   })
-  if (labels.length === 0) {
-    const none = new TabibError('NOT_FOUND', `no backup manifest lies in ${folder}`, {
-      suggestions: ['tabib residency manifest <label> --region <region> --key-region <region>'],
-    })
-    findings.push(unread('manifest', 'the backups', none))
-  }
   return { count: labels.length, findings }
+}
+
+/** @throws TabibError NOT_FOUND, CONFIG_INVALID */
+async function beginBackups(residency: Residency) {
+  const { folder, keyFile } = requireManifests(residency)
+  const [trusted, labels] = await Promise.all([readTrustedKeys(keyFile), listManifests(folder)])
+  if (labels.length === 0) throw noManifest(folder)
+  return { folder, trusted, labels }
 }
 
 const OF_THE_NEWEST = new Set(['residency/stale-manifest', 'residency/tenants-changed'])

@@ -78,7 +78,7 @@ export function networkPolicy(
 const policySchema = z.looseObject({
   metadata: z.looseObject({ name: z.string(), annotations: z.record(z.string(), z.string()).optional() }),
   spec: z.looseObject({
-    policyTypes: z.array(z.string()).default([]),
+    policyTypes: z.array(z.string()).optional(),
     egress: z
       .array(
         z.looseObject({
@@ -90,6 +90,12 @@ const policySchema = z.looseObject({
   }),
 })
 
+/** What kubectl prints: one resource, or a list of them. */
+interface Resource {
+  kind?: unknown
+  items?: Resource[]
+}
+
 /** Every way out that the network policies of one file leave open beyond what the tenants allow. */
 export function judgePolicies(
   text: string,
@@ -97,10 +103,12 @@ export function judgePolicies(
   { residency, tenants }: { residency: Residency; tenants: readonly Tenant[] },
 ): Finding[] {
   const documents = parseAllDocuments(text).map((document) =>
-    document.errors.length > 0 ? undefined : (document.toJS() as { kind?: unknown } | null),
+    document.errors.length > 0 ? undefined : (document.toJS() as Resource | null),
   )
   if (documents.includes(undefined)) return [open(file, 'it is not YAML, so nothing shows what it lets out')]
-  const policies = documents.filter((document) => document?.kind === 'NetworkPolicy')
+  const policies = documents
+    .flatMap((document) => (Array.isArray(document?.items) ? document.items : [document]))
+    .filter((document) => document?.kind === 'NetworkPolicy')
   if (policies.length === 0) return [open(file, 'it has no NetworkPolicy, so everything may go out')]
   return policies.flatMap((document) => {
     const parsed = policySchema.safeParse(document)
@@ -110,8 +118,11 @@ export function judgePolicies(
     const slug = metadata.annotations?.[TENANT_ANNOTATION]
     const whose = slug === undefined ? tenants : tenants.filter((tenant) => tenant.slug === slug)
     const allowed = processNetworks(residency, whose)
-    if (!spec.policyTypes.includes('Egress')) return [open(object, 'it does not bound what goes out')]
-    return (spec.egress ?? []).flatMap(({ to = [] }) => {
+    const rules = spec.egress ?? []
+    // Kubernetes takes a policy without types for one of what goes out when it has rules for that.
+    const bounds = spec.policyTypes?.includes('Egress') ?? rules.length > 0
+    if (!bounds) return [open(object, 'it does not bound what goes out')]
+    return rules.flatMap(({ to = [] }) => {
       if (to.length === 0) return [open(object, 'one of its rules lets out to every address')]
       return to
         .map(({ ipBlock }) => ipBlock?.cidr)

@@ -86,8 +86,12 @@ export async function newestLabel(folder: string): Promise<string> {
   )
   const [newest] = ages.sort((a, b) => b.iat - a.iat)
   if (newest) return newest.label
-  throw new TabibError('NOT_FOUND', `no backup manifest lies in ${folder}`, { suggestions: [MAKE] })
+  throw noManifest(folder)
 }
+
+/** What to say of a folder without a manifest. */
+export const noManifest = (folder: string): TabibError =>
+  new TabibError('NOT_FOUND', `no backup manifest lies in ${folder}`, { suggestions: [MAKE] })
 
 /**
  * A backup's manifest, once a trusted key's signature holds and it names the backup that it lies beside. Needs no
