@@ -25,12 +25,12 @@ export default failureMode({
     inject: async (world) => {
       await world.owner.query(
         `insert into communication.outbox (tenant_id, aggregate_type, aggregate_id, type, data, created_at)
-         values (gen_random_uuid(), 'rehearsal', 'lethal', 'recorded', to_jsonb(repeat('x', 60000000)), now() - interval '20 s')`,
+         values (gen_random_uuid(), 'rehearsal', 'lethal', 'recorded', to_jsonb(repeat('x', 120000000)), now() - interval '20 s')`,
       )
       await world.produce('communication', { count: 20, ageS: 15 })
       for (let death = 1; death <= DEATHS; death++) {
         await using relay = world.spawn(['outbox', 'relay', '--service', 'communication'], {
-          env: { NODE_OPTIONS: '--max-old-space-size=40' },
+          env: { NODE_OPTIONS: '--max-old-space-size=36' },
         })
         if ((await relay.exited) === 0)
           throw new Error(`the relay survived the lethal event at attempt ${death}`)

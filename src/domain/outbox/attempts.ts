@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Service } from '../../service.ts'
 
@@ -39,13 +40,20 @@ export async function recordSingle(
   return row!.attempts
 }
 
+// What an event does to the process, it may do when its memory is collected, not when it is written.
+const SURVIVED_AFTER_MS = 100
+
 /**
- * Takes the last attempt back: the event is on its way and the process lives. A relay that is killed while a hung NATS
- * owes it the acknowledgement was not killed by the event.
+ * Takes the last attempt back once the process has lived on for a while and the event is still not settled: a relay that
+ * is killed while a hung NATS owes it the acknowledgement was not killed by the event.
  */
-export async function recordSurvival({ db }: { db: Queryable }, service: Service): Promise<void> {
-  // The socket's write comes first; what it might do to the process, it does then.
-  await new Promise(setImmediate)
+export async function recordSurvival(
+  { db }: { db: Queryable },
+  service: Service,
+  settled: Promise<unknown>,
+): Promise<void> {
+  const waited = await Promise.race([settled, delay(SURVIVED_AFTER_MS, 'waited', { ref: false })])
+  if (waited !== 'waited') return
   await db.query('update tabib.outbox_attempt set attempts = greatest(0, attempts - 1) where service = $1', [
     service,
   ])

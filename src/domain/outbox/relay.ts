@@ -295,7 +295,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     } else {
       const { lane } = leader
       const { settled } = await publishPage(lane, await leader.reader.fill(head))
-      if (single) await recordSurvival({ db }, service)
+      if (single) await recordSurvival({ db }, service, settled)
       const result = await settled
       counts.published += result.published
       if (result.incomplete) {
@@ -349,7 +349,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
         if (outcome.kind === 'stored') published.push(row.quarantineId)
         if (outcome.kind === 'poison') again.push({ quarantineId: row.quarantineId, detail: outcome.detail })
       })
-      if (careful) await recordSurvival({ db }, service)
+      if (careful) await recordSurvival({ db }, service, lane.drained())
     }
     await lane.drained()
     await settleReleased({ db }, { published, poison: again })
