@@ -34,7 +34,8 @@ export interface Http extends AsyncDisposable {
    * very address that is connected to: neither a redirect nor a name that answers differently the next time leads
    * elsewhere. A connection that was made under other networks is not used again.
    *
-   * The fetch rejects with TabibError EGRESS_REFUSED for an address outside.
+   * The fetch rejects with TabibError EGRESS_REFUSED for an address outside. It takes a URL and what belongs to it, no
+   * `Request`: that class is Node's own, and within bounds another version of it is at work.
    */
   within(bounds: Bounds): Fetch
 }

@@ -1,13 +1,12 @@
 import { readFile } from 'node:fs/promises'
 import type { Fetch } from '../../adapters/http/client.ts'
 import { openPatroni } from '../../adapters/patroni/client.ts'
-import type { Queryable } from '../../adapters/postgres/client.ts'
-import type { Config, Residency } from '../../config.ts'
+import type { Residency } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { judgePolicies } from './egress.ts'
-import { findCluster, reading, requireManifests, requireResidency } from './gate.ts'
+import { findCluster, type ResidencyReader, reading, requireManifests, requireResidency } from './gate.ts'
 import { finding, judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
 import { listManifests, noManifest, readManifest, readTrustedKeys } from './manifest.ts'
 import { readTenancy, type Tenancy } from './tenants.ts'
@@ -55,11 +54,7 @@ const RULES: readonly Rule[] = Object.entries({
  * @throws TabibError CONFIG_INVALID when no regions are configured; POSTGRES_UNREACHABLE …: without the tenants there is
  * nothing to judge by.
  */
-export async function checkResidency(app: {
-  db: Queryable
-  config: Pick<Config, 'residency'>
-  fetch(): Fetch
-}): Promise<ResidencyCheck> {
+export async function checkResidency(app: ResidencyReader): Promise<ResidencyCheck> {
   const residency = requireResidency(app.config)
   const tenancy = await readTenancy(app)
   const clusters = Object.keys(residency.clusters)
@@ -92,7 +87,7 @@ export async function checkResidency(app: {
  * could not be read and nothing amiss was seen.
  */
 export async function misplaced(
-  app: Parameters<typeof checkResidency>[0],
+  app: ResidencyReader,
 ): Promise<{ count: number | undefined; objects: string[]; unread: string[] }> {
   const { findings } = await checkResidency(app)
   const of = (wanted: RegExp) => findings.filter(({ id }) => wanted.test(id)).map(({ object }) => object)
