@@ -33,6 +33,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     'promtool',
     'alertmanager',
     'softhsm2-util',
+    'pgbouncer',
     'patroni',
     'etcd',
   ])

@@ -56,6 +56,13 @@ const PROGRAMS = {
   patroni: { names: ['patroni'], apt: 'patroni', dnf: 'patroni', brew: 'patroni', units: ['patroni'] },
   etcd: { names: ['etcd'], apt: 'etcd-server', dnf: 'etcd', brew: 'etcd', units: ['etcd'] },
   'softhsm2-util': { names: ['softhsm2-util'], apt: 'softhsm2', dnf: 'softhsm', brew: 'softhsm', units: [] },
+  pgbouncer: {
+    names: ['pgbouncer'],
+    apt: 'pgbouncer',
+    dnf: 'pgbouncer',
+    brew: 'pgbouncer',
+    units: ['pgbouncer'],
+  },
 } satisfies Record<string, Program>
 
 export type ProgramName = keyof typeof PROGRAMS
