@@ -360,19 +360,12 @@ class Attempts {
   /** Inserts as the owner; where that is refused with the tenant set, and where that is too as the role itself. */
   async #store(table: string, given: StoredRow, tenant: string): Promise<StoredRow> {
     const inserts = (prefix: string) => async (sql: string) => {
-      const raw = this.#connection.raw
-      await raw.query('savepoint made')
-      try {
-        if (prefix) await raw.query(prefix)
-        const { rows } = await raw.query(sql)
-        if (prefix) await raw.query(`reset role; ${this.#setTenant('')}`)
-        await raw.query('release savepoint made')
-        if (!rows[0]) throw new NoRow('a trigger or rule kept the row out')
-        return rows[0] as StoredRow
-      } catch (error) {
-        await raw.query('rollback to savepoint made; release savepoint made')
-        throw error
-      }
+      const before = prefix ? [prefix] : []
+      const after = prefix ? ['reset role', this.#setTenant('')] : []
+      const results = await inSavepoint(this.#connection.raw, [...before, sql, ...after], 'kept')
+      const row = results.find(({ command }) => command === 'INSERT')?.rows[0]
+      if (!row) throw new NoRow('a trigger or rule kept the row out')
+      return row as StoredRow
     }
     const set = this.#setTenant(tenant)
     const ways = [...(this.#careful ? [] : ['']), set, `set local role ${this.#role}; ${set}`]
@@ -808,14 +801,10 @@ class Attempts {
 
   /** Runs one statement and keeps its effect; the server's message where it refused. */
   async #try(sql: string): Promise<string | undefined> {
-    const raw = this.#connection.raw
-    await raw.query('savepoint one')
     try {
-      await raw.query(sql)
-      await raw.query('release savepoint one')
+      await inSavepoint(this.#connection.raw, [sql], 'kept')
       return undefined
     } catch (error) {
-      await raw.query('rollback to savepoint one; release savepoint one')
       return (error as Error).message
     }
   }
@@ -847,13 +836,25 @@ async function rolledBack(
   become: string,
   sql: string,
 ): Promise<pg.QueryResult | undefined> {
-  await raw.query('savepoint one')
   try {
-    await raw.query(become)
-    return await raw.query(sql)
+    return (await inSavepoint(raw, [become, sql], 'rolled back')).at(-1)
   } catch {
     return undefined
-  } finally {
+  }
+}
+
+/** Sends statements in one message, and returns a result for each; where one is refused nothing of them is left. */
+async function inSavepoint(
+  raw: Connection['raw'],
+  statements: string[],
+  end: 'kept' | 'rolled back',
+): Promise<pg.QueryResult[]> {
+  const ends = [...(end === 'kept' ? [] : ['rollback to savepoint one']), 'release savepoint one']
+  try {
+    const results: unknown = await raw.query(['savepoint one', ...statements, ...ends].join('; '))
+    return (results as pg.QueryResult[]).slice(1, -ends.length)
+  } catch (error) {
     await raw.query('rollback to savepoint one; release savepoint one')
+    throw error
   }
 }
