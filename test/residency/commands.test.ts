@@ -485,6 +485,15 @@ describe('the check', () => {
         'residency/untagged cluster kandahar-dr, member n2 (replica)',
       ].sort(),
     )
+    const { json: status } = await tabib('status', 'billing/FM-22', '--json')
+    expect(status.result.modes[0]).toMatchObject({
+      verdict: 'firing',
+      value: 5,
+      evidence: {
+        objects: expect.arrayContaining(['backup junk']),
+        unread: expect.not.arrayContaining(['backup junk']),
+      },
+    })
   })
 
   test('finds nothing in the policy that tabib compiled, for all tenants and for one', async () => {

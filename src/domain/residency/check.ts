@@ -90,9 +90,13 @@ export async function misplaced(
   app: ResidencyReader,
 ): Promise<{ count: number | undefined; objects: string[]; unread: string[] }> {
   const { findings } = await checkResidency(app)
-  const of = (wanted: RegExp) => findings.filter(({ id }) => wanted.test(id)).map(({ object }) => object)
-  const objects = of(/\/(disallowed|untagged|unknown-region|wrong-cluster)$/)
-  const unreadable = of(/-unread$/)
+  // A manifest that is not believed was read: its backup does not say where it is.
+  const isAmiss = ({ id, evidence }: Finding) =>
+    /\/(disallowed|untagged|unknown-region|wrong-cluster)$/.test(id) || evidence.code === 'MANIFEST_INVALID'
+  const objects = findings.filter(isAmiss).map(({ object }) => object)
+  const unreadable = findings
+    .filter((one) => /-unread$/.test(one.id) && !isAmiss(one))
+    .map(({ object }) => object)
   const isKnown = objects.length > 0 || unreadable.length === 0
   return { count: isKnown ? objects.length : undefined, objects, unread: unreadable }
 }
