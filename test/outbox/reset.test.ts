@@ -95,7 +95,8 @@ it('an outbox restored into another cluster is refused, reset once, and relayed 
     events: 3,
     republish: 2,
   })
-  expect(await applyReset({ db: restored }, { service: 'billing', since, runId: randomUUID() })).toEqual({
+  const reset = { db: restored, nats: nats.client }
+  expect(await applyReset(reset, { service: 'billing', since, runId: randomUUID() })).toEqual({
     republish: 2,
     settled: 1,
   })
@@ -110,4 +111,32 @@ it('an outbox restored into another cluster is refused, reset once, and relayed 
   await expect(planReset({ db: restored, config }, { service: 'billing', since })).rejects.toMatchObject({
     code: 'NOT_NEEDED',
   })
+})
+
+it('looks in the stream from a time on, so that a reset need not read what was stored long before', async () => {
+  const stream = 'reset-times'
+  await nats.client.ensureStream({ name: stream, subjects: ['reset-times.>'] })
+  const stored = async (id: string) => {
+    const message = {
+      subject: 'reset-times.a',
+      messageId: id,
+      headers: new Map(),
+      payload: Buffer.from('{}'),
+    }
+    await nats.client.store(message)
+    return (await nats.client.message(stream, (await nats.client.stream(stream))!.state.last_seq))!.time
+  }
+  const first = await stored('first')
+  let last = await stored('2')
+  // Times are read to the millisecond.
+  for (let n = 3; last.getTime() === first.getTime(); n++) last = await stored(`${n}`)
+  const seqs = async (from: Date) => {
+    const found: number[] = []
+    for await (const { seq } of nats.client.messages(stream, from)) found.push(seq)
+    return found
+  }
+  const all = await seqs(new Date(0))
+  expect(all[0]).toBe(1)
+  expect(await seqs(last)).toEqual(all.slice(-1))
+  expect(await seqs(new Date(last.getTime() + 60_000))).toEqual([])
 })

@@ -124,8 +124,15 @@ export interface Nats extends AsyncDisposable {
   consumer(stream: string, durable: string): Promise<Consumer>
   /** One stored message, or undefined when the stream no longer has it. */
   message(stream: string, seq: number): Promise<StoredMessage | undefined>
-  /** Stored messages from `fromSeq` to the end that the stream had when called, payloads left out unless asked for. */
-  messages(stream: string, fromSeq: number, options?: { payloads?: boolean }): AsyncIterable<StoredMessage>
+  /**
+   * Stored messages from a sequence, or from a time by the server's clock, to the end that the stream had when called;
+   * payloads left out unless asked for.
+   */
+  messages(
+    stream: string,
+    from: number | Date,
+    options?: { payloads?: boolean },
+  ): AsyncIterable<StoredMessage>
   /** Core NATS: fire and forget, no delivery promise. */
   notify(subject: string, payload?: Uint8Array): Promise<void>
   /** Core NATS: calls `heard` for every message until disposed. */
@@ -292,13 +299,15 @@ export function openNats(options: NatsOptions): Nats {
           payload: found.data,
         }
       }),
-    async *messages(stream, fromSeq, { payloads = false } = {}) {
+    async *messages(stream, from, { payloads = false } = {}) {
       const info = await nats.stream(stream)
       const last = info?.state.last_seq ?? 0
-      if (!info || info.state.messages === 0 || fromSeq > last) return
+      if (!info || info.state.messages === 0 || (typeof from === 'number' && from > last)) return
       const ordered = await jetStreamCall(async () =>
         jetstream(await connection()).consumers.get(stream, {
-          opt_start_seq: Math.max(fromSeq, info.state.first_seq),
+          ...(typeof from === 'number'
+            ? { opt_start_seq: Math.max(from, info.state.first_seq) }
+            : { opt_start_time: from.toISOString() }),
           headers_only: !payloads,
         }),
       )

@@ -1,7 +1,8 @@
+import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
-import { type Service, schemaOf } from '../../service.ts'
+import { eventStreamOf, type Service, schemaOf } from '../../service.ts'
 import { acquireLease, releaseLease } from './lease.ts'
 import { loadPosition, savePosition } from './position.ts'
 
@@ -53,12 +54,13 @@ export async function planReset(
  * Takes a restored outbox up again in this cluster: rewrites the transaction ids and starts a position that counts
  * everything before `since` as published. Runs in one transaction under the lease, so no relay sees half of it.
  *
- * @throws TabibError LOCKED when a relay holds the lease.
+ * @throws TabibError LOCKED when a relay holds the lease; NATS_UNREACHABLE, since the stream tells where to look.
  */
 export async function applyReset(
-  { db }: { db: Database },
+  { db, nats }: { db: Database; nats: Nats },
   { service, since, runId }: { service: Service; since: Date; runId: string },
 ): Promise<{ republish: number; settled: number }> {
+  const streamSeq = await lastBefore(nats, service, new Date(since.getTime() - CLOCKS_APART_MS))
   const attempt = await acquireLease({ db }, { service, holder: `outbox reset ${runId}`, ttlMs: 60_000 })
   if (attempt.kind === 'standby') {
     throw new TabibError('LOCKED', `${attempt.holder} relays the ${service} outbox; stop it first`, {
@@ -72,7 +74,7 @@ export async function applyReset(
         [schemaOf(service), since],
       )
       if (!reset) throw new TabibError('BUG', 'reset_outbox returned nothing')
-      const position = { done: reset.done, target: null, afterSeq: 0n, streamSeq: 0, gaps: [] }
+      const position = { done: reset.done, target: null, afterSeq: 0n, streamSeq, gaps: [] }
       if (!(await savePosition({ db: tx }, attempt.lease, position))) {
         throw new TabibError('LOCKED', `a relay took the ${service} outbox over meanwhile`)
       }
@@ -81,6 +83,16 @@ export async function applyReset(
   } finally {
     await releaseLease({ db }, attempt.lease)
   }
+}
+
+// How far the clock of NATS may be behind that of Postgres.
+const CLOCKS_APART_MS = 300_000
+
+/** The last message stored before a time: what the relay looks for was created since, and lies behind it. */
+async function lastBefore(nats: Nats, service: Service, time: Date): Promise<number> {
+  const stream = eventStreamOf(service)
+  for await (const { seq } of nats.messages(stream, time)) return seq - 1
+  return (await nats.stream(stream))?.state.last_seq ?? 0
 }
 
 async function restoredFrom(
