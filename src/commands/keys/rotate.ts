@@ -10,6 +10,7 @@ import {
   rotateKeys,
   SIGNING_ALGORITHMS,
 } from '../../domain/keys/rotate.ts'
+import { TabibError } from '../../errors.ts'
 import { purposeFlag } from '../../flags.ts'
 import { details, mark } from '../../render.ts'
 
@@ -67,25 +68,33 @@ export default class KeysRotate extends TabibCommand<typeof KeysRotate> {
     await this.confirmModerate(`Rotating the keys of ${purpose}`)
     const given = this.argv.filter((arg, i) => !/^--apply(=|$)/.test(arg) && this.argv[i - 1] !== '--apply')
     this.resumeWith = [this.config.bin, this.commandName, ...given, '--apply', hash].join(' ')
-    const result = await this.mutate({ targets: [`keys:${purpose}`], planHash: hash }, async () => {
+    const work = async () => {
       const started = await rotateKeys(app, { ...plan, by: this.actor })
       return wait ? { ...started, ...(await this.#untilActive(app, started)) } : started
-    })
+    }
+    const result = await this.mutate({ targets: [`keys:${purpose}`], planHash: hash }, work).catch(
+      (error) => {
+        if (error instanceof TabibError && error.code === 'TIMED_OUT')
+          error.suggestions.push(this.resumeWith!)
+        throw error
+      },
+    )
     this.succeed({ result, text: () => resultText(purpose, result) })
   }
 
   async #untilActive(app: App, started: Advance): Promise<Advance> {
-    let last = started
     const moved = [...started.moved]
+    let shown = ''
+    let last = started
     while (last.waits.length > 0) {
-      const seen = last.waits.join('; ')
+      // Seconds run down with each look; what is waited for is told when it changes.
+      const waits = last.waits.join('; ').replace(/\d+ s /g, '')
+      if (waits !== shown) this.note(`waits for ${last.waits.join('; ')}`)
+      shown = waits
       await delay(LOOK_EVERY_MS, undefined, { signal: this.signal }).catch(() => {})
       this.signal.throwIfAborted()
       last = await advanceKeys(app, { purpose: this.flags.purpose, by: this.actor })
       moved.push(...last.moved)
-      const now = last.waits.join('; ')
-      if (now !== '' && now.replace(/\d+ s/g, '') !== seen.replace(/\d+ s/g, ''))
-        this.note(`waits for ${now}`)
     }
     return { ...last, moved }
   }
@@ -95,10 +104,12 @@ const planText = ({ active, candidate, algorithm, policy, taint }: RotationPlan)
   details({
     'signs now': active ?? 'no key yet: the new one signs at once',
     'signs next': candidate ? `${candidate}, under way` : `a new ${algorithm} key`,
-    'before it signs': policy.allAttest
-      ? 'until every verifier attests it'
-      : `until every verifier attests it, and ${policy.cacheAgeS + policy.skewS} s for others' caches`,
-    'old key': `published for ${policy.overlapS} s together with the new one, at least`,
+    ...(active && {
+      'before it signs': policy.allAttest
+        ? 'every verifier attests it'
+        : `every verifier attests it, and caches of others have ${policy.cacheAgeS + policy.skewS} s`,
+      'old key': `published for ${policy.overlapS} s together with the new one, at least`,
+    }),
     tainted: taint ? 'the old key never signs again' : undefined,
   })
 

@@ -21,7 +21,7 @@ export default class KeysStatus extends TabibCommand<typeof KeysStatus> {
       status: result.some(({ problems }) => problems.length > 0) ? 'findings' : 'ok',
       text: () =>
         result.map(statusText).join('\n') ||
-        'there is no signing key yet; next: tabib keys rotate --purpose <name>',
+        `there is no signing key yet; next: tabib keys rotate --purpose ${this.flags.purpose ?? '<name>'}`,
     })
   }
 }

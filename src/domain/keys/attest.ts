@@ -90,7 +90,7 @@ export async function activationWaits(db: Queryable, key: SigningKey): Promise<s
   ]
 }
 
-/** Forgets verifiers that were silent for a day, or stopped. */
+/** Forgets verifiers that were not heard from for a day. */
 export async function forgetVerifiers({ db }: { db: Queryable }): Promise<void> {
   await db.query(`delete from tabib.verifier where attested_at < clock_timestamp() - interval '1 day'`)
 }

@@ -215,7 +215,7 @@ export function assertOverlap({ overlapS, cacheAgeS, skewS, tokenLifetimeS }: Ke
     'OVERLAP_TOO_SHORT',
     `an overlap of ${overlapS} s does not cover a rotation: verifiers may keep a key set for ${cacheAgeS} s, clocks differ by ${skewS} s, and a token lives ${tokenLifetimeS} s; at least ${neededS} s are needed`,
     {
-      suggestions: [`tabib keys rotate --overlap ${neededS}s`, 'a shorter --token-lifetime'],
+      suggestions: [`the same command with --overlap ${neededS}s, or with a shorter --token-lifetime`],
       ref: 'runbooks/billing/fm-20-jwks-not-refreshed.md',
       context: { overlapS, neededS },
     },

@@ -60,7 +60,7 @@ const LEAST_BETWEEN_LOADS_MS = 250
 const LONGEST_BACK_OFF_MS = 10_000
 /** More tokens than this do not wait for a load together: a flood of forged ones must not fill the memory. */
 const MOST_WAITING = 10_000
-const MOST_UNKNOWN_KEYS = 20
+const MOST_UNKNOWN_KEYS = 50
 const MOST_ANNOUNCED = 1_000
 
 /**
@@ -87,6 +87,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   let failures = 0
   let running: Promise<void> | undefined
   let queued: Promise<void> | undefined
+  let next: NodeJS.Timeout | undefined
   let attested: { hash: string; current: string } | undefined
   let said: Promise<void> | undefined
   let saying = false
@@ -106,8 +107,20 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     } catch (error) {
       failures += 1
       throw error
+    } finally {
+      loadLater()
     }
     if (keys.hash !== attested?.hash) said = say()
+  }
+  /** Every load, whoever asked for it, puts the next one off: until it is due, or until the back-off is over. */
+  const loadLater = (): void => {
+    clearTimeout(next)
+    if (stop.signal.aborted) return
+    const afterMs = failures === 0 ? reloadEveryMs * (0.9 + Math.random() * 0.2) : backOffMs(failures)
+    next = setTimeout(() => {
+      listen()
+      reload().catch(() => {})
+    }, afterMs)
   }
   /** A load that begins from now on, shared by all who ask before it does. Rejects when it fails. */
   const reload = (): Promise<void> => {
@@ -135,7 +148,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
         ...sent,
       })
       attested = { hash, current }
-      if (current !== hash && !stopped) void reload().catch(() => {})
+      if (current !== hash && !stopped) reload().catch(() => {})
     } catch {
       // Told next time; who cannot attest counts as silent meanwhile.
       report = addReports(sent, report)
@@ -148,24 +161,13 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     listening ??= nats?.listen(announcementSubject(purpose), (_, payload) => {
       for (const kid of readAnnouncement(payload).revoked)
         if (announced.size < MOST_ANNOUNCED) announced.set(kid, performance.now())
-      void reload().catch(() => {})
+      reload().catch(() => {})
     })
     // NATS may be away when the process starts; asked again before the next load.
     listening?.catch(() => {
       listening = undefined
     })
   }
-  const keepLoading = async () => {
-    while (!stop.signal.aborted) {
-      listen()
-      await reload().catch(() => {})
-      await nap(
-        failures === 0 ? reloadEveryMs * (0.9 + Math.random() * 0.2) : backOffMs(failures),
-        stop.signal,
-      )
-    }
-  }
-
   const isRevoked = (kid: string) => announced.has(kid) || keys?.revoked.has(kid) === true
   const refuse = (reason: string, message: string, cause?: unknown): TabibError => {
     report.refused[reason] = (report.refused[reason] ?? 0) + 1
@@ -204,7 +206,6 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   listen()
   await reload().catch(() => {})
   await said
-  const loading = keepLoading()
   const attesting = setInterval(() => {
     said = say()
   }, ATTEST_EVERY_MS)
@@ -251,7 +252,8 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     async [Symbol.asyncDispose]() {
       clearInterval(attesting)
       stop.abort()
-      await loading
+      clearTimeout(next)
+      await (queued ?? running)?.catch(() => {})
       await listening?.then((subscription) => subscription[Symbol.asyncDispose]()).catch(() => {})
       await said
       await say(true)
@@ -296,7 +298,7 @@ interface Keys {
 
 /** Keeps the keys whose probe verifies: only what was proved is held, attested and used. */
 async function proveKeys(keySet: KeySet, known: Keys | undefined): Promise<Omit<Keys, 'loadedAt'>> {
-  const probes = new Map(keySet.probes.map((probe) => [decodeProtectedHeader(probe).kid, probe]))
+  const probes = new Map(keySet.probes.map((probe) => [keyIdOf(probe), probe]))
   const byId = new Map<string, Key>()
   const unproved: string[] = []
   for (const jwk of keySet.keys) {
@@ -330,10 +332,11 @@ function readAnnouncement(payload: Uint8Array): Announcement {
 const emptyReport = (): VerifierReport => ({ accepted: 0, refused: {}, unknownKeys: {} })
 
 function countUnknown({ unknownKeys }: VerifierReport, kid: string): void {
-  // The id is whatever a caller wrote: only what could be a key's is kept, and not many.
+  // The id is whatever a caller wrote: only what could be a key's is kept, and of these the last ones.
   if (!/^[\w-]{43}$/.test(kid)) return
-  if (kid in unknownKeys || Object.keys(unknownKeys).length < MOST_UNKNOWN_KEYS)
-    unknownKeys[kid] = (unknownKeys[kid] ?? 0) + 1
+  const known = Object.keys(unknownKeys)
+  if (!(kid in unknownKeys) && known.length === MOST_UNKNOWN_KEYS) delete unknownKeys[known[0]!]
+  unknownKeys[kid] = (unknownKeys[kid] ?? 0) + 1
 }
 
 function addReports(a: VerifierReport, b: VerifierReport): VerifierReport {
