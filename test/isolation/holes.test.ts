@@ -56,7 +56,7 @@ interface Hole {
   hole: string
   breaks: string
   mends: string
-  finds: string[]
+  finds: unknown[]
   /** Only a superuser can make it. */
   asAdmin?: true
 }
@@ -322,7 +322,29 @@ const HOLES: Hole[] = [
     hole: 'files of the server',
     breaks: 'grant execute on function pg_read_file(text) to $app',
     mends: 'revoke execute on function pg_read_file(text) from $app',
-    finds: ['server-functions pg_read_file(text)'],
+    finds: ['server-objects pg_read_file(text)'],
+    asAdmin: true,
+  },
+  {
+    hole: 'samples of all rows',
+    breaks: 'grant select on pg_statistic to $app',
+    mends: 'revoke select on pg_statistic from $app',
+    finds: ['server-objects pg_statistic'],
+    asAdmin: true,
+  },
+  {
+    hole: 'schemas of its own',
+    breaks: "do $$ begin execute format('grant create on database %I to $app', current_database()); end $$",
+    mends: "do $$ begin execute format('revoke create on database %I from $app', current_database()); end $$",
+    finds: [expect.stringMatching(/^schema-create database foreign_/)],
+  },
+  {
+    hole: 'a restrictive policy that another role of the application escapes',
+    breaks: `create role auditor_$app; grant auditor_$app to $app; grant select on patient to auditor_$app;
+      drop policy tenant on patient; create policy everybody on patient using (true);
+      create policy tenant on patient as restrictive to $app using (${mine})`,
+    mends: `drop policy everybody on patient; ${canonical}; revoke select on patient from auditor_$app; drop role auditor_$app`,
+    finds: ['policy-open public.patient policy everybody'],
     asAdmin: true,
   },
   // ---- roles

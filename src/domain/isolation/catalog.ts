@@ -123,6 +123,8 @@ export interface Catalog {
   roles: Map<number, Role>
   /** Login roles that may become the checked role. */
   logins: Role[]
+  /** For the checked role and each that it may become: the roles whose privileges and policies it then has. */
+  identities: Set<number>[]
   /** Of any role: who may become whom. */
   memberships: { member: number; of: number }[]
   relations: Map<number, Relation>
@@ -144,12 +146,12 @@ export interface Catalog {
     privileges: string[]
   }[]
   settings: { role: string | null; database: string | null; name: string; value: string }[]
-  /** Schemas where the checked role may create. */
+  /** Where the checked role may create: `schema public`, `database app`. */
   creatable: string[]
   largeObjects: number
   servers: string[]
-  /** Functions of the server that read files and other sessions' data, and that the role may execute. */
-  serverFunctions: string[]
+  /** Functions and tables of the server that tell of files, samples of all rows or passwords, and that the role may use. */
+  serverObjects: string[]
   parameters: string[]
 }
 
@@ -178,9 +180,8 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
     `select member::int8::float8 as member, roleid::int8::float8 as of from pg_auth_members
      ${versionNumber >= 160_000 ? 'where inherit_option or set_option' : ''}`,
   )
-  const reach = closure(checked.oid, (oid) =>
-    memberships.filter(({ member }) => member === oid).map((m) => m.of),
-  )
+  const rolesOf = (oid: number) => memberships.filter(({ member }) => member === oid).map((m) => m.of)
+  const reach = closure(checked.oid, rolesOf)
   const all = await readSchemas(db)
   const scope = wantedSchemas(all, schemas).map(({ oid }) => oid)
   // What a role of the server's own, an owner or a superuser may do is told once, as the finding that it is reached.
@@ -215,6 +216,7 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
     reach: new Map([...reach].flatMap((oid) => (roles.has(oid) ? [[oid, roles.get(oid)!]] : []))),
     roles,
     logins: [...members].flatMap((oid) => (roles.get(oid)?.login ? [roles.get(oid)!] : [])),
+    identities: grantees.map((oid) => closure(oid, rolesOf)),
     memberships,
     relations,
     routines,
@@ -437,6 +439,15 @@ const SERVER_FUNCTIONS = [
   'dblink_connect_u',
 ]
 
+// Samples of the rows of every tenant, all large objects, passwords.
+const SERVER_TABLES = [
+  'pg_statistic',
+  'pg_statistic_ext_data',
+  'pg_largeobject',
+  'pg_authid',
+  'pg_user_mapping',
+]
+
 async function readSurroundings(
   db: Queryable,
   { versionNumber, given: [scope, grantees] }: { versionNumber: number; given: [number[], number[]] },
@@ -460,8 +471,12 @@ async function readSurroundings(
      where s.setdatabase in (0, (select oid from pg_database where datname = current_database()))`,
   )
   const creatable = await db.query<{ name: string }>(
-    `select n.nspname as name from pg_namespace n
-     where n.oid = any($1) and 'CREATE' = any(${granted(`coalesce(n.nspacl, acldefault('n', n.nspowner))`)})`,
+    `select 'schema ' || quote_ident(n.nspname) as name from pg_namespace n
+     where n.oid = any($1) and 'CREATE' = any(${granted(`coalesce(n.nspacl, acldefault('n', n.nspowner))`)})
+     union all
+     select 'database ' || quote_ident(d.datname) from pg_database d
+     where d.datname = current_database()
+       and 'CREATE' = any(${granted(`coalesce(d.datacl, acldefault('d', d.datdba))`)})`,
     [scope, grantees],
   )
   const [large] = await db.query<{ n: number }>(
@@ -481,6 +496,12 @@ async function readSurroundings(
        where grantee = any($2::oid[])) and p.proname !~ 'logical_slot'`,
     [SERVER_FUNCTIONS, grantees],
   )
+  const serverTables = await db.query<{ name: string }>(
+    `select c.oid::regclass::text as name from pg_class c
+     where c.relnamespace = 'pg_catalog'::regnamespace and c.relname = any($1)
+       and exists (select from aclexplode(c.relacl) where grantee = any($2::oid[]))`,
+    [SERVER_TABLES, grantees],
+  )
   const parameters =
     versionNumber < 150_000
       ? []
@@ -496,7 +517,7 @@ async function readSurroundings(
     creatable: creatable.map(({ name }) => name),
     largeObjects: large!.n,
     servers: servers.map(({ name }) => name),
-    serverFunctions: serverFunctions.map(({ name }) => name),
+    serverObjects: [...serverFunctions, ...serverTables].map(({ name }) => name),
     parameters: parameters.map(({ name }) => name),
   }
 }

@@ -214,23 +214,25 @@ function usualSetting({ policies, routines }: Catalog): string {
 }
 
 async function onlyGrantee(db: Queryable, { tenantColumn, schemas }: IsolationOptions): Promise<string> {
-  const rows = await db.query<{ name: string }>(
-    `select distinct r.rolname as name
+  const rows = await db.query<{ name: string; writes: boolean }>(
+    `select r.rolname as name, bool_or(g.privilege_type <> 'SELECT') as writes
      from pg_class c join pg_namespace n on n.oid = c.relnamespace
        join pg_attribute a on a.attrelid = c.oid and a.attname = $1 and not a.attisdropped,
        aclexplode(c.relacl) g join pg_roles r on r.oid = g.grantee
      where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and (cardinality($2::text[]) = 0 or n.nspname = any($2))
-       and g.grantee <> c.relowner and g.privilege_type in ('INSERT', 'UPDATE', 'DELETE') order by 1`,
+       and g.grantee <> c.relowner and g.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+     group by 1 order by 1`,
     [tenantColumn, schemas],
   )
-  const names = rows.map(({ name }) => name)
+  const writers = rows.filter(({ writes }) => writes)
+  const names = (writers.length > 0 ? writers : rows).map(({ name }) => name)
   const own = names.includes('tabib_app') ? 'tabib_app' : names.length === 1 ? names[0] : undefined
   if (own !== undefined) return own
   throw new TabibError(
     'USAGE',
     names.length === 0
       ? `no role has privileges on a table with the column ${tenantColumn}: say which role the application works as`
-      : `several roles write tables with the column ${tenantColumn}: ${names.join(', ')}`,
+      : `several roles have privileges on tables with the column ${tenantColumn}: ${names.join(', ')}`,
     { suggestions: [`tabib isolation check --role ${names[0] ?? '<role>'} --tenant-column ${tenantColumn}`] },
   )
 }

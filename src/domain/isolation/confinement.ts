@@ -30,28 +30,31 @@ export interface Verdict {
  * only, or a row of a confined parent by its foreign key.
  */
 export function judgeAccess(judging: Judging, relation: Relation, access: Access): Verdict {
-  const { catalog } = judging
   const command = access === 'update check' ? 'update' : access
-  const policies = catalog.policies.filter(
-    (policy) =>
-      policy.relation === relation.oid &&
-      (policy.command === command || policy.command === 'all') &&
-      policy.roles.some((role) => role === 0 || catalog.reach.has(role)),
-  )
-  const judged = policies.map((policy) => {
-    const written = access === 'insert' || access === 'update check'
-    const text = written ? (policy.check ?? policy.using) : policy.using
-    // Without an expression a policy lets nothing through.
-    const why = text === null ? undefined : whyOpen(judging, relation, parseExpression(text))
-    return { policy, why }
+  const written = access === 'insert' || access === 'update check'
+  const judged = judging.catalog.policies
+    .filter((policy) => policy.relation === relation.oid && [command, 'all'].includes(policy.command))
+    .map((policy) => {
+      const text = written ? (policy.check ?? policy.using) : policy.using
+      // Without an expression a policy lets nothing through.
+      const why = text === null ? undefined : whyOpen(judging, relation, parseExpression(text))
+      return { policy, why }
+    })
+  // What restrains the role may not restrain it once it has become another.
+  const openedBy = judging.catalog.identities.flatMap((identity) => {
+    const applying = judged.filter(({ policy }) =>
+      policy.roles.some((role) => role === 0 || identity.has(role)),
+    )
+    if (applying.some(({ policy, why }) => !policy.permissive && why === undefined)) return []
+    return applying.flatMap(({ policy, why }) =>
+      policy.permissive && why !== undefined ? [{ policy, why }] : [],
+    )
   })
-  if (judged.some(({ policy, why }) => !policy.permissive && why === undefined)) {
-    return { access, confined: true, openedBy: [] }
+  return {
+    access,
+    confined: openedBy.length === 0,
+    openedBy: [...new Map(openedBy.map((one) => [one.policy, one])).values()],
   }
-  const openedBy = judged.flatMap(({ policy, why }) =>
-    policy.permissive && why !== undefined ? [{ policy, why }] : [],
-  )
-  return { access, confined: openedBy.length === 0, openedBy }
 }
 
 /** Why an expression does not confine a row to the tenant; undefined when it does. */

@@ -36,7 +36,7 @@ const TITLES = {
     'schema-create': 'the role cannot create objects',
     'large-objects': 'the role reads no large objects, which know no tenant',
     'foreign-server': 'the role uses no foreign server',
-    'server-functions': 'the role reads no files of the server',
+    'server-objects': 'the role reads no files, samples or passwords of the server',
     'role-settings': 'no setting gives sessions a tenant or a role by default',
   },
   code: {
@@ -642,15 +642,15 @@ function surroundingFindings(
   }
   for (const schema of catalog.creatable) {
     // Before Postgres 15 everybody may create in public, of the server's own making.
-    const usual = schema === 'public' && catalog.versionNumber < 150_000
+    const usual = schema === 'schema public' && catalog.versionNumber < 150_000
     findings.push(
       finding(
         'schema-create',
         usual ? 'warning' : 'error',
-        `schema ${schema}`,
+        schema,
         `${role.name} may create there: functions and tables that others take for the real ones`,
         {
-          fix: `revoke create on schema ${schema} from ${role.name}, public;`,
+          fix: `revoke create on ${schema} from ${role.name}, public;`,
         },
       ),
     )
@@ -681,10 +681,10 @@ function surroundingFindings(
       ),
     )
   }
-  for (const name of catalog.serverFunctions) {
+  for (const name of catalog.serverObjects) {
     findings.push(
-      finding('server-functions', 'critical', name, `${role.name} may execute it`, {
-        fix: `revoke execute on function ${name} from ${role.name}, public;`,
+      finding('server-objects', 'critical', name, `${role.name} may use it`, {
+        fix: `revoke all on ${name.includes('(') ? 'function ' : ''}${name} from ${role.name}, public;`,
       }),
     )
   }
@@ -754,7 +754,9 @@ function viewFindings(catalog: Catalog, tables: TenantTables['tables']): Finding
   return [...catalog.relations.values()].flatMap((view) => {
     if ((view.kind !== 'view' && view.kind !== 'materialized') || !reachable(view)) return []
     const sources = tenantSources(catalog, tables, view.oid)
-    if (sources.length === 0 || (view.kind === 'view' && view.invoker)) return []
+    // A view of the role's own runs as the role.
+    const asReader = view.kind === 'view' && (view.invoker || view.owner === role.oid)
+    if (sources.length === 0 || asReader) return []
     const from = { evidence: { reads: sources } }
     if (view.kind === 'materialized') {
       return [
