@@ -188,6 +188,11 @@ test('the command exits 1 and prints what CI reads; without a copy it warns and 
     2,
     expect.stringContaining('Try: tabib isolation check --tenant-column tenant_id'),
   ])
+  const elsewhere = await run('--schema', 'nowhere')
+  expect([elsewhere.exitCode, elsewhere.stderr]).toEqual([
+    2,
+    expect.stringContaining('there is no schema nowhere'),
+  ])
   const nobody = await runAs('nobody')
   expect([nobody.exitCode, nobody.stderr]).toEqual([2, expect.stringContaining('there is no role "nobody"')])
 })

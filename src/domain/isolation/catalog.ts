@@ -252,6 +252,11 @@ function readSchemas(db: Queryable): Promise<{ oid: number; name: string }[]> {
   )
 }
 
+/** @throws TabibError NOT_FOUND for a schema that does not exist. */
+export async function assertSchemas(db: Queryable, schemas: readonly string[]): Promise<void> {
+  wantedSchemas(await readSchemas(db), schemas)
+}
+
 function wantedSchemas<S extends { name: string }>(all: S[], wanted: readonly string[]): S[] {
   const unknown = wanted.filter((name) => !all.some((one) => one.name === name))
   if (unknown.length > 0) {

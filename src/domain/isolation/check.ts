@@ -5,7 +5,7 @@ import { copySchema } from '../../adapters/postgres/scratch.ts'
 import { TabibError } from '../../errors.ts'
 import type { FindingsReport } from '../../findings-report.ts'
 import { ATTEMPT_RULES, type AttemptResult, attemptCrossings } from './attempt.ts'
-import { type Catalog, type Routine, readCatalog } from './catalog.ts'
+import { assertSchemas, type Catalog, type Routine, readCatalog } from './catalog.ts'
 import { type Judging, judgeAccess, routineOf } from './confinement.ts'
 import { parseExpression, within } from './expression.ts'
 import { CATALOG_RULES, catalogFindings, finding, findTenantTables, type TenantTables } from './rules.ts'
@@ -36,6 +36,7 @@ export async function checkIsolation(
   const [{ connectedAs }] = (await db.query<{ connectedAs: string }>(
     'select session_user as "connectedAs"',
   )) as [{ connectedAs: string }]
+  await assertSchemas(db, options.schemas)
   const role = options.role ?? (await onlyGrantee(db, options))
   const catalog = await db.transaction((tx) => readCatalog(tx, { ...options, role }))
   const tenants = findTenantTables(catalog)
