@@ -230,6 +230,18 @@ test('a rotation is rolled back from every phase before the old key is retired, 
   await expect(roll()).rejects.toMatchObject({ code: 'NOT_NEEDED' })
 })
 
+test('a rollback that was planned before another rotation is refused, and changes nothing', async () => {
+  const purpose = newPurpose()
+  await rotate(purpose)
+  await rotate(purpose)
+  const plan = await planRollback(database, { purpose })
+  await rotate(purpose)
+  const before = await listKeys(database, { purpose })
+  await expect(rollbackRotation(systems(), { plan, by })).rejects.toMatchObject({ code: 'PLAN_STALE' })
+  const signing = (keys: typeof before) => keys.map(({ kid, phase, barred }) => ({ kid, phase, barred }))
+  expect(signing(await listKeys(database, { purpose }))).toEqual(signing(before))
+})
+
 test('a tainted key is replaced in order and never signs again', async () => {
   const purpose = newPurpose()
   const { kid: first } = await rotate(purpose)
@@ -272,4 +284,36 @@ test('a leaked key is revoked even while the key store is away', async () => {
   await expect(activeKey(database, { purpose })).rejects.toMatchObject({ code: 'NOT_FOUND' })
   await rotate(purpose)
   await activeKey(database, { purpose })
+})
+
+test('a leaked key is revoked even while the key store hangs', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const asked = { kid, reason: 'leaked', by, runId: crypto.randomUUID() }
+  const hanging = { ...systems(), keyStore: () => new Promise<never>(() => {}) }
+  expect(await revokeKey(hanging, asked)).toMatchObject({ revoked: true, successor: null })
+  expect(await publishedKeys(database, { purpose })).toEqual({ keys: [], revoked: [kid], probes: [] })
+})
+
+test('a key is revoked by two at once: one successor, and both name it', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const revoke = () => revokeKey(systems(), { kid, reason: 'leaked', by, runId: crypto.randomUUID() })
+  let first: ReturnType<typeof revoke> | undefined
+  // The second has looked the key up before the first revokes it.
+  const db: Database = {
+    ...database.db,
+    query: async (...sent) => {
+      const rows = await database.db.query(...sent)
+      first ??= revoke()
+      await first
+      return rows as never
+    },
+  }
+  const second = await revokeKey(
+    { ...systems(), db },
+    { kid, reason: 'leaked', by, runId: crypto.randomUUID() },
+  )
+  expect(second).toMatchObject({ revoked: false, successor: (await first)?.successor })
+  expect(await phases(purpose)).toEqual(['revoked', 'activate'])
 })

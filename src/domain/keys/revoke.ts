@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { announceKeys } from './announce.ts'
@@ -55,7 +56,7 @@ export async function revokeKey(
   { kid, reason, by, runId }: { kid: string; reason: string; by: string; runId: string },
 ): Promise<Revocation> {
   const { db } = systems
-  const { key, others } = await findKey(db, kid)
+  const { key } = await findKey(db, kid)
   const { purpose } = key
   const next = key.phase === 'activate' ? await successorOf(systems, key, by) : null
   const revoked = await db.transaction(async (tx) => {
@@ -72,20 +73,33 @@ export async function revokeKey(
   })
   const { announced } = await announceKeys(systems, { purpose, revoked: [kid] })
   // Whoever holds a copy is refused already; a store that is away destroys its own at the worker's next pass.
-  await destroyEnded(systems, { purpose }).catch(() => {})
-  return { kid, purpose, revoked, successor: next ?? kidIn(others, ['activate']), announced }
+  await soon(destroyEnded(systems, { purpose }).catch(() => {}))
+  // Another may have come to sign, or to sign no more, since the key was looked up.
+  const successor = kidIn(await listKeys({ db }, { purpose }), ['activate'])
+  return { kid, purpose, revoked, successor, announced }
 }
 
 const NOT_REVOKED = KEY_PHASES.filter((phase) => phase !== 'revoked')
 
 /** A key that can take over; null when none can be made now, which must not keep a leaked key in use. */
 async function successorOf(systems: KeySystems, key: SigningKey, by: string): Promise<string | null> {
-  const { purpose, algorithm } = key
-  try {
-    return await prepareKey(systems, { purpose, algorithm, policy: key, by })
-  } catch (error) {
+  const { purpose, algorithm, kid: active } = key
+  const preparing = prepareKey(systems, { purpose, algorithm, policy: key, active, by }).catch((error) => {
     if (error instanceof TabibError) return null
     throw error
+  })
+  return (await soon(preparing)) ?? null
+}
+
+const SOON_MS = 2_000
+
+/** What comes of work on the key store, if it comes soon: a store that hangs must not keep a leaked key in use either. */
+async function soon<T>(work: Promise<T>): Promise<T | undefined> {
+  const late = new AbortController()
+  try {
+    return await Promise.race([work, delay(SOON_MS, undefined, { signal: late.signal })])
+  } finally {
+    late.abort()
   }
 }
 

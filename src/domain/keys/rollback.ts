@@ -49,12 +49,13 @@ export async function rollbackRotation(
   const { purpose, kind, from, to } = plan
   await systems.db.transaction(async (tx) => {
     await lockKeys(tx, purpose)
+    const now = await planRollback({ db: tx }, { purpose })
+    if (now.from !== from || now.to !== to) {
+      throw new TabibError('PLAN_STALE', `the keys of ${purpose} have moved since the plan was made`)
+    }
     await tx.query(`update tabib.signing_key set barred = 'rolled-back' where kid = $1`, [from])
-    const done =
-      kind === 'abandon'
-        ? await enterPhase(tx, { kid: from, from: CANDIDATE, to: 'retire', by })
-        : await activateKey(tx, { kid: to, purpose, from: ['drain'], by })
-    if (!done) throw new TabibError('PLAN_STALE', `the keys of ${purpose} have moved since the plan was made`)
+    if (kind === 'abandon') await enterPhase(tx, { kid: from, from: CANDIDATE, to: 'retire', by })
+    else await activateKey(tx, { kid: to, purpose, from: ['drain'], by })
   })
   await announceKeys(systems, { purpose })
   // It is rolled back; a store that is away destroys the private half at the worker's next pass.
