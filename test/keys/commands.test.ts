@@ -58,6 +58,7 @@ test('from the first key to a leaked one', { timeout: 60_000 }, async () => {
 
   const kid = first.kid as string
   expect(await keys('revoke', 'nonsense')).toMatchObject({ exitCode: 2, error: { code: 'NOT_FOUND' } })
+  expect(await keys('revoke')).toMatchObject({ exitCode: 2, error: { code: 'USAGE' } })
   expect(await keys('revoke', kid, '--confirm', kid)).toMatchObject({ error: { code: 'REASON_REQUIRED' } })
   const { result: revoked } = await keys('revoke', kid, '--confirm', kid, '--reason', 'leaked')
   expect(revoked).toMatchObject({ kid, revoked: true, announced: true })

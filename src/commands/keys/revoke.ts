@@ -26,6 +26,7 @@ export default class KeysRevoke extends TabibCommand<typeof KeysRevoke> {
   }
   static override flags = {
     leaked: Flags.boolean({
+      default: false,
       description:
         'the key that signs join tokens which nobody issued (communication/C10), instead of naming one',
     }),
