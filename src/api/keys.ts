@@ -3,6 +3,8 @@ import type { FastifyInstance } from 'fastify'
 import type { App } from '../app.ts'
 import { publishedKeys } from '../domain/keys/key-set.ts'
 
+/** Anything else is no purpose, and never asks Postgres. */
+const PATH = '/api/v1/keys/:purpose(^[a-z][a-z0-9-]{0,39}$)/jwks.json'
 /** For how long caches on the way may answer; a verifier that asks with `no-cache` passes them by. */
 const MAX_AGE_S = 10
 
@@ -11,7 +13,7 @@ const MAX_AGE_S = 10
  * never had a key; 503 when Postgres is away, and readers then go on with what they have.
  */
 export function keyRoutes(server: FastifyInstance, app: App): void {
-  server.get<{ Params: { purpose: string } }>('/api/v1/keys/:purpose/jwks.json', async (request, reply) => {
+  server.get<{ Params: { purpose: string } }>(PATH, async (request, reply) => {
     const { purpose } = request.params
     const keySet = await publishedKeys(app, { purpose }).catch((error: unknown) => {
       app.log.warn({ err: error, purpose }, 'the key set could not be read')

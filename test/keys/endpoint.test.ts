@@ -45,6 +45,11 @@ test('a key set is served with its hash, and not again while it is the same', as
   expect((await load(signal)).keys).toHaveLength(2)
 })
 
+test('what is no name of a purpose is not found, and Postgres is not asked', async () => {
+  for (const purpose of ['%00', 'No', '..%2f..%2fetc', 'x'.repeat(41)])
+    expect((await at(purpose)).status).toBe(404)
+})
+
 test('a purpose without keys is not found, and without Postgres no key set passes for an empty one', async () => {
   expect((await at('nothing')).status).toBe(404)
   const config = loadConfig({ env: { TABIB_DATABASE_URL: 'postgres://tabib@127.0.0.1:1/x' }, cwd: '/' })
