@@ -161,8 +161,13 @@ test('an announcement that is not true refuses nothing for longer than a load ta
   await announceKeys({ nats }, { purpose, revoked: [kid] })
   await vi.waitFor(() => expect(state.loads).toBeGreaterThan(before))
   await vi.waitFor(() => verifier.verify(token, { typ }))
-  await nats.notify(`tabib.keys.${purpose}`, Buffer.from('nonsense'))
+  // What is no key's id could only be meant to be counted as one.
+  for (const said of ['nonsense', '{"revoked":["no key"]}'])
+    await nats.notify(`tabib.keys.${purpose}`, Buffer.from(said))
+  await nats.ping()
   await verifier.verify(token, { typ })
+  const named = `${base64url.encode('{"alg":"ES256","kid":"no key"}')}.e30.AA`
+  await expect(verifier.verify(named, { typ })).rejects.toMatchObject(invalid('unknown-key'))
 })
 
 test('only keys that were proved are held and attested: a wrong public half stops the rotation', async () => {

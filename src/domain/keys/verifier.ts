@@ -62,6 +62,8 @@ const LONGEST_BACK_OFF_MS = 10_000
 const MOST_WAITING = 10_000
 const MOST_UNKNOWN_KEYS = 50
 const MOST_ANNOUNCED = 1_000
+/** An RFC 7638 thumbprint by SHA-256. */
+const KID = /^[\w-]{43}$/
 
 /**
  * Opens a verifier and loads its keys; it goes on trying when that fails, and is not ready meanwhile.
@@ -321,7 +323,7 @@ async function prove(jwk: KeySet['keys'][number], probe: string | undefined): Pr
 }
 
 function readAnnouncement(payload: Uint8Array): Announcement {
-  const shape = z.object({ revoked: z.array(z.string().max(100)).max(100) })
+  const shape = z.object({ revoked: z.array(z.string().regex(KID)).max(100) })
   try {
     return shape.parse(JSON.parse(new TextDecoder().decode(payload)))
   } catch {
@@ -333,7 +335,7 @@ const emptyReport = (): VerifierReport => ({ accepted: 0, refused: {}, unknownKe
 
 function countUnknown({ unknownKeys }: VerifierReport, kid: string): void {
   // The id is whatever a caller wrote: only what could be a key's is kept, and of these the last ones.
-  if (!/^[\w-]{43}$/.test(kid)) return
+  if (!KID.test(kid)) return
   const known = Object.keys(unknownKeys)
   if (!(kid in unknownKeys) && known.length === MOST_UNKNOWN_KEYS) delete unknownKeys[known[0]!]
   unknownKeys[kid] = (unknownKeys[kid] ?? 0) + 1
