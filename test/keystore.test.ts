@@ -1,5 +1,5 @@
 import { generateKeyPairSync, randomBytes, sign } from 'node:crypto'
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -161,6 +161,24 @@ test('no private member of a key lies open in the folder of encrypted files', as
   for (const name of await readdir(join(folder, 'keys'))) {
     expect(await readFile(join(folder, 'keys', name), 'utf8')).not.toContain('"d"')
   }
+})
+
+test('a folder of encrypted files takes no key under a second passphrase', async () => {
+  await using keyStore = await open('file')
+  await keyStore.generate('ES256')
+  const before = await readdir(join(folder, 'keys'))
+  await using other = await open('file', { secret: stores.file!.wrong })
+  await expect(other.generate('ES256')).rejects.toMatchObject({ code: 'NOT_AUTHORISED' })
+  expect(await readdir(join(folder, 'keys'))).toEqual(before)
+})
+
+test('a folder that was there before its keys keeps its mode', async () => {
+  const shared = join(folder, 'shared')
+  await mkdir(shared)
+  await chmod(shared, 0o755)
+  await using keyStore = await open('file', { url: `file:${shared}` })
+  await keyStore.ping()
+  expect((await stat(shared)).mode & 0o777).toBe(0o755)
 })
 
 test('a passphrase that is too short is refused', async () => {

@@ -7,7 +7,7 @@ import {
   sign,
 } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { chmod, link, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { link, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { CompactEncrypt, calculateJwkThumbprint, compactDecrypt, exportJWK, type JWK } from 'jose'
@@ -73,8 +73,23 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
     return found
   }
 
+  /** Opens some key that is there, if any is. */
+  const provePassphrase = async () => {
+    const names = await readdir(folder).catch((cause) => {
+      throw unreadable(folder, cause)
+    })
+    const sealed = names.find((name) => name.endsWith('.jwe'))
+    if (sealed === undefined) return
+    await read(sealed.slice(0, -'.jwe'.length)).catch((error) => {
+      // Destroyed meanwhile.
+      if (error.code !== 'NOT_FOUND') throw error
+    })
+  }
+
   return {
     async generate(algorithm) {
+      // Of two passphrases in one folder, each would open half of the keys.
+      await provePassphrase()
       const { privateKey } = await makePair(...PAIRS[algorithm])
       const jwk = { ...(await exportJWK(privateKey)), alg: algorithm }
       const ref = await calculateJwkThumbprint(jwk)
@@ -98,13 +113,7 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
       opened.delete(ref)
       if (/^[\w-]{43}$/.test(ref)) await rm(join(folder, `${ref}.jwe`), { force: true })
     },
-    async ping() {
-      const names = await readdir(folder).catch((cause) => {
-        throw unreadable(folder, cause)
-      })
-      const sealed = names.find((name) => name.endsWith('.jwe'))
-      if (sealed !== undefined) await read(sealed.slice(0, -'.jwe'.length))
-    },
+    ping: provePassphrase,
     async [Symbol.asyncDispose]() {
       opened.clear()
     },
@@ -134,8 +143,8 @@ async function readPassphrase(secretFile: string | undefined): Promise<string> {
 async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array> {
   const path = join(folder, 'salt')
   try {
+    // A folder that was there keeps its mode: it may be somebody's, and what is put there is sealed and mode 600.
     await mkdir(folder, { recursive: true, mode: 0o700 })
-    await chmod(folder, 0o700)
     // Whoever links first has made the salt; a folder never shows half of one.
     const draft = `${path}.${process.pid}.draft`
     if (!existsSync(path)) {
