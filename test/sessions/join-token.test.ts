@@ -167,6 +167,13 @@ test('a service calls with the token that an operator issued it, for its tenant 
     exitCode: 2,
     stderr: expect.stringMatching(/no tenant nobody/),
   })
+  for (const more of [
+    ['--lifetime', '999ms'],
+    ['--service', 'Scheduling\u001b[2J'],
+  ]) {
+    const argv = ['--service', 'scheduling', '--tenant', other.tenantId, '--file', file, ...more]
+    expect(await tabib('token', 'issue', ...argv)).toMatchObject({ exitCode: 2 })
+  }
   expect(await issue(other.tenantId)).toMatchObject({ exitCode: 0 })
   expect(await issue(other.tenantId)).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/EEXIST/) })
   const serviceToken = await readFile(file, 'utf8')

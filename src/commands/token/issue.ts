@@ -22,6 +22,16 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
 
   async run(): Promise<void> {
     const { service, tenant, file, lifetime: lifetimeMs = DEFAULT_MS } = this.flags
+    if (!/^[a-z][a-z0-9-]{0,39}$/.test(service)) {
+      const seen = JSON.stringify(service)
+      throw new TabibError('USAGE', `${seen} is no service: write lower-case words such as scheduling`)
+    }
+    if (lifetimeMs < 1_000) {
+      throw new TabibError(
+        'USAGE',
+        `a token that lives ${lifetimeMs} ms has expired when it is signed: 1s at least`,
+      )
+    }
     const app = await this.openApp()
     const { issueServiceToken } = await import('../../domain/sessions/caller.ts')
     const targets = [`service ${service}`, `tenant ${tenant}`]
