@@ -303,6 +303,18 @@ describe('the gate', () => {
       }
     })
 
+    // What was revoked is known by its kid: whoever holds the key must not get round that by leaving it out.
+    test('that does not name its key', async () => {
+      const header = Buffer.from(
+        JSON.stringify({ alg: key.algorithm, typ: 'tabib-backup-manifest+jws' }),
+      ).toString('base64url')
+      const payload = Buffer.from(JSON.stringify({ ...(await claims()), label: 'unnamed' })).toString('base64url')
+      const signature = await keyStore.sign(key.ref, Buffer.from(`${header}.${payload}`))
+      const jws = `${header}.${payload}.${Buffer.from(signature).toString('base64url')}`
+      await writeFile(manifestFile('unnamed'), jws)
+      await refusedFor('unnamed', 'it does not name the key that signed it')
+    })
+
     test('that was changed after it was signed', async () => {
       const [header, , signature] = (await readFile(manifestFile('nightly'), 'utf8')).trim().split('.')
       const payload = Buffer.from(JSON.stringify({ ...(await claims()), label: 'changed' })).toString(

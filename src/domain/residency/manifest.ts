@@ -115,8 +115,10 @@ export async function readManifest(
   } catch (cause) {
     throw invalid(`no trusted key's signature holds (${(cause as Error).message})`, cause)
   }
-  const { typ, kid = '' } = verified.protectedHeader
+  const { typ, kid } = verified.protectedHeader
   if (typ !== MANIFEST_TYPE) throw invalid(`it is a "${typ}"`)
+  // jose then takes the only key there is, and whether that was revoked is asked by its kid.
+  if (kid === undefined) throw invalid('it does not name the key that signed it')
   const claims = manifestSchema.safeParse(parseJson(new TextDecoder().decode(verified.payload)))
   if (!claims.success) throw invalid('its claims are not those of a manifest', claims.error)
   if (claims.data.label !== label) throw invalid(`it was signed for backup ${claims.data.label}`)
