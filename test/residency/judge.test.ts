@@ -156,6 +156,15 @@ describe('a cluster', () => {
   })
 })
 
+test.each([
+  ['behind', -20, /27.0 h old/],
+  ['ahead', 20, /47.0 h old/],
+])('a database whose clock is %s makes no stale manifest fresh', (_, offH, why) => {
+  const state = stateOf({ ...good, manifest: { ...good.manifest!, ageH: 27 } })
+  if (state.database.read) state.database.value.now = new Date(NOW + offH * HOUR_S * 1_000)
+  expect(judgeTarget(state).map(({ message }) => message)).toEqual([expect.stringMatching(why)])
+})
+
 test('0 wrong decisions over every state of two members, two tenants and three regions', () => {
   const TAGS = [undefined, 'a', 'b', 'x']
   const ALLOWED = [['a'], ['b'], ['a', 'b'], ['a', 'x'], []]

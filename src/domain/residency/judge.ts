@@ -17,7 +17,7 @@ export interface GateState {
   database: Reading<Tenancy>
   cluster: Reading<PatroniCluster>
   manifest: Reading<SignedManifest>
-  /** The time, used where the database's own is unknown. */
+  /** The time here; a manifest is as old as this clock or the database's says, whichever is later. */
   nowMs: number
   maxManifestAgeMs: number
 }
@@ -111,18 +111,20 @@ export function judgeManifest(
   const object = `backup ${label}`
   const again = `tabib residency manifest ${label} --region ${region} --key-region ${keyRegion}`
   const ageMs = (database.read ? database.value.now.getTime() : nowMs) - iat * 1_000
+  // The clock of a standby that is asked may be behind, and would make any manifest young.
+  const oldestMs = Math.max(ageMs, nowMs - iat * 1_000)
   const known = { regions, tenants }
   const findings = [
     ...judgePlace({ object, region, whenUntagged: again }, known),
     ...judgePlace({ object: `key of backup ${label}`, region: keyRegion, whenUntagged: again }, known),
   ]
   // Written so that an age that is no number is too old.
-  if (!(ageMs <= maxManifestAgeMs && ageMs >= -SKEW_MS)) {
+  if (!(oldestMs <= maxManifestAgeMs && ageMs >= -SKEW_MS)) {
     findings.push(
       finding({
         id: 'residency/stale-manifest',
         object,
-        message: `its manifest is ${hours(ageMs)} old; ${hours(maxManifestAgeMs)} at most are believed`,
+        message: `its manifest is ${hours(ageMs < -SKEW_MS ? ageMs : oldestMs)} old; ${hours(maxManifestAgeMs)} at most are believed`,
         evidence: { signedAt: new Date(iat * 1_000).toISOString() },
         fix: again,
       }),
