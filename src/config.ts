@@ -52,6 +52,12 @@ const url = (...protocols: string[]) =>
       },
     )
 
+const restApi = z
+  .url({ protocol: /^https?$/, error: 'a URL such as http://10.20.0.11:8008' })
+  .refine((text) => !URL.canParse(text) || new URL(text).username + new URL(text).password === '', {
+    error: 'no user and password, which errors would print',
+  })
+
 const network = z
   .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
   .refine((cidr) => !cidr.endsWith('/0'), { error: 'every address there is, which is no region' })
@@ -79,10 +85,7 @@ const residency = z.strictObject({
   /** Where traffic may go that carries no tenant's data: pager, Patroni, key management. */
   platform: z.array(network).default([]),
   clusters: z
-    .record(
-      z.string(),
-      z.strictObject({ scope: z.string().optional(), patroni: z.array(url('http', 'https')).min(1) }),
-    )
+    .record(z.string(), z.strictObject({ scope: z.string().optional(), patroni: z.array(restApi).min(1) }))
     .default({}),
   /** Folder of the backups' signed manifests. */
   manifests: z.string().optional(),

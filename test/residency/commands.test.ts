@@ -308,7 +308,9 @@ describe('the gate', () => {
       const header = Buffer.from(
         JSON.stringify({ alg: key.algorithm, typ: 'tabib-backup-manifest+jws' }),
       ).toString('base64url')
-      const payload = Buffer.from(JSON.stringify({ ...(await claims()), label: 'unnamed' })).toString('base64url')
+      const payload = Buffer.from(JSON.stringify({ ...(await claims()), label: 'unnamed' })).toString(
+        'base64url',
+      )
       const signature = await keyStore.sign(key.ref, Buffer.from(`${header}.${payload}`))
       const jws = `${header}.${payload}.${Buffer.from(signature).toString('base64url')}`
       await writeFile(manifestFile('unnamed'), jws)
@@ -545,13 +547,24 @@ describe('bad input', () => {
     await configure({
       regions: { ' Herat': [] },
       platform: ['0.0.0.0/0'],
-      clusters: { a: { patroni: [] } },
+      clusters: {
+        a: { patroni: [] },
+        b: { patroni: ['http://'] },
+        c: { patroni: ['http://u:hidden@10.0.0.1'] },
+      },
     })
     const { exitCode, stderr } = await tabib('residency', 'check')
     expect(exitCode).toBe(2)
-    for (const place of ['regions: " Herat" is no name', 'platform.0: every address', 'clusters.a.patroni']) {
+    for (const place of [
+      'regions: " Herat" is no name',
+      'platform.0: every address',
+      'clusters.a.patroni',
+      'clusters.b.patroni.0: a URL',
+      'clusters.c.patroni.0: no user and password',
+    ]) {
       expect(stderr).toContain(`residency.${place}`)
     }
+    expect(stderr).not.toContain('hidden')
   })
 
   test('is told of regions, tenants, labels, keys and files that are not there', async () => {

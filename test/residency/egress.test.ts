@@ -10,6 +10,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import { addressWithin } from '../../src/adapters/http/client.ts'
 import { type App, createApp, createLogger } from '../../src/app.ts'
+import egressRefused from '../../src/catalog/billing/fm-21-cross-border-transfer.ts'
+import { readStatus } from '../../src/catalog/status.ts'
 import { loadConfig } from '../../src/config.ts'
 import { deliverPages } from '../../src/domain/incident/deliver.ts'
 import { listIncidents } from '../../src/domain/incident/list.ts'
@@ -91,10 +93,13 @@ describe('a request for a tenant', () => {
     expect(received['127.0.0.1']).toEqual([])
   })
 
-  test('is not bounded where no regions are configured', async () => {
+  test('is not bounded where no regions are configured, and nobody says that all is well', async () => {
     await using app = await appWith({})
     await app.fetch(kabul)(urlOf(3))
     expect(received['127.0.0.3']).toHaveLength(1)
+    expect(await readStatus(app, [egressRefused])).toMatchObject([{ verdict: 'unknown' }])
+    await using bounded = await appWith({ residency })
+    expect(await readStatus(bounded, [egressRefused])).toMatchObject([{ verdict: 'ok' }])
   })
 
   test('that was refused is one incident for each host, for ops and compliance', async () => {

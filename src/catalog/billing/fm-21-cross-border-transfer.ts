@@ -15,7 +15,11 @@ export default failureMode({
   severity: 'page',
   detect: {
     metric: 'billing_egress_refused',
-    measure: async (app) => ({ value: await openRefusals(app) }),
+    measure: async (app) => {
+      const count = await openRefusals(app)
+      // Where nothing is known of regions nothing is refused, and that none was says nothing.
+      return { value: count === 0 && app.config.residency === undefined ? undefined : count }
+    },
     fires: { above: 0 },
     says: (count) =>
       count > 0
