@@ -463,6 +463,8 @@ describe('the check', () => {
       'warning residency.policies',
     ])
     expect(exitCode).toBe(0)
+    const { json: status } = await tabib('status', 'billing/FM-22', '--json')
+    expect(status.result.modes[0].verdict).toBe('unknown')
   })
 
   test('finds members, backups and policies that are not, and what it cannot read', async () => {

@@ -83,13 +83,13 @@ export async function checkResidency(app: ResidencyReader): Promise<ResidencyChe
 }
 
 /**
- * Places where data is that some tenant does not allow, or that do not say where they are; undefined while something
- * could not be read and nothing amiss was seen.
+ * Places where data is that some tenant does not allow, or that do not say where they are; undefined while nothing
+ * amiss was seen and something could not be read, or nothing was there to look at.
  */
 export async function misplaced(
   app: ResidencyReader,
 ): Promise<{ count: number | undefined; objects: string[]; unread: string[] }> {
-  const { findings } = await checkResidency(app)
+  const { findings, facts } = await checkResidency(app)
   // A manifest that is not believed was read: its backup does not say where it is.
   const isAmiss = ({ id, evidence }: Finding) =>
     /\/(disallowed|untagged|unknown-region|wrong-cluster)$/.test(id) || evidence.code === 'MANIFEST_INVALID'
@@ -97,7 +97,7 @@ export async function misplaced(
   const unreadable = findings
     .filter((one) => /-unread$/.test(one.id) && !isAmiss(one))
     .map(({ object }) => object)
-  const isKnown = objects.length > 0 || unreadable.length === 0
+  const isKnown = objects.length > 0 || (unreadable.length === 0 && facts.clusters + facts.backups > 0)
   return { count: isKnown ? objects.length : undefined, objects, unread: unreadable }
 }
 
