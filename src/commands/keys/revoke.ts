@@ -3,7 +3,7 @@ import { Args, Flags } from '@oclif/core'
 import type { App } from '../../app.ts'
 import { planned, severe, TabibCommand } from '../../command.ts'
 import { planRevocation, type RevocationPlan, revokeKey } from '../../domain/keys/revoke.ts'
-import { type Acceptance, acceptedUnder, evictRevoked } from '../../domain/sessions/evict.ts'
+import { type Acceptance, acceptedUnder, evictRevoked, sessionsUnder } from '../../domain/sessions/evict.ts'
 import { leakedKeys } from '../../domain/sessions/join-failures.ts'
 import { JOIN_TOKEN } from '../../domain/sessions/join-token.ts'
 import { TabibError } from '../../errors.ts'
@@ -55,9 +55,13 @@ export default class KeysRevoke extends TabibCommand<typeof KeysRevoke> {
       { targets: [target, `key:${kid}`], planHash: hash, reason },
       async () => {
         const revocation = await revokeKey(app, { kid, reason, by: this.actor, runId: this.runId })
-        const evictions = await evictRevoked(app)
-        const sessions = evictions.flatMap((eviction) => (eviction.kid === kid ? eviction.sessions : []))
-        return { ...revocation, sessions, accepted: await acceptedUnder(app, { kid }) }
+        await evictRevoked(app)
+        // The key-rotation worker may have come first, or a run before this one.
+        return {
+          ...revocation,
+          sessions: await sessionsUnder(app, { kid }),
+          accepted: await acceptedUnder(app, { kid }),
+        }
       },
     )
     const { file } = this.flags

@@ -53,6 +53,20 @@ async function evict(tx: Transaction, kid: string): Promise<Eviction> {
   return { kid, tokens: revoked.length, sessions }
 }
 
+/** Sessions that are not over and had a token of a key, whoever put everybody out of them. */
+export function sessionsUnder(
+  { db }: { db: Queryable },
+  { kid }: { kid: string },
+): Promise<Eviction['sessions']> {
+  return db.query(
+    `select tenant_id as "tenantId", id as "sessionId" from virtual_care.session s
+     where status = any($2) and exists (
+       select from virtual_care.join_token t where t.kid = $1 and t.tenant_id = s.tenant_id and t.session_id = s.id)
+     order by id`,
+    [kid, JOINABLE],
+  )
+}
+
 /** One token that was accepted under a key: ids and times, for the forensic review. */
 export interface Acceptance {
   jti: string
