@@ -79,7 +79,7 @@ export interface Outcome {
   warnings?: string[]
 }
 
-type AppFor = 'operator' | 'owner' | 'relay' | 'hurried'
+type AppFor = 'operator' | 'owner' | 'relay' | 'server' | 'hurried'
 
 type FlagsOf<T extends typeof Command> = Interfaces.InferredFlags<
   (typeof TabibCommand)['baseFlags'] & T['flags']
@@ -188,7 +188,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /**
    * Configuration and clients, each opened when first touched; closed when the command ends. `owner` connects to
    * Postgres as the owner of the schemas, for `migrate` alone; `relay` never sends to NATS what it could not send at
-   * once, as relaying wants it; `hurried` gives a server half a second.
+   * once, as relaying wants it; `server` gives Postgres the few seconds that a caller waits, `hurried` half a second.
    */
   protected openApp(as: AppFor = 'operator'): Promise<App> {
     this.#apps[as] ??= (async () => {
@@ -196,6 +196,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
       const { createApp } = await import('./app.ts')
       return createApp(as === 'owner' ? { ...config, databaseUrl: config.ownerDatabaseUrl } : config, {
         onDisconnect: as === 'relay' ? 'fail' : 'resume',
+        ...(as === 'server' ? { connectWithinMs: 3_000, answerWithinMs: 3_000 } : {}),
         ...(as === 'hurried' ? { connectWithinMs: 500, answerWithinMs: 500 } : {}),
       })
     })()

@@ -26,7 +26,7 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
   static override handlesSignals = true
 
   async run(): Promise<void> {
-    const app = await this.openApp()
+    const app = await this.openApp('server')
     await assertMigrated(app)
     const { host = app.config.api.host, port = app.config.api.port } = this.flags
     const stopped = Promise.race([
