@@ -207,6 +207,19 @@ describe('a probe of a key store', () => {
     expect(await flaws()).toEqual([])
     await back('weekly', 'eu-west', 'eu-west')
     expect(await flaws()).toEqual(['backup weekly lies in eu-west; the key of backup weekly lies in eu-west'])
+    await database.db.query(
+      `insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
+         overlap_s, cache_age_s, skew_s, token_lifetime_s, all_attest)
+       values ($1, 'backup-manifest', 'ES256', $1, $2, '', 'activate', 600, 0, 0, 0, false)`,
+      [key.ref, JSON.stringify(key.publicJwk)],
+    )
+    const revoke = `insert into tabib.key_revocation (kid, purpose, reason, revoked_by, run_id)
+                    values ($1, 'backup-manifest', 'leaked', 'root', gen_random_uuid())`
+    await database.db.query(revoke, [key.ref])
+    expect(await flaws()).toEqual([
+      expect.stringContaining('the manifest of backup nightly was signed with a revoked key'),
+    ])
+    await database.owner.query('delete from tabib.key_revocation')
     await writeFile(join(manifests, 'weekly.manifest.jws'), 'forged')
     expect(await flaws()).toEqual([expect.stringContaining('the manifest of backup weekly is not believed')])
   })

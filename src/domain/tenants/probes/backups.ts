@@ -1,3 +1,4 @@
+import type { Database } from '../../../adapters/postgres/client.ts'
 import type { Residency } from '../../../config.ts'
 import { TabibError } from '../../../errors.ts'
 import { requireManifests } from '../../residency/gate.ts'
@@ -16,19 +17,22 @@ const RUNBOOK = 'runbooks/billing/fm-21-cross-border-transfer.md'
  * Holds every backup's signed manifest, backup and key, against where the tenant's data may be. Whether manifests are
  * fresh and which clusters hold what is asked by `tabib residency check`.
  */
-export const backupProbe: TenantProbe<{ residency: Residency | undefined }> = {
+export const backupProbe: TenantProbe<{ db: Database; residency: Residency | undefined }> = {
   id: 'tenant/backup-manifests',
   category: 'residency',
   severity: 'critical',
   title: 'backups and their keys are signed to lie in allowed regions',
   runbook: RUNBOOK,
-  async run({ residency }, tenants) {
+  async run({ db, residency }, tenants) {
     if (residency?.manifests === undefined)
       return tenants.map(() => ({ notRun: 'no manifests are configured' }))
     const read = await readManifests(residency)
+    const revoked = await db.query<{ kid: string }>('select kid from tabib.key_revocation')
+    const revokedKeys = new Set(revoked.map(({ kid }) => kid))
     return tenants.map(({ tenant }) => {
       const allowed = allowedRegions(tenant)
-      const wrong = typeof read === 'string' ? [read] : read.flatMap((one) => flawsOf(one, allowed))
+      const wrong =
+        typeof read === 'string' ? [read] : read.flatMap((one) => flawsOf(one, allowed, revokedKeys))
       if (wrong.length === 0) return undefined
       return {
         message: wrong.join('; '),
@@ -57,10 +61,15 @@ async function readManifests(residency: Residency): Promise<(SignedManifest | st
   }
 }
 
-function flawsOf(manifest: SignedManifest | string, allowed: readonly string[]): string[] {
+function flawsOf(
+  manifest: SignedManifest | string,
+  allowed: readonly string[],
+  revokedKeys: ReadonlySet<string>,
+): string[] {
   if (typeof manifest === 'string') return [manifest]
-  const { label, region, keyRegion } = manifest
+  const { label, region, keyRegion, kid } = manifest
   return [
+    ...(revokedKeys.has(kid) ? [`the manifest of backup ${label} was signed with a revoked key`] : []),
     ...(allowed.includes(region) ? [] : [`backup ${label} lies in ${region}`]),
     ...(allowed.includes(keyRegion) ? [] : [`the key of backup ${label} lies in ${keyRegion}`]),
   ]
