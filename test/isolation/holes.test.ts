@@ -124,6 +124,13 @@ const HOLES: Hole[] = [
     finds: ['tenant-column-missing public.meal'],
   },
   {
+    hole: 'a child that no key ties to its parent',
+    breaks:
+      'create table prescription (patient_id uuid not null, drug text); grant select on prescription to $app',
+    mends: 'drop table prescription',
+    finds: ['tenant-column-missing public.prescription'],
+  },
+  {
     hole: 'the tenant under another name',
     breaks:
       'create table contract (clinic uuid references tenant, terms text); grant select on contract to $app',
@@ -162,6 +169,14 @@ const HOLES: Hole[] = [
       ['rows that are shared', `${mine} or name = 'shared'`],
       ['null is true', `(${mine}) is not false`],
       ['a pattern', `tenant_id::text like current_setting('app.tenant_id', true) || '%'`],
+      [
+        'any of two settings',
+        `tenant_id = any (array[nullif(current_setting('app.tenant_id', true), '')::uuid, current_setting('app.other', true)::uuid])`,
+      ],
+      [
+        'a field of the setting',
+        `tenant_id = (nullif(current_setting('app.tenant_id', true), '')::json ->> 'wanted')::uuid`,
+      ],
       ['any tenant that exists', 'tenant_id in (select id from tenant)'],
       ['a case', `case when current_setting('app.tenant_id', true) = '' then true else ${mine} end`],
     ] as const
@@ -460,6 +475,15 @@ const HOLES: Hole[] = [
     asAdmin: true,
   },
   {
+    hole: 'a trigger that works past every policy and asks for no tenant',
+    breaks: `create function spread() returns trigger language plpgsql security definer
+        as 'begin update public.patient set name = new.name where mrn = new.mrn; return new; end';
+      create trigger spread after insert on patient for each row execute function spread()`,
+    mends: 'drop function spread() cascade',
+    finds: ['definer-trigger public.patient trigger spread'],
+    asAdmin: true,
+  },
+  {
     hole: 'a rule',
     breaks: `create rule copy as on insert to patient do also insert into country values (new.name, new.mrn)`,
     mends: 'drop rule copy on patient',
@@ -499,6 +523,17 @@ const HOLES: Hole[] = [
 
 test('a schema that keeps tenants apart has no finding', async () => {
   expect((await database.check()).findings).toEqual([])
+})
+
+test('what the role writes and reads, and whose nothing tells, is a warning', async () => {
+  await database.owner.query('create table pad (body text); grant select, insert on pad to $app')
+  try {
+    expect((await database.check()).findings).toMatchObject([
+      { id: 'isolation/tenant-column-missing', severity: 'warning', object: 'public.pad' },
+    ])
+  } finally {
+    await database.owner.query('drop table pad')
+  }
 })
 
 test.each(HOLES)('$hole', async ({ breaks, mends, finds, asAdmin }) => {

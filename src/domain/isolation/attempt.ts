@@ -3,7 +3,7 @@ import pg from 'pg'
 import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Catalog, Relation } from './catalog.ts'
-import { columnName, type Judging } from './confinement.ts'
+import { columnName, type Judging, nameOfSetting, valueOfSetting } from './confinement.ts'
 import { NoRow, RowMaker, readShapes, type StoredRow } from './rows.ts'
 import { finding, type TenantTables, tellsOfOthers } from './rules.ts'
 
@@ -786,7 +786,9 @@ class Attempts {
   // ---- sending
 
   #setTenant(tenant: string): string {
-    return `select set_config(${pg.escapeLiteral(this.#judging.tenantSetting)}, ${pg.escapeLiteral(tenant)}, true)`
+    const { tenantSetting } = this.#judging
+    const [name, value] = [nameOfSetting(tenantSetting), valueOfSetting(tenantSetting, tenant)]
+    return `select set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, true)`
   }
 
   #hit(

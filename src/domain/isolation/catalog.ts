@@ -97,6 +97,9 @@ export interface Routine {
   leakproof: boolean
   language: string
   arguments: string[]
+  /** How many arguments it takes, and how many of those may be left out. */
+  takes: number
+  defaults: number
   body: string
   config: string[]
   executable: boolean
@@ -366,7 +369,7 @@ async function readRoutines(
   return db.query<Routine>(
     `select p.oid::int8::float8 as oid, p.oid::regprocedure::text as name, n.nspname as schema, p.proname as bare,
        p.proowner::int8::float8 as owner, p.prosecdef as definer, p.proleakproof as leakproof, l.lanname as language,
-       coalesce(p.proargnames, '{}') as arguments,
+       coalesce(p.proargnames, '{}') as arguments, p.pronargs as takes, p.pronargdefaults as defaults,
        ${versionNumber < 140_000 ? 'p.prosrc' : `coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), '')`} as body, coalesce(p.proconfig, '{}') as config,
        'EXECUTE' = any(${granted(`coalesce(p.proacl, acldefault('f', p.proowner))`)}) as executable,
        p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as "returnsTrigger"

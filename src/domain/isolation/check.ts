@@ -6,7 +6,16 @@ import { TabibError } from '../../errors.ts'
 import type { FindingsReport } from '../../findings-report.ts'
 import { ATTEMPT_RULES, type AttemptResult, attemptCrossings } from './attempt.ts'
 import { assertSchemas, type Catalog, type Routine, readCatalog } from './catalog.ts'
-import { type Judging, judgeAccess, routineOf } from './confinement.ts'
+import {
+  columnOf,
+  type Judging,
+  judgeAccess,
+  nameOfSetting,
+  routineOf,
+  settingNamed,
+  settingOf,
+  valueOfSetting,
+} from './confinement.ts'
 import { parseExpression, within } from './expression.ts'
 import { CATALOG_RULES, catalogFindings, finding, findTenantTables, type TenantTables } from './rules.ts'
 
@@ -41,7 +50,7 @@ export async function checkIsolation(
   const catalog = await db.transaction((tx) => readCatalog(tx, { ...options, role }))
   const tenants = findTenantTables(catalog)
   if (tenants.tables.size === 0) throw nothingToCheck(catalog)
-  const tenantSetting = options.tenantSetting ?? usualSetting(catalog)
+  const tenantSetting = usualSetting(catalog, options.tenantSetting && settingNamed(options.tenantSetting))
   const judging: Judging = {
     catalog,
     tenantSetting,
@@ -115,7 +124,7 @@ async function returningSetting(db: Database, catalog: Catalog, tenantSetting: s
   const texts = catalog.policies.flatMap(({ using, check }) => [using, check].filter((text) => text !== null))
   for (const text of new Set([...texts, ...[...catalog.routines.values()].map(({ body }) => body)])) {
     for (const [, name] of text.matchAll(/([\w".]+)\s*\(\s*\)/g)) {
-      const routine = routineOf(catalog, name!.replaceAll('"', '').split('.'))
+      const routine = routineOf(catalog, name!.replaceAll('"', '').split('.'), 0)
       if (routine && readsOnly(routine, tenantSetting)) asked.set(routine.oid, routine)
     }
   }
@@ -131,7 +140,10 @@ async function returningSetting(db: Database, catalog: Catalog, tenantSetting: s
     for (const { oid, schema, bare } of asked.values()) {
       const seen = []
       for (const value of ['', 'nonsense', randomUUID(), '1234567']) {
-        const result = await returned(connection, schema, bare, [tenantSetting, value])
+        const result = await returned(connection, schema, bare, [
+          nameOfSetting(tenantSetting),
+          valueOfSetting(tenantSetting, value),
+        ])
         seen.push({ value, result })
       }
       const right = seen.every(({ value, result }) => result === null || (result === value && value !== ''))
@@ -143,17 +155,17 @@ async function returningSetting(db: Database, catalog: Catalog, tenantSetting: s
   }
 }
 
-function readsOnly({ body, language, arguments: args }: Routine, tenantSetting: string): boolean {
+function readsOnly({ body, language, takes }: Routine, tenantSetting: string): boolean {
   const settings = [...body.matchAll(/current_setting\(\s*'([^']+)'/gi)].map(([, name]) => name)
   const reads = /\b(from|execute|set_config|current_user|session_user|perform|insert|update|delete)\b/i.test(
     body,
   )
   return (
     ['sql', 'plpgsql'].includes(language) &&
-    args.length === 0 &&
+    takes === 0 &&
     !reads &&
     settings.length > 0 &&
-    settings.every((name) => name === tenantSetting) &&
+    settings.every((name) => name === nameOfSetting(tenantSetting)) &&
     body.split(/current_setting/i).length === settings.length + 1
   )
 }
@@ -194,24 +206,39 @@ function settleConfined(judging: Judging): void {
 
 const DEFAULT_SETTING = 'app.tenant_id'
 
-/** The setting that most policies of the role compare with: a policy that reads another stands out. */
-function usualSetting({ policies, routines }: Catalog): string {
-  const counts = new Map<string, number>()
-  const count = (text: string) => {
-    for (const [, name] of text.matchAll(/current_setting\(\s*'([^']+)'/gi)) {
-      counts.set(name!, (counts.get(name!) ?? 0) + 1)
-    }
+/**
+ * The setting that most policies compare the tenant column with, a policy that reads another stands out; of a JSON
+ * setting that was named, the field.
+ */
+function usualSetting(catalog: Catalog, named?: string): string {
+  const { policies, routines, tenantColumn } = catalog
+  const judging = {
+    catalog,
+    tenantSetting: '',
+    confined: new Set<number>(),
+    returnSetting: new Set<number>(),
+  }
+  const [compared, read] = [new Map<string, number>(), new Map<string, number>()]
+  const count = (counts: Map<string, number>, name: string) => counts.set(name, (counts.get(name) ?? 0) + 1)
+  const countRead = (text: string) => {
+    for (const [, name] of text.matchAll(/current_setting\(\s*'([^']+)'/gi)) count(read, name!)
   }
   for (const { using, check } of policies) {
-    count(`${using ?? ''} ${check ?? ''}`)
+    countRead(`${using ?? ''} ${check ?? ''}`)
     for (const one of within(parseExpression(using ?? check ?? 'true'))) {
+      if (one.kind === 'compare') {
+        const sides = [one.left, one.right]
+        const name = sides.flatMap((side) => settingOf(judging, side) ?? [])[0]
+        if (name && sides.some((side) => columnOf(side) === tenantColumn)) count(compared, name)
+      }
       if (one.kind !== 'call') continue
       const called = [...routines.values()].find(({ bare }) => bare === one.name.at(-1))
-      if (called) count(called.body)
+      if (called) countRead(called.body)
     }
   }
-  const [most] = [...counts].sort(([, a], [, b]) => b - a)
-  return most?.[0] ?? DEFAULT_SETTING
+  const fits = ([name]: [string, number]) => named === undefined || nameOfSetting(name) === named
+  const most = (counts: Map<string, number>) => [...counts].filter(fits).sort(([, a], [, b]) => b - a)[0]?.[0]
+  return most(compared) ?? named ?? most(read) ?? DEFAULT_SETTING
 }
 
 async function onlyGrantee(db: Queryable, { tenantColumn, schemas }: IsolationOptions): Promise<string> {

@@ -118,34 +118,73 @@ function withoutCasts(expression: Expression): Expression {
     : expression
 }
 
-/** Whether a value is the tenant's setting, and absent or an error where the setting is unset or empty. */
-function isSetting(judging: Judging, expression: Expression, depth = 0): boolean {
+/** The name of the column that a value is, whatever table's; undefined for anything else. */
+export function columnOf(expression: Expression): string | undefined {
   const value = withoutCasts(expression)
-  if (depth > 4) return false
+  return value.kind === 'column' ? value.path.at(-1) : undefined
+}
+
+function isSetting(judging: Judging, expression: Expression): boolean {
+  return settingOf(judging, expression) === judging.tenantSetting
+}
+
+/**
+ * The setting that a value is, absent or an error where the setting is unset or empty; of a field of a JSON setting the
+ * way to it as well, `request.jwt.claims->>org_id`.
+ */
+export function settingOf(
+  judging: Omit<Judging, 'tenantColumns'>,
+  expression: Expression,
+  depth = 0,
+): string | undefined {
+  // Casts of the setting make no two tenants equal, so long as the column is compared whole.
+  const value = expression.kind === 'cast' ? expression.arg : expression
+  const of = (one: Expression | undefined) => one && settingOf(judging, one, depth + 1)
+  if (value.kind === 'cast') return of(value)
+  if (depth > 9) return undefined
   if (value.kind === 'select') {
     const { values, from, where } = value.select
-    return !from && !where && values.length === 1 && isSetting(judging, values[0]!, depth + 1)
+    return !from && !where && values.length === 1 ? of(values[0]) : undefined
   }
-  if (value.kind !== 'call') return false
+  if (value.kind === 'compare' && (value.operator === '->' || value.operator === '->>')) {
+    const [object, field] = [of(value.left), literalOf(value.right)]
+    return object !== undefined && field != null ? `${object}${value.operator}${field}` : undefined
+  }
+  if (value.kind !== 'call') return undefined
   const [first, ...rest] = value.args
   switch (builtIn(value.name)) {
-    case 'current_setting':
-      return first !== undefined && literalOf(first) === judging.tenantSetting
+    case 'current_setting': {
+      const name = first && literalOf(first)
+      return typeof name === 'string' ? settingNamed(name) : undefined
+    }
     case 'nullif':
-      return first !== undefined && rest.length === 1 && isSetting(judging, first, depth + 1)
-    case 'coalesce':
-      return (
-        first !== undefined &&
-        isSetting(judging, first, depth + 1) &&
-        rest.every((one) => isSetting(judging, one, depth + 1) || isNobody(one))
-      )
+      return rest.length === 1 ? of(first) : undefined
+    case 'coalesce': {
+      const name = of(first)
+      return rest.every((one) => of(one) === name || isNobody(one)) ? name : undefined
+    }
     default: {
-      const called = value.args.length === 0 ? routineOf(judging.catalog, value.name) : undefined
-      if (called && judging.returnSetting.has(called.oid)) return true
-      const body = inlined(judging, value)
-      return body !== undefined && isSetting(judging, body, depth + 1)
+      const called = routineOf(judging.catalog, value.name, value.args.length)
+      if (called && judging.returnSetting.has(called.oid)) return judging.tenantSetting
+      return of(inlined(judging, value))
     }
   }
+}
+
+/** A setting as it is compared: PostgREST gives each claim both as a setting and as a field of one. */
+export const settingNamed = (name: string): string =>
+  name.replace(/^request\.jwt\.claim(?!s)\.?/, (claim) =>
+    claim.endsWith('.') ? 'request.jwt.claims->>' : 'request.jwt.claims',
+  )
+
+/** A setting's own name, without the way to a field of it. */
+export const nameOfSetting = (setting: string): string => setting.split('->')[0]!
+
+/** What a setting holds for a tenant: the tenant, or JSON with it in the field that is read. */
+export function valueOfSetting(setting: string, tenant: string): string {
+  const [, ...fields] = setting.split(/->>?/)
+  if (fields.length === 0 || tenant === '') return tenant
+  return JSON.stringify(fields.reduceRight<unknown>((inner, field) => ({ [field]: inner }), tenant))
 }
 
 // What no tenant is called.
@@ -169,10 +208,10 @@ function builtIn(name: string[]): string | undefined {
  * cannot replace the function, and only for bodies that are one expression.
  */
 function inlined(
-  { catalog }: Judging,
+  { catalog }: Pick<Judging, 'catalog'>,
   { name, args }: Extract<Expression, { kind: 'call' }>,
 ): Expression | undefined {
-  const routine = routineOf(catalog, name)
+  const routine = routineOf(catalog, name, args.length)
   if (!routine) return undefined
   if (!['sql', 'plpgsql'].includes(routine.language)) return undefined
   let body = parseFunctionBody(routine.body)
@@ -187,11 +226,15 @@ function inlined(
   return filled(body, given)
 }
 
-/** The one function of this name, unless the checked role could replace it. */
-export function routineOf({ routines, reach }: Catalog, name: string[]): Routine | undefined {
+/** The one function of this name that takes as many arguments, unless the checked role could replace it. */
+export function routineOf({ routines, reach }: Catalog, name: string[], given: number): Routine | undefined {
   const [bare, schema] = [name.at(-1), name.at(-2)]
   const found = [...routines.values()].filter(
-    (one) => one.bare === bare && (schema === undefined || one.schema === schema),
+    (one) =>
+      one.bare === bare &&
+      (schema === undefined || one.schema === schema) &&
+      one.takes >= given &&
+      one.takes - one.defaults <= given,
   )
   const [routine] = found
   return found.length === 1 && routine && !reach.has(routine.owner) ? routine : undefined
@@ -273,7 +316,7 @@ function reasonOf(judging: Judging, relation: Relation, expression: Expression):
     if (one.kind !== 'call' || builtIn(one.name) !== 'current_setting' || !one.args[0]) return []
     return [String(literalOf(one.args[0]))]
   })
-  const other = settings.find((name) => name !== judging.tenantSetting)
+  const other = settings.find((name) => name !== nameOfSetting(judging.tenantSetting))
   if (expression.kind === 'literal') return 'is true for every row'
   if (other !== undefined) return `reads the setting ${other}, not ${judging.tenantSetting}`
   const calls = all.flatMap((one) => (one.kind === 'call' ? [one] : []))

@@ -21,7 +21,7 @@ export interface Select {
 
 /**
  * Reads an expression as `pg_get_expr` prints it, or as people write it in a function's body. It never fails: what the
- * grammar does not have (joins, `case`, windows …) becomes `unknown`, up to the parenthesis around it, so that nothing
+ * grammar does not have (joins, windows …) becomes `unknown`, up to the parenthesis around it, so that nothing
  * is taken for safe by a misreading.
  */
 export function parseExpression(text: string): Expression {
@@ -180,7 +180,20 @@ class Parser {
       this.#next += any ? 3 : 2
       const select = this.select()
       this.#expect(')')
+      // Of a select that reads no table there is one row.
+      const [only, ...more] = select.values
+      if (only && more.length === 0 && !select.from)
+        return { kind: 'compare', operator: '=', left, right: only }
       return { kind: 'in', left: [left], select }
+    }
+    if (this.at('=', 'any', '(', 'array', '[')) {
+      this.#next += 5
+      const args: Expression[] = []
+      do args.push({ kind: 'compare', operator: '=', left, right: this.expression() })
+      while (this.#take(','))
+      this.#expect(']')
+      this.#expect(')')
+      return { kind: 'or', args }
     }
     const { type, text } = this.#peek()
     if (type === 'symbol' && /^[-+*/<>=~!@#%^&|`?]+$/.test(text)) {
@@ -194,6 +207,15 @@ class Parser {
   }
 
   #operand(): Expression {
+    let value = this.#cast()
+    while (this.at('->') || this.at('->>')) {
+      const operator = this.#advance().text
+      value = { kind: 'compare', operator, left: value, right: this.#cast() }
+    }
+    return value
+  }
+
+  #cast(): Expression {
     let value = this.#primary()
     while (this.#take('::')) value = { kind: 'cast', arg: value, type: this.#type() }
     return value
@@ -227,6 +249,7 @@ class Parser {
         return { kind: 'cast', arg, type: this.#type() }
       })
     }
+    if (this.#take('case')) return this.#case()
     if (RESERVED.has(text)) return this.#fail()
     const path = this.#path()
     if (!this.#take('(')) return { kind: 'column', path }
@@ -237,6 +260,20 @@ class Parser {
         while (this.#take(','))
       return { kind: 'call', name: path, args }
     })
+  }
+
+  /** A row passes a `case` only where one of its results lets it, so that it implies no less than all of them do. */
+  #case(): Expression {
+    const args: Expression[] = []
+    while (this.#take('when')) {
+      this.expression()
+      this.#expect('then')
+      args.push(this.expression())
+    }
+    if (args.length === 0) this.#fail()
+    if (this.#take('else')) args.push(this.expression())
+    this.#expect('end')
+    return { kind: 'or', args }
   }
 
   #parenthesised(): Expression {

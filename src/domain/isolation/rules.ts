@@ -1,6 +1,6 @@
 import type { Finding } from '../../finding.ts'
-import type { Catalog, ForeignKey, Relation, Role, UniqueIndex } from './catalog.ts'
-import { columnName, type Judging, judgeAccess } from './confinement.ts'
+import type { Catalog, ForeignKey, Relation, Role, Routine, UniqueIndex } from './catalog.ts'
+import { columnName, type Judging, judgeAccess, nameOfSetting } from './confinement.ts'
 
 const RUNBOOK = 'runbooks/billing/fm-15-row-level-security-off.md'
 
@@ -167,10 +167,13 @@ export function catalogFindings(
         ),
       ]
     }),
+    ...[...relations.values()].flatMap((one) =>
+      roots.has(one.oid) || tables.has(one.oid) ? [] : untiedFindings(catalog, tables, one),
+    ),
     ...[...roots].flatMap(([oid, key]) => rootFindings(judging, relations.get(oid)!, key)),
-    ...surroundingFindings(catalog, tables, judging.tenantSetting),
+    ...surroundingFindings(catalog, tables, nameOfSetting(judging.tenantSetting)),
     ...viewFindings(catalog, tables),
-    ...routineFindings(catalog, tables, judging.tenantSetting),
+    ...routineFindings(catalog, tables, nameOfSetting(judging.tenantSetting)),
     ...publicationFindings(catalog, tables, nameOf),
     ...[...relations.values()].flatMap((relation) => foreignTableFindings(catalog, relation)),
   ]
@@ -297,9 +300,59 @@ function tableFindings(
   }
 }
 
+// What frameworks note their own migrations and sessions in.
+const BOOKKEEPING =
+  /migrations?$|^(ar_internal_metadata|alembic_version|flyway_schema_history|databasechangelog.*|spatial_ref_sys|django_(content_type|session|site|admin_log))$/i
+
+/**
+ * Tables that no key ties to a tenant: one whose column is named after a tenant table holds tenant data all the same; one
+ * that the role both writes and reads, and nothing references, carries from tenant to tenant what is put there.
+ */
+function untiedFindings(
+  { role, tenantColumn, foreignKeys, relations }: Catalog,
+  tables: TenantTables['tables'],
+  relation: Relation,
+): Finding[] {
+  const { oid, name, kind, rls, privileges, columns } = relation
+  if ((kind !== 'table' && kind !== 'partitioned') || rls || !reachable(relation)) return []
+  if (foreignKeys.some((key) => key.references === oid)) return []
+  const named = columns.find((column) =>
+    [...tables.keys()].some((table) => keyNames(relations.get(table)!).has(plain(column.name))),
+  )
+  const passesOn = privileges.has('SELECT') && writable(relation) && !BOOKKEEPING.test(unquoted(name))
+  if (!named && !passesOn) return []
+  return [
+    finding(
+      'tenant-column-missing',
+      named ? 'error' : 'warning',
+      name,
+      named
+        ? `its ${named.name} is named after a tenant table, and it has neither ${tenantColumn} nor row-level security`
+        : `${role.name} writes and reads it, and neither ${tenantColumn} nor a key says whose a row is`,
+      {
+        fix: `alter table ${name} add column ${tenantColumn} …; or, where it is no tenant's: revoke insert, update on ${name} from ${role.name};`,
+      },
+    ),
+  ]
+}
+
+/** What a column that holds keys of this table is usually called. */
+function keyNames({ name }: Relation): Set<string> {
+  const table = plain(unquoted(name))
+  const singular = [table, table.replace(/s$/, ''), table.replace(/es$/, ''), table.replace(/ies$/, 'y')]
+  return new Set(singular.map((one) => `${one}id`))
+}
+
+const plain = (name: string): string => name.toLowerCase().replaceAll('_', '')
+
+const unquoted = (name: string): string => name.slice(name.indexOf('.') + 1).replaceAll('"', '')
+
 function canonical(relation: Relation, column: string, setting: string): string {
   const type = relation.columns.find(({ name }) => name === column)?.type ?? 'uuid'
-  return `${column} = (select nullif(current_setting('${setting}', true), '')::${type})`
+  const [, ...way] = setting.split(/(->>?)/)
+  const field = way.map((part, i) => (i % 2 === 0 ? ` ${part} ` : `'${part}'`)).join('')
+  const value = `nullif(current_setting('${nameOfSetting(setting)}', true), '')`
+  return `${column} = (select ${field ? `(${value}::json${field})` : value}::${type})`
 }
 
 function foreignKeyFindings(judging: Judging, { roots, tables }: TenantTables, key: ForeignKey): Finding[] {
@@ -865,10 +918,11 @@ function routineFindings(catalog: Catalog, tables: TenantTables['tables'], tenan
     const called = catalog.routines.get(routine)
     if (!called?.definer || reach.has(called.owner) || !reachable(on)) continue
     // Of a table, attempts show whether it reaches other tenants; of a view nothing else stands between.
+    const open = on.kind === 'view' || reachesAcross(catalog, tables, called, tenantSetting)
     findings.push(
       finding(
         'definer-trigger',
-        on.kind === 'view' ? 'error' : 'warning',
+        open ? 'error' : 'warning',
         `${on.name} trigger ${name}`,
         `calls ${called.name} as ${catalog.roles.get(called.owner)?.name}`,
         {
@@ -878,6 +932,22 @@ function routineFindings(catalog: Catalog, tables: TenantTables['tables'], tenan
     )
   }
   return findings
+}
+
+/** Whether a function that no policy holds back looks into a tenant table and asks for no tenant. */
+function reachesAcross(
+  { roles, relations, tenantColumn }: Catalog,
+  tables: TenantTables['tables'],
+  { owner, body }: Routine,
+  tenantSetting: string,
+): boolean {
+  const runsAs = roles.get(owner)
+  if (!runsAs?.superuser && !runsAs?.bypassesRls) return false
+  if (body.includes(tenantColumn) || body.includes(tenantSetting)) return false
+  const named = [...body.matchAll(/\b(?:update|from|join)\s+(?:only\s+)?([\w".]+)/gi)].map(([, name]) =>
+    unquoted(`.${name!.split('.').at(-1)}`),
+  )
+  return [...tables.keys()].some((oid) => named.includes(unquoted(relations.get(oid)?.name ?? '')))
 }
 
 function publicationFindings(
