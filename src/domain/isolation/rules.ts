@@ -300,38 +300,26 @@ function tableFindings(
   }
 }
 
-// What frameworks note their own migrations and sessions in.
-const BOOKKEEPING =
-  /migrations?$|^(ar_internal_metadata|alembic_version|flyway_schema_history|databasechangelog.*|spatial_ref_sys|django_(content_type|session|site|admin_log))$/i
-
-/**
- * Tables that no key ties to a tenant: one whose column is named after a tenant table holds tenant data all the same; one
- * that the role both writes and reads, and nothing references, carries from tenant to tenant what is put there.
- */
+/** A table that no key ties to a tenant table, though a column of it is named after one. */
 function untiedFindings(
-  { role, tenantColumn, foreignKeys, relations }: Catalog,
+  { tenantColumn, foreignKeys, relations }: Catalog,
   tables: TenantTables['tables'],
   relation: Relation,
 ): Finding[] {
-  const { oid, name, kind, rls, privileges, columns } = relation
+  const { oid, name, kind, rls, columns } = relation
   if ((kind !== 'table' && kind !== 'partitioned') || rls || !reachable(relation)) return []
   if (foreignKeys.some((key) => key.references === oid)) return []
   const named = columns.find((column) =>
     [...tables.keys()].some((table) => keyNames(relations.get(table)!).has(plain(column.name))),
   )
-  const passesOn = privileges.has('SELECT') && writable(relation) && !BOOKKEEPING.test(unquoted(name))
-  if (!named && !passesOn) return []
+  if (!named) return []
   return [
     finding(
       'tenant-column-missing',
-      named ? 'error' : 'warning',
+      'error',
       name,
-      named
-        ? `its ${named.name} is named after a tenant table, and it has neither ${tenantColumn} nor row-level security`
-        : `${role.name} writes and reads it, and neither ${tenantColumn} nor a key says whose a row is`,
-      {
-        fix: `alter table ${name} add column ${tenantColumn} …; or, where it is no tenant's: revoke insert, update on ${name} from ${role.name};`,
-      },
+      `its ${named.name} is named after a tenant table, and it has neither ${tenantColumn} nor row-level security`,
+      { fix: `alter table ${name} add column ${tenantColumn} …;` },
     ),
   ]
 }
