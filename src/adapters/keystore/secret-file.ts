@@ -40,6 +40,6 @@ export const unreadable = (path: string, cause: unknown) =>
 
 export const unknownKey = (ref: string) =>
   new TabibError('NOT_FOUND', `the key store has no key ${ref}`, {
-    suggestions: ['tabib operator list'],
+    suggestions: ['tabib keys list', 'tabib operator list'],
     context: { ref },
   })

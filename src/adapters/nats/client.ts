@@ -36,7 +36,8 @@ export interface NatsOptions {
 
 /** What became of one published message. */
 export type PublishOutcome =
-  | { kind: 'stored'; stream: string; seq: number; duplicate: boolean }
+  /** Also when it was there before: a duplicate answers with the sequence of the first. */
+  | { kind: 'stored'; seq: number }
   /** The stream answered with an error: the message as it is will not be taken. `code` is JetStream's err_code. */
   | { kind: 'refused'; code: number; description: string }
   /** Nobody knows whether it was stored: no stream listened, no answer in time, or the connection was lost. */
@@ -370,6 +371,12 @@ const SIZE_DIGITS = 9
 const SIZES = `${'0'.repeat(SIZE_DIGITS)} ${'0'.repeat(SIZE_DIGITS)}\r\n`
 const CR = 0x0d
 const LF = 0x0a
+const QUOTE = 0x22
+const DIGIT_0 = 0x30
+const COLON = 0x3a
+const LETTER_Q = 0x71
+const LETTER_S = 0x73
+const CLOSING_BRACE = 0x7d
 
 /**
  * Publishes raw: one reply inbox for all acknowledgements, one timer for all time-outs, and one buffer and one write
@@ -495,7 +502,7 @@ function openPublisher(
 
 function writeSize(chunk: Buffer, at: number, bytes: number): void {
   for (let i = at + SIZE_DIGITS - 1, left = bytes; i >= at; i--) {
-    chunk[i] = 0x30 + (left % 10)
+    chunk[i] = DIGIT_0 + (left % 10)
     left = Math.trunc(left / 10)
   }
 }
@@ -525,21 +532,13 @@ function readAck(message: Msg): PublishOutcome {
       description: 'no stream listens on the subject, or JetStream is not available',
     }
   }
-  const text = Buffer.from(message.data.buffer, message.data.byteOffset, message.data.byteLength).toString(
-    'latin1',
-  )
-  // The common answer, read without building an object for it: {"stream":"billing-evt", "seq":42}
-  const streamEnd = text.indexOf('"', 11)
-  if (text.startsWith('{"stream":"') && text.startsWith('", "seq":', streamEnd)) {
-    const seq = Number(text.slice(streamEnd + 9, -1))
-    if (Number.isSafeInteger(seq))
-      return { kind: 'stored', stream: text.slice(11, streamEnd), seq, duplicate: false }
-  }
+  const { data } = message
+  const seq = plainSeq(data)
+  if (seq !== undefined) return { kind: 'stored', seq }
   try {
-    const ack = JSON.parse(text) as {
+    const ack = JSON.parse(Buffer.from(data).toString()) as {
       stream?: string
       seq?: number
-      duplicate?: boolean
       error?: { code: number; err_code?: number; description?: string }
     }
     if (ack.error) {
@@ -551,12 +550,26 @@ function readAck(message: Msg): PublishOutcome {
       return { kind: 'refused', code, description }
     }
     if (ack.stream !== undefined && ack.seq !== undefined) {
-      return { kind: 'stored', stream: ack.stream, seq: ack.seq, duplicate: ack.duplicate === true }
+      return { kind: 'stored', seq: ack.seq }
     }
   } catch {
     // Falls through: an answer that is no acknowledgement proves nothing.
   }
   return { kind: 'unknown', reason: 'unavailable', description: 'the answer was not an acknowledgement' }
+}
+
+// {"stream":"billing-evt", "seq":42}: the common answer, read from its end without making text of it.
+function plainSeq(data: Uint8Array): number | undefined {
+  const last = data.length - 2
+  if (data[2] !== LETTER_S || data[last + 1] !== CLOSING_BRACE) return undefined
+  let at = last
+  let seq = 0
+  for (let unit = 1; data[at]! >= DIGIT_0 && data[at]! <= DIGIT_0 + 9; unit *= 10) {
+    seq += (data[at]! - DIGIT_0) * unit
+    at -= 1
+  }
+  const isSeq = at < last && data[at] === COLON && data[at - 1] === QUOTE && data[at - 2] === LETTER_Q
+  return isSeq ? seq : undefined
 }
 
 function headerMap(headers: MsgHdrs | undefined): Map<string, string> {

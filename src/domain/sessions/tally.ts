@@ -23,9 +23,10 @@ export function openTally({ db, log }: { db: Database; log: Logger }): Tally {
     if (counts.size === 0) return
     const sent = counts
     counts = new Map()
-    const rows = [...sent].map(
-      ([key, n]) => [...key.split(' '), n] as [outcome: string, kid: string, n: number],
-    )
+    // In one order for every replica: two that lock the same rows crosswise would wait for each other.
+    const rows = [...sent]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, n]) => [...key.split(' '), n] as [outcome: string, kid: string, n: number])
     try {
       await db.transaction(async (tx) => {
         await tx.query(
