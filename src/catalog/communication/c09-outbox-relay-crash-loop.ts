@@ -20,17 +20,19 @@ export default failureMode({
   },
   mitigate: { worker: 'outbox-relay', command: ['outbox', 'relay', '--service', 'communication'] },
   drill: {
-    // An event too large for the relay's memory: it dies on it every time, whoever starts it again, and others wait
-    // behind. The next relay after these deaths must know the event without reading it.
+    // An event whose headers are too many for the relay's memory: it dies on it every time, whoever starts it again, and
+    // others wait behind. The next relay after these deaths must know the event without reading it.
     inject: async (world) => {
       await world.owner.query(
-        `insert into communication.outbox (tenant_id, aggregate_type, aggregate_id, type, data, created_at)
-         values (gen_random_uuid(), 'rehearsal', 'lethal', 'recorded', to_jsonb(repeat('x', 120000000)), now() - interval '20 s')`,
+        `insert into communication.outbox (tenant_id, aggregate_type, aggregate_id, type, data, headers, created_at)
+         select gen_random_uuid(), 'rehearsal', 'lethal', 'recorded', '{}', jsonb_object_agg(n::text, ''),
+           now() - interval '20 s'
+         from generate_series(1, 1000000) n`,
       )
       await world.produce('communication', { count: 20, ageS: 15 })
       for (let death = 1; death <= DEATHS; death++) {
         await using relay = world.spawn(['outbox', 'relay', '--service', 'communication'], {
-          env: { NODE_OPTIONS: '--max-old-space-size=36' },
+          env: { NODE_OPTIONS: '--max-old-space-size=64' },
         })
         if ((await relay.exited) === 0)
           throw new Error(`the relay survived the lethal event at attempt ${death}`)

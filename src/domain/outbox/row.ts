@@ -22,12 +22,15 @@ export interface OutboxRow {
 export const ROW_NAMES =
   'w.seq::text as seq, id, tenant_id, aggregate_type, aggregate_id, type, occurred_at, data, headers, subject'
 
-/** Select list of an outbox row; without data where `withData` (SQL) is false, or where it is larger than may be read. */
+/**
+ * Select list of an outbox row; without data and headers where `withData` (SQL) is false, and without data where it is
+ * larger than may be read.
+ */
 export function rowColumns({ column: c }: OutboxSource, maxDataBytes: number, withData: string): string {
   return `${c.seq} as seq, ${c.id}::text as id, ${c.tenant_id}::text as tenant_id,
     ${c.aggregate_type}::text as aggregate_type, ${c.aggregate_id}::text as aggregate_id, ${c.type}::text as type,
     case when ${withData} and pg_column_size(${c.data}) <= ${Math.floor(maxDataBytes)} then ${c.data}::text end as data,
-    ${c.headers}::text as headers, ${c.subject}::text as subject, ${c.occurred_at}::timestamptz::text as occurred_at`
+    case when ${withData} then ${c.headers}::text end as headers, ${c.subject}::text as subject, ${c.occurred_at}::timestamptz::text as occurred_at`
 }
 
 /** A row as a query for text returned it. */

@@ -25,7 +25,7 @@ export interface WindowReader {
   pages(position: Position, limits: { pageRows: number; rows: number }): AsyncIterable<Page>
   /**
    * The page after `position`, or undefined when nothing new is committed. `limit` rows at most. With `headOnly` every
-   * `data` is null: to learn which event comes next without touching it.
+   * `data` and `headers` is null: to learn which event comes next without touching it.
    */
   read(position: Position, limit: number, options?: { headOnly?: boolean }): Promise<Page | undefined>
   /** The same page with its data: rows that were committed meanwhile are not in it. */
