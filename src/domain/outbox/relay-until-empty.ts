@@ -31,11 +31,14 @@ export async function relayUntilEmpty(
 }
 
 const LEASE_POLL_MS = 500
+// A cluster that has just healed elects its leaders once or twice more.
+const PATIENCE_MS = 3_000
 // Two looks at the same expiry differ by the time a statement takes; a renewal adds over a second.
 const RENEWED_BY_MS = 500
 
 async function untilEmpty(relay: Relay, service: Service, signal: AbortSignal): Promise<Relayed> {
   let expiresAt: number | undefined
+  let blockedUntil: number | undefined
   const total = { published: 0, quarantined: 0, held: 0 }
   for (let more = true; more && !signal.aborted; ) {
     const pass = await relay.pass()
@@ -46,6 +49,12 @@ async function untilEmpty(relay: Relay, service: Service, signal: AbortSignal): 
       }
       expiresAt = until
       await delay(Math.min(LEASE_POLL_MS, pass.expiresInMs + 10), undefined, { signal }).catch(() => {})
+      continue
+    }
+    if (pass.kind === 'blocked') blockedUntil ??= performance.now() + PATIENCE_MS
+    if (pass.kind === 'blocked' && performance.now() < blockedUntil!) {
+      total.published += pass.published
+      await delay(LEASE_POLL_MS, undefined, { signal }).catch(() => {})
       continue
     }
     if (pass.kind === 'blocked') {
