@@ -51,13 +51,13 @@ async function untilEmpty(relay: Relay, service: Service, signal: AbortSignal): 
       await delay(Math.min(LEASE_POLL_MS, pass.expiresInMs + 10), undefined, { signal }).catch(() => {})
       continue
     }
-    if (pass.kind === 'blocked') blockedUntil ??= performance.now() + PATIENCE_MS
-    if (pass.kind === 'blocked' && performance.now() < blockedUntil!) {
-      total.published += pass.published
-      await delay(LEASE_POLL_MS, undefined, { signal }).catch(() => {})
-      continue
-    }
     if (pass.kind === 'blocked') {
+      blockedUntil ??= performance.now() + PATIENCE_MS
+      if (performance.now() < blockedUntil) {
+        total.published += pass.published
+        await delay(LEASE_POLL_MS, undefined, { signal }).catch(() => {})
+        continue
+      }
       throw new TabibError(
         'NATS_UNREACHABLE',
         `${service}: ${pass.reason}; ${total.published + pass.published} events were published before`,
