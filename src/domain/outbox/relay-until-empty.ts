@@ -51,6 +51,7 @@ async function untilEmpty(relay: Relay, service: Service, signal: AbortSignal): 
       await delay(Math.min(LEASE_POLL_MS, pass.expiresInMs + 10), undefined, { signal }).catch(() => {})
       continue
     }
+    if (pass.kind === 'relayed' || pass.published > 0) blockedUntil = undefined
     if (pass.kind === 'blocked') {
       blockedUntil ??= performance.now() + PATIENCE_MS
       if (performance.now() < blockedUntil) {
