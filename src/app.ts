@@ -24,6 +24,8 @@ export interface App extends AsyncDisposable {
   fetch(tenantId?: string): Fetch
   /** Opened when first asked for. @throws TabibError CONFIG_INVALID when none is configured. */
   keyStore(): Promise<KeyStore>
+  /** Where the operator's own key lies, who runs this: the key store when no other is configured. */
+  operatorKeyStore(): Promise<KeyStore>
   readonly log: Logger
 }
 
@@ -45,7 +47,10 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   let redis: Redis | undefined
   let http: Http | undefined
   let pager: Pager | undefined
-  let keyStore: Promise<KeyStore> | undefined
+  const keyStores: Record<'keys' | 'operator', Promise<KeyStore> | undefined> = {
+    keys: undefined,
+    operator: undefined,
+  }
   const reports = new Set<Promise<void>>()
   const app: App = {
     config,
@@ -87,21 +92,24 @@ export function createApp(config: Config, options: AppOptions = {}): App {
         },
       })
     },
-    keyStore() {
-      keyStore ??= openConfiguredKeyStore(config, app.fetch()).catch((error) => {
-        // It may be back when the next one asks.
-        keyStore = undefined
-        throw error
-      })
-      return keyStore
-    },
+    keyStore: () => openStore('keys'),
+    operatorKeyStore: () => openStore(config.operator.store === undefined ? 'keys' : 'operator'),
     async [Symbol.asyncDispose]() {
-      await keyStore?.then((store) => store[Symbol.asyncDispose]()).catch(() => undefined)
+      for (const opening of Object.values(keyStores))
+        await opening?.then((store) => store[Symbol.asyncDispose]()).catch(() => undefined)
       redis?.disconnect()
       await Promise.all(reports)
       await http?.[Symbol.asyncDispose]()
       await Promise.allSettled([db?.close(), nats?.close()])
     },
+  }
+  const openStore = (whose: 'keys' | 'operator') => {
+    keyStores[whose] ??= openConfiguredKeyStore(config[whose], app.fetch()).catch((error) => {
+      // It may be back when the next one asks.
+      keyStores[whose] = undefined
+      throw error
+    })
+    return keyStores[whose]
   }
   // No function of it uses `this`, since they are handed on by themselves: `{ db, keyStore }`.
   return app
@@ -116,7 +124,7 @@ export function createLogger(level = process.env.TABIB_LOG_LEVEL ?? 'info'): Log
 }
 
 async function openConfiguredKeyStore(
-  { keys: { store, secretFile } }: Config,
+  { store, secretFile }: Config['operator'],
   fetch: Fetch,
 ): Promise<KeyStore> {
   const { openKeyStore } = await import('./adapters/keystore/client.ts')

@@ -251,7 +251,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     return printsReport && /(^| )--output[ =]json( |$)/.test(this.argv.join(' '))
   }
 
-  /** Who acts, for the audit trail: TABIB_ACTOR, else user@host. */
+  /** Who acts, for the audit trail: TABIB_ACTOR, else user@host. Whoever it says, until `proveActor`. */
   protected get actor(): string {
     return process.env.TABIB_ACTOR || `${userInfo().username}@${hostname()}`
   }
@@ -292,8 +292,9 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
 
   /**
    * As `mutate`, for a severe operation: nobody else may run one on the same target meanwhile, and an approval that
-   * is given, or that the context or `twoPeople` demands, must hold for this plan.
-   * @throws TabibError LOCKED naming who holds the target; APPROVAL_REQUIRED, APPROVAL_INVALID.
+   * is given, or that the context or `twoPeople` demands, must hold for this plan, and be another's than the operator's
+   * who acts and proves it.
+   * @throws TabibError LOCKED naming who holds the target; APPROVAL_REQUIRED, APPROVAL_INVALID, OPERATOR_UNPROVED.
    */
   protected async mutateAlone<R>(
     target: string,
@@ -304,8 +305,10 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const { db, config } = await this.openApp()
     const { auditOperation, holdTarget } = await import('./domain/audit/operation.ts')
     const operation = await this.#operation(config, details)
+    const approval = await this.#approval(config, details.planHash, twoPeople)
+    if (approval !== undefined) operation.actorProof = await this.proveActor(details.planHash)
     await using _lock = await holdTarget(db, { target, ...operation })
-    operation.approver = await this.#approver(db, config, details.planHash, twoPeople)
+    if (approval !== undefined) operation.approver = await this.#approver(db, operation, approval)
     return await auditOperation(db, operation, () => this.#whileWanted(work))
   }
 
@@ -407,23 +410,32 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     return [...meant.map((flag) => `${command} ${flag}`), `${command} --help`]
   }
 
-  /** Who approved this plan: the signer of `--approval`, which is used up by this. */
-  async #approver(
-    db: Queryable,
+  /**
+   * The signature by which an operator is who `actor` says, over one plan and this run.
+   * @throws TabibError OPERATOR_UNPROVED
+   */
+  protected async proveActor(planHash: string): Promise<string> {
+    const { db, operatorKeyStore, config } = await this.openApp()
+    const { proveActor } = await import('./domain/approval/prove.ts')
+    const { actor, runId } = this
+    const { context } = config
+    return proveActor({ db, keyStore: operatorKeyStore }, { actor, planHash, context, runId })
+  }
+
+  /** Who approved this plan: the signer of the approval, which is used up by this. */
+  async #approver(db: Queryable, operation: Operation, approval: string): Promise<string> {
+    const { acceptApproval } = await import('./domain/approval/accept.ts')
+    return acceptApproval({ db }, { ...operation, planHash: operation.planHash!, approval })
+  }
+
+  /** What `--approval` names; undefined when none is given and none demanded. */
+  async #approval(
     config: Config,
     planHash: string,
     demanded: boolean = config.approvalsRequired,
   ): Promise<string | undefined> {
     const file = (this.flags as { approval?: string }).approval
-    if (file !== undefined) {
-      const [{ readTextFile }, { acceptApproval }] = await Promise.all([
-        import('./text-file.ts'),
-        import('./domain/approval/accept.ts'),
-      ])
-      const approval = await readTextFile(file)
-      const { actor, runId } = this
-      return acceptApproval({ db }, { approval, planHash, context: config.context, actor, runId })
-    }
+    if (file !== undefined) return (await import('./text-file.ts')).readTextFile(file)
     if (!demanded) return undefined
     throw new TabibError(
       'APPROVAL_REQUIRED',

@@ -142,6 +142,8 @@ const contextSchema = z.strictObject({
       verifiers: z.enum(['any', 'attesting']).default('any'),
     })
     .prefault({}),
+  /** Where the key lies by which the operator at this machine proves who they are; `keys` when left out. */
+  operator: z.strictObject({ store: z.string().optional(), secretFile: z.string().optional() }).default({}),
   outbox: z
     .strictObject({
       /** What happens to later events of an aggregate whose event is poison: held in order, or relayed past it. */
@@ -197,6 +199,8 @@ export interface Config {
     policy: KeyPolicy
     maxAgeS: number
   }
+  /** The key store of the operator who runs this, where it is another one. */
+  readonly operator: { store: string | undefined; secretFile: string | undefined }
   readonly outbox: {
     poison: 'hold' | 'skip'
     retentionMs: number
@@ -332,6 +336,12 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         allAttest: context.keys.verifiers === 'attesting',
       },
       maxAgeS: context.keys.maxAge,
+    },
+    operator: {
+      store: env.TABIB_OPERATOR_KEY_STORE || context.operator.store,
+      secretFile:
+        env.TABIB_OPERATOR_KEY_STORE_SECRET_FILE ||
+        (context.operator.secretFile && beside(context.operator.secretFile)),
     },
     outbox: {
       poison: context.outbox.poison,

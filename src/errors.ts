@@ -33,6 +33,7 @@ export const ERROR_CODES = {
   SERVER_FAILED: EXIT.unreachable,
   NOT_AUTHORISED: EXIT.unauthorised,
   APPROVAL_INVALID: EXIT.unauthorised,
+  OPERATOR_UNPROVED: EXIT.unauthorised,
   TOKEN_INVALID: EXIT.unauthorised,
   TOKEN_EXPIRED: EXIT.unauthorised,
   MANIFEST_INVALID: EXIT.unauthorised,

@@ -82,6 +82,7 @@ export const OUTPUT_SCHEMAS = {
       hash: z.string(),
       runId: z.uuid(),
       actor: z.string(),
+      actorProof: z.string().optional().describe('a JWS by the key that is registered for the actor'),
       context: z.string(),
       command: z.string(),
       argsRedacted: z.array(z.string()),

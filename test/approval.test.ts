@@ -3,12 +3,15 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
+import { compactVerify, importJWK } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { openKeyStore } from '../src/adapters/keystore/client.ts'
-import { acceptApproval } from '../src/domain/approval/accept.ts'
+import { type KeyStore, openKeyStore } from '../src/adapters/keystore/client.ts'
+import { acceptApproval, verifyApproval } from '../src/domain/approval/accept.ts'
 import { createApproval } from '../src/domain/approval/create.ts'
 import { addOperator, parsePublicKey } from '../src/domain/approval/operator.ts'
+import { proveActor } from '../src/domain/approval/prove.ts'
 import { signJws } from '../src/domain/keys/jws.ts'
+import { TabibError } from '../src/errors.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
 
@@ -47,7 +50,8 @@ test('an approval opens one operation of another operator, once, for its plan an
     reason: 'read it',
     lifetimeMs: 60_000,
   }
-  const { approval } = await createApproval({ db, keyStore }, ask)
+  const own = { db, keyStore: async () => keyStore }
+  const { approval } = await createApproval(own, ask)
   const use = (over: Partial<Parameters<typeof acceptApproval>[1]> = {}) =>
     acceptApproval(
       { db },
@@ -69,14 +73,61 @@ test('an approval opens one operation of another operator, once, for its plan an
   const key = await keyStore.find(publicJwk.kid)
   const otherKind = await signJws({ keyStore }, { key, typ: 'JWT', payload: {} })
   await expect(use({ approval: otherKind })).rejects.toThrow(/it is a "JWT"/)
-  const past = await createApproval({ db, keyStore }, { ...ask, lifetimeMs: 0 })
+  const past = await createApproval(own, { ...ask, lifetimeMs: 0 })
   await expect(use({ approval: past.approval })).rejects.toThrow(/its time ended/)
+  // Whoever can sign can write any time into it, with or without our command.
+  const years = await createApproval(own, { ...ask, lifetimeMs: 400 * 86_400_000 })
+  await expect(use({ approval: years.approval })).rejects.toThrow(/a day is the longest/)
+  await expect(verifyApproval(years.approval, publicJwk)).rejects.toThrow(/a day is the longest/)
+  const { claims } = years
+  const postdated = await signJws(
+    { keyStore },
+    { key, typ: 'tabib-approval+jws', payload: { ...claims, iat: claims.exp - 60 } },
+  )
+  await expect(use({ approval: postdated })).rejects.toThrow(/a day is the longest/)
+  const proof = await proveActor(own, { actor: 'maryam@ops', planHash: PLAN, context: 'staging', runId: RUN })
+  await expect(use({ approval: proof })).rejects.toThrow(/it is a "tabib-operation\+jws"/)
 
   expect(await use()).toBe('maryam@ops')
   await expect(use()).rejects.toThrow(/used before/)
 })
 
-test('the commands: registered, planned by one, approved by another, named in the trail', async () => {
+test('who acts proves it with the key that is registered for them, or nothing goes', async () => {
+  const { db } = database
+  await using keyStore = await store()
+  const omar = await keyStore.generate('ES256')
+  await addOperator({ db }, { name: 'omar@ops', publicJwk: omar.publicJwk, by: 'root' })
+  const prove = (actor: string, keyStore: () => Promise<KeyStore>) =>
+    proveActor({ db, keyStore }, { actor, planHash: PLAN, context: 'staging', runId: RUN })
+
+  const proof = await prove('omar@ops', async () => keyStore)
+  const { payload } = await compactVerify(proof, await importJWK(omar.publicJwk))
+  expect(JSON.parse(new TextDecoder().decode(payload))).toMatchObject({
+    iss: 'omar@ops',
+    planHash: PLAN,
+    context: 'staging',
+    runId: RUN,
+  })
+
+  const unproved = { code: 'OPERATOR_UNPROVED', exitCode: 4 }
+  await expect(prove('nobody@ops', async () => keyStore)).rejects.toMatchObject(unproved)
+  await using others = await openKeyStore({ url: `file:${folder}/others`, secretFile })
+  await expect(prove('omar@ops', async () => others)).rejects.toMatchObject(unproved)
+  const none = async () => {
+    throw new TabibError('CONFIG_INVALID', 'no key store is configured')
+  }
+  await expect(prove('omar@ops', none)).rejects.toMatchObject(unproved)
+  // A store that answers with another key than it was asked for.
+  const other = await keyStore.generate('ES256')
+  const lying = { ...keyStore, find: async () => other }
+  await expect(prove('omar@ops', async () => lying)).rejects.toMatchObject(unproved)
+  const away = async () => {
+    throw new TabibError('KEY_STORE_UNREACHABLE', 'away')
+  }
+  await expect(prove('omar@ops', away)).rejects.toMatchObject({ code: 'KEY_STORE_UNREACHABLE' })
+})
+
+test('the commands: planned by one, approved by another, both proved and named in the trail', async () => {
   const config = join(folder, 'tabib.yaml')
   await writeFile(
     config,
@@ -88,67 +139,66 @@ test('the commands: registered, planned by one, approved by another, named in th
     database: { url: '${database.url('tabib')}' }
 `,
   )
-  const tabib = (actor: string, context: string, ...argv: string[]) =>
+  /** Everybody has a key store of their own. */
+  const tabibFrom = (store: string, actor: string, context: string, ...argv: string[]) =>
     execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv, '--context', context], {
       env: {
         TABIB_CONFIG: config,
         TABIB_ACTOR: actor,
-        TABIB_KEY_STORE: `file:${folder}/keys`,
-        TABIB_KEY_STORE_SECRET_FILE: secretFile,
+        TABIB_OPERATOR_KEY_STORE: `file:${folder}/${store}`,
+        TABIB_OPERATOR_KEY_STORE_SECRET_FILE: secretFile,
       },
       reject: false,
       stdin: 'ignore',
     })
-  const add = (...more: string[]) =>
-    [
-      'operator',
-      'add',
-      'nadia@ops',
-      '--confirm',
-      'nadia@ops',
-      '--reason',
-      'on call',
-      '--json',
-      ...more,
-    ] as const
-  const added = await tabib('root', 'setup', ...add())
+  const tabib = (actor: string, context: string, ...argv: string[]) =>
+    tabibFrom(actor, actor, context, ...argv)
+  const add = (name: string, ...more: string[]) =>
+    ['operator', 'add', name, '--confirm', name, '--reason', 'on call', ...more] as const
+  const added = await tabib('nadia@ops', 'setup', ...add('nadia@ops', '--json'))
   expect(added.exitCode, added.stderr).toBe(0)
   const { kid, publicJwk } = JSON.parse(added.stdout).result
-  expect(JSON.parse((await tabib('root', 'setup', ...add())).stdout).result).toMatchObject({
-    added: false,
-    kid,
-  })
+  const again = await tabib('nadia@ops', 'setup', ...add('nadia@ops', '--json'))
+  expect(JSON.parse(again.stdout).result).toMatchObject({ added: false, kid })
   expect((await tabib('root', 'setup', 'operator', 'list')).stdout).toContain(kid)
 
-  const own = (...more: string[]) =>
-    ['operator', 'add', 'omid@ops', '--confirm', 'omid@ops', '--reason', 'on call', ...more] as const
-  const refused = await tabib('ahmad@ops', 'clinic', ...own('--json'))
+  const refused = await tabib('ahmad@ops', 'clinic', ...add('omid@ops', '--json'))
   expect(refused.exitCode).toBe(5)
   const { error } = JSON.parse(refused.stdout)
   expect(error.code).toBe('APPROVAL_REQUIRED')
   const file = join(folder, 'approval.jws')
-  const consent = [
-    'approval',
-    'create',
-    error.context.planHash,
-    '--reason',
-    'agreed',
-    '--file',
-    file,
-  ] as const
+  const consent = ['approval', 'create', error.context.planHash, '--reason', 'ok', '--file', file] as const
   expect((await tabib('ahmad@ops', 'clinic', ...consent)).exitCode).toBe(4)
   expect((await tabib('nadia@ops', 'clinic', ...consent)).exitCode).toBe(0)
   await writeFile(join(folder, 'nadia.jwk'), JSON.stringify(publicJwk))
   const verify = ['approval', 'verify', file, '--public-key', join(folder, 'nadia.jwk')] as const
   expect((await tabib('anyone', 'setup', ...verify)).stdout).toContain('nadia@ops approved plan')
 
-  const done = await tabib('ahmad@ops', 'clinic', ...own('--approval', file))
+  // Nadia, with her one key, may not go on under any name: not her own, not a made-up one, not Ahmad's.
+  const go = add('omid@ops', '--approval', file)
+  expect((await tabib('nadia@ops', 'clinic', ...go)).stderr).toContain('may not approve their own')
+  const madeUp = await tabibFrom('nadia@ops', 'somebody@ops', 'clinic', ...go)
+  expect(madeUp.exitCode).toBe(4)
+  expect(madeUp.stderr).toContain('somebody@ops is no registered operator')
+  const ahmad = await tabib('ahmad@ops', 'setup', ...add('ahmad@ops'))
+  expect(ahmad.exitCode, ahmad.stderr).toBe(0)
+  const asAhmad = await tabibFrom('nadia@ops', 'ahmad@ops', 'clinic', ...go)
+  expect(asAhmad.exitCode).toBe(4)
+  expect(asAhmad.stderr).toContain('cannot sign as ahmad@ops')
+
+  // None of these used it up.
+  const done = await tabib('ahmad@ops', 'clinic', ...go)
   expect(done.exitCode, done.stderr).toBe(0)
-  const again = await tabib('ahmad@ops', 'clinic', ...own('--approval', file))
-  expect(again.exitCode).toBe(4)
-  expect(again.stderr).toContain('used before')
-  const trail = await database.db.query<{ record: { approver?: string } }>(
-    `select record from tabib.audit where record->>'approver' is not null`,
+  const twice = await tabib('ahmad@ops', 'clinic', ...go)
+  expect(twice.exitCode).toBe(4)
+  expect(twice.stderr).toContain('used before')
+  const trail = await database.db.query<{ record: Record<string, string> }>(
+    `select record from tabib.audit where record->>'actorProof' is not null order by seq`,
   )
-  expect(trail.map(({ record }) => record.approver)).toEqual(['nadia@ops', 'nadia@ops'])
+  expect(trail.map(({ record }) => [record.command, record.phase, record.actor, record.approver])).toEqual([
+    ['approval create', 'before', 'nadia@ops', undefined],
+    ['approval create', 'after', 'nadia@ops', undefined],
+    ['operator add', 'before', 'ahmad@ops', 'nadia@ops'],
+    ['operator add', 'after', 'ahmad@ops', 'nadia@ops'],
+  ])
 })

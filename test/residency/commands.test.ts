@@ -10,6 +10,7 @@ import { parse, stringify } from 'yaml'
 import { type KeyStore, openKeyStore, type StoredKey } from '../../src/adapters/keystore/client.ts'
 import { createApp } from '../../src/app.ts'
 import { loadConfig } from '../../src/config.ts'
+import { addOperator } from '../../src/domain/approval/operator.ts'
 import { signJws } from '../../src/domain/keys/jws.ts'
 import { allowRegion, findTenant } from '../../src/domain/residency/allow.ts'
 import { readGateState } from '../../src/domain/residency/gate.ts'
@@ -369,11 +370,10 @@ describe('breaking the glass', () => {
   test('takes two people, opens an incident, and lands in the trail', async () => {
     await allow(KABUL, 'af-herat', '--remove')
     await sign('nightly')
-    const maryam = await keyStore.generate('ES256')
-    await database.db.query(
-      `insert into tabib.operator (name, kid, public_jwk, added_by) values ('maryam@ops', $1, $2, 'root')`,
-      [maryam.ref, JSON.stringify(maryam.publicJwk)],
-    )
+    for (const name of ['maryam@ops', 'ahmad@ops']) {
+      const { publicJwk } = await keyStore.generate('ES256')
+      await addOperator(database, { name, publicJwk, by: 'root' })
+    }
     const alone = await glass()
     expect(alone.exitCode).toBe(5)
     expect(alone.json.error.code).toBe('APPROVAL_REQUIRED')

@@ -1,18 +1,17 @@
 import { writeFile } from 'node:fs/promises'
 import { Args, Flags } from '@oclif/core'
 import { durationFlag, TabibCommand } from '../../command.ts'
-import { createApproval } from '../../domain/approval/create.ts'
+import { createApproval, LONGEST_LIFETIME_S } from '../../domain/approval/create.ts'
 import { TabibError } from '../../errors.ts'
 import { mark } from '../../render.ts'
 
 const DEFAULT_MS = 3_600_000
-const LONGEST_MS = 24 * 3_600_000
 
 export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> {
   static override summary =
     "Approve another operator's plan: a signed consent that their command accepts once."
   static override description =
-    'Signed by the key that is registered for you (TABIB_ACTOR) and lies in your key store (TABIB_KEY_STORE).'
+    'Signed by the key that is registered for you (TABIB_ACTOR) and lies in your own key store (TABIB_OPERATOR_KEY_STORE, or TABIB_KEY_STORE).'
   static override examples = [
     '<%= config.bin %> <%= command.id %> 5f0c…e1 --reason "read the plan, agreed in the incident call" --file approval.jws',
   ]
@@ -34,14 +33,15 @@ export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> 
       )
     }
     const { lifetime: lifetimeMs = DEFAULT_MS, reason, file } = this.flags
-    if (lifetimeMs < 1_000 || lifetimeMs > LONGEST_MS) {
+    if (lifetimeMs < 1_000 || lifetimeMs > LONGEST_LIFETIME_S * 1_000) {
       throw new TabibError('USAGE', `a lifetime of ${lifetimeMs / 1_000} s: it must be between 1s and 24h`)
     }
     const app = await this.openApp()
-    const keyStore = await app.keyStore()
-    const result = await this.mutate({ targets: [`plan:${planHash}`], planHash, reason }, () =>
+    const { db, operatorKeyStore: keyStore } = app
+    const actorProof = await this.proveActor(planHash)
+    const result = await this.mutate({ targets: [`plan:${planHash}`], actorProof, planHash, reason }, () =>
       createApproval(
-        { db: app.db, keyStore },
+        { db, keyStore },
         { operator: this.actor, planHash, context: app.config.context, reason, lifetimeMs },
       ),
     )

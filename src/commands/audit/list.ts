@@ -36,7 +36,21 @@ export default class AuditList extends TabibCommand<typeof AuditList> {
       result,
       text: () => {
         if (result.length === 0) return 'no audit records'
-        return table(result, ['seq', 'ts', 'actor', 'command', 'targets', 'phase', 'outcome', 'reason'])
+        const rows: Record<string, unknown>[] = result.map((one) => ({
+          ...one,
+          proved: one.actorProof === undefined ? '' : 'by key',
+        }))
+        return table(rows, [
+          'seq',
+          'ts',
+          'actor',
+          'proved',
+          'command',
+          'targets',
+          'phase',
+          'outcome',
+          'reason',
+        ])
       },
     })
   }

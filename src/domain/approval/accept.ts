@@ -3,7 +3,11 @@ import * as z from 'zod'
 import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
-import { APPROVAL_TYPE, type ApprovalClaims } from './create.ts'
+import { APPROVAL_TYPE, type ApprovalClaims, LONGEST_LIFETIME_S } from './create.ts'
+import { findOperator } from './operator.ts'
+
+/** Seconds since 1970, as far as a Date goes. */
+const moment = z.number().min(0).max(8.64e12)
 
 const claimsSchema = z.object({
   jti: z.uuid(),
@@ -11,13 +15,13 @@ const claimsSchema = z.object({
   planHash: z.string().regex(/^[0-9a-f]{64}$/),
   context: z.string(),
   reason: z.string(),
-  iat: z.number(),
-  exp: z.number(),
+  iat: moment,
+  exp: moment,
 })
 
 /**
- * What an approval says, once its signature holds against the key. Needs no server. Whether its time has passed, and
- * whether it was used, is the caller's to judge.
+ * What an approval says, once its signature holds against the key and it is good for a day at most. Needs no server.
+ * Whether its time has passed, and whether it was used, is the caller's to judge.
  * @throws TabibError APPROVAL_INVALID
  */
 export async function verifyApproval(approval: string, publicJwk: JWK): Promise<ApprovalClaims> {
@@ -32,12 +36,19 @@ export async function verifyApproval(approval: string, publicJwk: JWK): Promise<
     throw invalid(`it is a "${verified.protectedHeader.typ}"`)
   const claims = claimsSchema.safeParse(JSON.parse(new TextDecoder().decode(verified.payload)))
   if (!claims.success) throw invalid('its claims are not those of an approval', claims.error)
+  assertLifetime(claims.data, claims.data.iat)
   return claims.data
 }
 
+/** Who signs says when that was; what counts is when it is used. */
+function assertLifetime({ iat, exp }: ApprovalClaims, now: number): void {
+  if (exp - Math.min(iat, now) <= LONGEST_LIFETIME_S) return
+  throw invalid(`it would be good until ${new Date(exp * 1_000).toISOString()}, and a day is the longest`)
+}
+
 /**
- * Takes an approval for one operation: signed by another registered operator, for this plan and context, within its
- * time, never used before. Afterwards it is used up, even if the operation fails.
+ * Takes an approval for one operation: signed by another registered operator than the one who acts, whom `proveActor`
+ * has proved, for this plan and context, within its time, never used before. Afterwards it is used up, even if the operation fails.
  * @returns the operator who approved.
  * @throws TabibError APPROVAL_INVALID, saying which of these does not hold.
  */
@@ -54,13 +65,9 @@ export async function acceptApproval(
     runId: string
   },
 ): Promise<string> {
-  const [signer] = await db.query<{ name: string; public_jwk: JWK; now: number }>(
-    `select name, public_jwk, extract(epoch from clock_timestamp())::float8 as now
-     from tabib.operator where kid = $1`,
-    [keyIdOf(approval)],
-  )
+  const signer = await findOperator({ db }, { kid: keyIdOf(approval) })
   if (signer === undefined) throw invalid('no registered operator has the key that signed it')
-  const claims = await verifyApproval(approval, signer.public_jwk)
+  const claims = await verifyApproval(approval, signer.publicJwk)
   if (claims.iss !== signer.name) throw invalid(`it names ${claims.iss}, and ${signer.name} signed it`)
   if (signer.name === operation.actor) throw invalid(`${signer.name} may not approve their own operation`)
   if (claims.planHash !== operation.planHash) {
@@ -69,8 +76,9 @@ export async function acceptApproval(
   if (claims.context !== operation.context) {
     throw invalid(`it is for the context "${claims.context}", and this is "${operation.context}"`)
   }
-  if (signer.now >= claims.exp)
+  if (signer.nowS >= claims.exp)
     throw invalid(`its time ended at ${new Date(claims.exp * 1_000).toISOString()}`)
+  assertLifetime(claims, signer.nowS)
   const used = await db.query(
     `insert into tabib.approval_use (jti, plan_hash, approver, actor, run_id) values ($1, $2, $3, $4, $5)
      on conflict do nothing returning jti`,

@@ -1,5 +1,5 @@
-import { calculateJwkThumbprint, importJWK, type JWK } from 'jose'
-import { publicMembers, SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
+import { type CryptoKey, calculateJwkThumbprint, importJWK, type JWK } from 'jose'
+import { type KeyStore, publicMembers, SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 
@@ -40,6 +40,32 @@ export function listOperators({ db }: { db: Queryable }): Promise<Operator[]> {
   return db.query<Operator>(
     'select name, kid, added_by as "addedBy", added_at as "addedAt" from tabib.operator order by added_at, name',
   )
+}
+
+/** Which of these operators' keys a store holds, so that whoever opens it can sign as them. */
+export async function operatorsIn(keyStore: KeyStore, operators: readonly Operator[]): Promise<string[]> {
+  const held = await Promise.all(
+    operators.map(({ kid }) =>
+      keyStore.find(kid).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  )
+  return operators.filter((_, i) => held[i]).map(({ name }) => name)
+}
+
+/** One operator's registered key, ready to verify with, and the database's clock in seconds since 1970. */
+export async function findOperator(
+  { db }: { db: Queryable },
+  by: { name: string } | { kid: string },
+): Promise<{ name: string; kid: string; publicJwk: JWK; publicKey: CryptoKey; nowS: number } | undefined> {
+  const [found] = await db.query<{ name: string; kid: string; publicJwk: JWK; nowS: number }>(
+    `select name, kid, public_jwk as "publicJwk", floor(extract(epoch from clock_timestamp()))::float8 as "nowS"
+     from tabib.operator where name = $1 or kid = $2`,
+    'name' in by ? [by.name, null] : [null, by.kid],
+  )
+  return found && { ...found, publicKey: (await importJWK(found.publicJwk)) as CryptoKey }
 }
 
 /**

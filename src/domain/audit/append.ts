@@ -6,6 +6,8 @@ import { canonicalJson } from './canonical-json.ts'
 export interface AuditEntry {
   runId: string
   actor: string
+  /** A JWS by the key that is registered for the actor; without it the actor is whoever they say. */
+  actorProof?: string | undefined
   approver?: string | undefined
   context: string
   command: string
