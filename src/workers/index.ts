@@ -8,6 +8,7 @@ import { outboxMonitor } from './outbox-monitor.ts'
 import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
 import { pager } from './pager.ts'
+import { priceWatch } from './price-watch.ts'
 
 /** Every background worker. */
 export const workers: readonly Worker[] = [
@@ -17,6 +18,7 @@ export const workers: readonly Worker[] = [
   inbox,
   inboxSweep,
   keyRotation,
+  priceWatch,
   pager,
 ]
 

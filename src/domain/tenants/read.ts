@@ -70,6 +70,16 @@ function wellFormed(document: Record<string, unknown>): Omit<StoredTenant, 'id'>
   return { tenant: { ...tenant, slug: String(document.slug), name: String(document.name) }, problems }
 }
 
+/** The id of the tenant with this slug or id. @throws TabibError NOT_FOUND naming the one that was probably meant. */
+export async function tenantIdOf(db: Queryable, named: string): Promise<string> {
+  const [tenant] = await db.query<{ id: string }>(
+    'select id from tabib.tenant where slug = $1 or id::text = lower($1)',
+    [named],
+  )
+  if (tenant === undefined) throw await unknownTenant(db, named)
+  return tenant.id
+}
+
 /** What to say of a tenant that does not exist. */
 export async function unknownTenant(db: Queryable, named: string): Promise<TabibError> {
   const rows = await db.query<{ slug: string }>('select slug from tabib.tenant order by slug limit 10000')
