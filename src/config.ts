@@ -58,9 +58,18 @@ const restApi = z
     error: 'no user and password, which errors would print',
   })
 
+// An address of these leads to an IPv4 one: mapped (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056).
+const TRANSLATED = ['::ffff:0:0/96', '64:ff9b::/96', '64:ff9b:1::/48', '2002::/16']
+
 const network = z
   .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
-  .refine((cidr) => !cidr.endsWith('/0'), { error: 'every address there is, which is no region' })
+  // Registries give no country more in one piece.
+  .refine((cidr) => Number(cidr.split('/')[1]) >= (cidr.includes(':') ? 16 : 8), {
+    error: 'too wide for a region: an IPv4 network has at least /8, one of IPv6 /16',
+  })
+  .refine((cidr) => !cidr.includes(':') || !TRANSLATED.some((one) => networksOverlap(cidr, one)), {
+    error: 'it leads to IPv4 addresses: list those instead',
+  })
 
 const regions = z.record(z.string(), z.array(network)).check(({ value, issues }) => {
   const fail = (message: string) => issues.push({ code: 'custom', input: value, message })

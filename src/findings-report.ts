@@ -1,6 +1,6 @@
 import type { Log, Result } from 'sarif'
 import type { Finding } from './finding.ts'
-import { cell, mark, paint, toJson } from './render.ts'
+import { cell, counted, mark, paint, toJson } from './render.ts'
 
 /** One thing that a check looks at: a rule in SARIF, a line in a table, a test in JUnit and TAP. */
 export interface Rule {
@@ -104,9 +104,15 @@ function countsOf(report: FindingsReport) {
 }
 
 function summary(report: FindingsReport): string {
-  const { passed, notRun, ...found } = countsOf(report)
-  const counts = Object.entries({ ...found, 'not run': notRun }).filter(([, count]) => count > 0)
-  return [...counts.map(([name, count]) => `${count} ${name}`), `${passed} checks passed`].join(', ')
+  const { failed, warnings, infos, waived, notRun, passed } = countsOf(report)
+  return [
+    ...(failed > 0 ? [`${failed} failed`] : []),
+    ...(warnings > 0 ? [counted(warnings, 'warning')] : []),
+    ...(infos > 0 ? [counted(infos, 'info')] : []),
+    ...(waived > 0 ? [`${waived} waived`] : []),
+    ...(notRun > 0 ? [`${notRun} not run`] : []),
+    `${counted(passed, 'check')} passed`,
+  ].join(', ')
 }
 
 function outcomeOf(findings: readonly Finding[]): 'ok' | 'warning' | 'failed' {
@@ -120,7 +126,7 @@ function asTable(report: FindingsReport): string {
   const blocks = [...categories].map(([category, judged]) => {
     const passed = judged.filter(hasPassed).length
     const all = passed === judged.length
-    const checks = `${passed}${all ? '' : ' other'} check${passed === 1 ? '' : 's'}`
+    const checks = counted(passed, all ? 'check' : 'other check')
     if (all) return `${mark('ok')} ${category}: ${checks}`
     return [
       '',

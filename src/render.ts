@@ -54,6 +54,11 @@ export function details(values: Record<string, unknown>): string {
   return present.map(([name, value]) => `${paint('bold', name.padEnd(longest))}  ${cell(value)}`).join('\n')
 }
 
+/** A figure with its noun in the right number: `1 tenant`, `2 tenants`. */
+export function counted(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`
+}
+
 /** JSON of a result: bigints become strings, since a number would round them. */
 export function toJson(value: unknown, indent = 2): string {
   return JSON.stringify(value, (_, inner) => (typeof inner === 'bigint' ? inner.toString() : inner), indent)

@@ -25,7 +25,7 @@ beforeAll(async () => {
 })
 afterAll(() => rm(folder, { recursive: true }))
 
-const store = () => openKeyStore({ url: `file:${folder}/keys`, secretFile })
+const store = () => openKeyStore({ url: `file:${folder}/keys`, secretFile, fetch })
 const PLAN = createHash('sha256').update('a plan').digest('hex')
 const RUN = '0d8f0a52-9f3a-4f0e-8a55-3f6f9a3d9d10'
 
@@ -111,7 +111,7 @@ test('who acts proves it with the key that is registered for them, or nothing go
 
   const unproved = { code: 'OPERATOR_UNPROVED', exitCode: 4 }
   await expect(prove('nobody@ops', async () => keyStore)).rejects.toMatchObject(unproved)
-  await using others = await openKeyStore({ url: `file:${folder}/others`, secretFile })
+  await using others = await openKeyStore({ url: `file:${folder}/others`, secretFile, fetch })
   await expect(prove('omar@ops', async () => others)).rejects.toMatchObject(unproved)
   const none = async () => {
     throw new TabibError('CONFIG_INVALID', 'no key store is configured')

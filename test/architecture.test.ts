@@ -98,7 +98,10 @@ test('nobody but the HTTP adapter opens a way out: everybody else is given one',
     const text = readFileSync(join(root, file), 'utf8')
     const calls = /(await|return|=>) fetch\(/.test(text)
     const isGiven = /import type \{ Fetch \} from/.test(text)
-    return (calls && !isGiven) || /from '(undici|node:https?)'/.test(text)
+    return (
+      (calls && !isGiven) ||
+      /\bglobalThis\.fetch\(|= globalThis\.fetch\b|from '(undici|node:https?)'/.test(text)
+    )
   })
   expect(wrong).toEqual([])
 })

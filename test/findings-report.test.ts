@@ -93,7 +93,7 @@ test('a table says why and what to type where something failed, and one line whe
 
 test('a chat gets one line for each thing that nobody waived', () => {
   expect(renderReport(report, { format: 'table', short: true }).split('\n')).toEqual([
-    '× ledger verify staging: 1 failed, 1 warnings, 1 waived, 2 checks passed',
+    '× ledger verify staging: 1 failed, 1 warning, 1 waived, 2 checks passed',
     expect.stringMatching(/^× ledger\/drift account 7: balance 10 < 12 & "more": 100 %, #1, second/),
     '‼ ledger/slow account 8: slow',
   ])
@@ -179,7 +179,7 @@ test('GitHub annotations stay on one line each, and name a file where there is o
     expect.stringMatching(/^::error file=a%2Cb%3Ac\.yaml,line=4,title=ledger\/drift::account 7: x/),
     expect.stringMatching(/^::notice title=ledger\/drift::account 9: known \(waived by maryam/),
     expect.stringMatching(/^::warning title=ledger\/slow::/),
-    'ledger verify staging: 2 failed, 1 warnings, 1 waived, 2 checks passed',
+    'ledger verify staging: 2 failed, 1 warning, 1 waived, 2 checks passed',
   ])
 })
 

@@ -53,6 +53,9 @@ describe('a fetch within bounds', () => {
     ['octal parts', '0177.0.0.02'],
     ['a short form', '127.2'],
     ['full-width digits', '１２７.0.0.2'],
+    ['ideographic full stops', '127。0。0。2'],
+    ['a final dot', '127.0.0.2.'],
+    ['an IPv4 address of every zero before it', '[0:0:0:0:0:ffff:127.0.0.2]'],
   ])('opens no connection to %s outside', async (_, host) => {
     await using http = openHttp()
     const attempt = bounded(http, HERE)(`http://${host}:${portOf(abroad)}/`)
@@ -102,6 +105,25 @@ describe('a fetch within bounds', () => {
     const attempt = bounded(http, HERE)(`http://both.example:${portOf(inside)}/`)
     await expect(attempt).rejects.toThrow(/both.example is at 127.0.0.2, which is outside/)
     expect(connections.inside).toBe(0)
+  })
+
+  test('judges the host of a URL, and nothing that looks like one before or after it', async () => {
+    const asked: string[] = []
+    await using http = openHttp({
+      lookup: (host, _options, done) => {
+        asked.push(host)
+        done(null, [{ address: '127.0.0.2', family: 4 }])
+      },
+    })
+    const port = portOf(abroad)
+    for (const path of ['127.0.0.1@abroad.example', 'abroad.example', 'هرات.example', 'abroad。example']) {
+      const url = `http://${path}:${port}/#@127.0.0.1/`
+      redirectTo = encodeURI(url)
+      const attempts = [`http://127.0.0.1:${portOf(inside)}/away`, url]
+      for (const url of attempts) await expect(bounded(http, HERE)(url)).rejects.toThrow()
+    }
+    expect(connections.abroad).toBe(0)
+    expect(new Set(asked)).toEqual(new Set(['abroad.example', 'xn--mgbgt1g.example']))
   })
 
   test('tells of every refusal where it would have gone', async () => {

@@ -56,7 +56,7 @@ const secretFile = async (name: string, text: string, mode = 0o600) => {
 }
 const open = async (kind: string, change: { url?: string; secret?: string } = {}): Promise<KeyStore> => {
   const { url, secret } = { ...stores[kind]!, ...change }
-  return openKeyStore({ url, secretFile: await secretFile(`${kind}.secret`, secret) })
+  return openKeyStore({ url, secretFile: await secretFile(`${kind}.secret`, secret), fetch })
 }
 
 describe.each(['file', 'pkcs11', 'kms'])('a key store of kind %s', (kind) => {
@@ -125,7 +125,7 @@ describe.each(['file', 'pkcs11', 'kms'])('a key store of kind %s', (kind) => {
   test('wants a secret file that nobody else may read', async () => {
     const { url, secret } = stores[kind]!
     const opening = async (secretFile?: string) => {
-      await using keyStore = await openKeyStore({ url, secretFile })
+      await using keyStore = await openKeyStore({ url, secretFile, fetch })
       await keyStore.ping()
     }
     await expect(opening()).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
@@ -221,7 +221,7 @@ test.each([
   ['kms:http://kms.eu-central-1.amazonaws.com', /must be reached by https/],
   ['kms:https://10.0.0.1', /which region/],
 ])('the URL %s is refused', async (url, why) => {
-  await expect(openKeyStore({ url })).rejects.toMatchObject({
+  await expect(openKeyStore({ url, fetch })).rejects.toMatchObject({
     code: 'CONFIG_INVALID',
     message: expect.stringMatching(why),
   })

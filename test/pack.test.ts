@@ -92,7 +92,7 @@ describe('the packed build', () => {
 
   test('gives services the verifier, with its types', async () => {
     const script = `import { keySetAt, openVerifier } from 'tabib/verifier'
-      const verifier = await openVerifier({ purpose: 'x', load: keySetAt('http://127.0.0.1:1') })
+      const verifier = await openVerifier({ purpose: 'x', load: keySetAt('http://127.0.0.1:1', fetch) })
       console.log(verifier.lacks().join())
       await verifier[Symbol.asyncDispose]()`
     for (const name of ['service.mjs', 'service.mts']) await writeFile(join(installed, name), script)

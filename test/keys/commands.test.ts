@@ -78,7 +78,10 @@ test('a replica is not ready until it holds every published key and has proved e
   const url = await replica.listening()
   expect(await (await fetch(`${url}/readyz`)).json()).toMatchObject({ ready: true })
   // Its public half is not that of the key that signed the probe.
-  const { keys: held } = await keySetAt(`${keysUrl}/api/v1/keys/probed/jwks.json`)(AbortSignal.timeout(5_000))
+  const { keys: held } = await keySetAt(
+    `${keysUrl}/api/v1/keys/probed/jwks.json`,
+    fetch,
+  )(AbortSignal.timeout(5_000))
   await world().owner.query(`update tabib.signing_key set probe = probe || 'x' where kid = $1`, [
     held[0]?.kid,
   ])

@@ -36,7 +36,7 @@ test('a key set is served with its hash, and not again while it is the same', as
   const etag = first.headers.get('etag') ?? ''
   expect((await at('served', { 'if-none-match': etag })).status).toBe(304)
 
-  const load = keySetAt(`${server.url}/api/v1/keys/served/jwks.json`)
+  const load = keySetAt(`${server.url}/api/v1/keys/served/jwks.json`, fetch)
   const signal = new AbortController().signal
   const loaded = await load(signal)
   expect(await load(signal)).toBe(loaded)

@@ -12,11 +12,13 @@ import { createApp } from '../../src/app.ts'
 import { loadConfig } from '../../src/config.ts'
 import { addOperator } from '../../src/domain/approval/operator.ts'
 import { signJws } from '../../src/domain/keys/jws.ts'
-import { allowRegion, findTenant } from '../../src/domain/residency/allow.ts'
+import { allowRegion } from '../../src/domain/residency/allow.ts'
+import { judgePolicies } from '../../src/domain/residency/egress.ts'
 import { readGateState } from '../../src/domain/residency/gate.ts'
 import { judgeTarget } from '../../src/domain/residency/judge.ts'
 import { writeManifest } from '../../src/domain/residency/manifest.ts'
 import { readTenancy, tenantSetHash } from '../../src/domain/residency/tenants.ts'
+import { findTenant } from '../../src/domain/tenants/find.ts'
 import type { Finding } from '../../src/finding.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
@@ -35,7 +37,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'tabib-residency-'))
   await mkdir(join(folder, 'manifests'))
   await writeFile(join(folder, 'secret'), randomBytes(24).toString('base64'), { mode: 0o600 })
-  keyStore = await openKeyStore({ url: `file:${folder}/keys`, secretFile: join(folder, 'secret') })
+  keyStore = await openKeyStore({ url: `file:${folder}/keys`, secretFile: join(folder, 'secret'), fetch })
   key = await keyStore.generate('ES256')
   await database.db.query(
     `insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
@@ -114,6 +116,8 @@ const sign = (label: string, region = 'af-herat', keyRegion = region) =>
   tabib('residency', 'manifest', label, '--region', region, '--key-region', keyRegion, '--json')
 const allow = (slug: string, region: string, ...more: string[]) =>
   tabib('residency', 'allow', slug, region, '--confirm', slug, '--reason', 'contract', '--json', ...more)
+const claimsOf = async (label: string) =>
+  Buffer.from((await readFile(manifestFile(label), 'utf8')).split('.')[1]!, 'base64url').toString()
 const manifestFile = (label: string) => join(folder, 'manifests', `${label}.manifest.jws`)
 
 /** A region-compatible world: two tenants whose data may be in Herat, one fresh backup there. */
@@ -171,6 +175,20 @@ describe('the gate', () => {
     const { exitCode, json } = await gate('--database-url-file', join(folder, 'standby.url'))
     expect(json.result?.decision, JSON.stringify(json)).toBe('allowed')
     expect(exitCode).toBe(0)
+  })
+
+  test('shows what allowing a region would change, and holds to the plan', async () => {
+    const plan = async (...more: string[]) =>
+      (await tabib('residency', 'allow', HERAT, 'af-kabul', '--dry-run', '--json', ...more)).json.result
+    const { planHash, plan: shown } = await plan()
+    expect(shown).toMatchObject({ slug: HERAT, region: 'af-kabul', allow: true, before: ['af-herat'] })
+    expect((await plan('--remove')).planHash).not.toBe(planHash)
+    expect((await allow(HERAT, 'af-kandahar', '--apply', planHash)).exitCode).toBe(6)
+    expect((await allow(HERAT, 'af-kabul', '--apply', planHash)).json.result).toMatchObject({
+      changed: true,
+      allowed: ['af-herat', 'af-kabul'],
+    })
+    expect((await allow(HERAT, 'af-kabul', '--apply', planHash)).exitCode).toBe(6)
   })
 
   test('refuses for one tenant, names it, and passes once what it says is done', async () => {
@@ -255,6 +273,25 @@ describe('the gate', () => {
     expect(json.error.message).toMatch(/the tenants: it cannot be judged: Postgres at .* is unreachable/)
   })
 
+  test('refuses, and ends, while the manifests hang', async () => {
+    await execa('mkfifo', [manifestFile('hanging')])
+    const { exitCode, json } = await gate()
+    expect(exitCode).toBe(5)
+    expect(json.error.message).toContain('the folder of manifests gave no answer within 500 ms')
+  })
+
+  test('refuses when the server gives its answer up', async () => {
+    const url = new URL(database.url('tabib'))
+    url.searchParams.set('options', '-c statement_timeout=50')
+    await writeFile(join(folder, 'hasty.url'), url.href)
+    await database.owner.transaction(async (tx) => {
+      await tx.query('lock table tabib.tenant in access exclusive mode')
+      const { exitCode, json } = await gate('--database-url-file', join(folder, 'hasty.url'))
+      expect(exitCode).toBe(5)
+      expect(json.error.message).toMatch(/the tenants: it cannot be judged: .*statement timeout/)
+    })
+  })
+
   test('knows no other cluster, and says which was meant', async () => {
     const { exitCode, json } = await tabib('residency', 'gate', '--target', 'herta-dr', '--json')
     expect(exitCode).toBe(2)
@@ -273,10 +310,7 @@ describe('the gate', () => {
       const reasons = judgeTarget(state).map(({ object, message }) => `${object}: ${message}`)
       expect(reasons).toEqual([expect.stringContaining(why)])
     }
-    const claims = async () =>
-      JSON.parse(
-        Buffer.from((await readFile(manifestFile('nightly'), 'utf8')).split('.')[1]!, 'base64url').toString(),
-      )
+    const claims = async () => JSON.parse(await claimsOf('nightly'))
     const signed = async (label: string, change: object, by = key, typ = 'tabib-backup-manifest+jws') =>
       writeFile(
         manifestFile(label),
@@ -494,6 +528,7 @@ describe('the check', () => {
         'residency/cluster-unread cluster dead-dr',
         'residency/disallowed backup elsewhere',
         'residency/disallowed cluster kandahar-dr, member n1 (leader)',
+        'residency/other-database cluster kandahar-dr',
         'residency/disallowed key of backup elsewhere',
         `residency/egress-open ${join(folder, 'egress.yaml')}: NetworkPolicy wide`,
         'residency/manifest-unread backup junk',
@@ -504,12 +539,68 @@ describe('the check', () => {
     const { json: status } = await tabib('status', 'billing/FM-22', '--json')
     expect(status.result.modes[0]).toMatchObject({
       verdict: 'firing',
-      value: 5,
+      value: 6,
       evidence: {
         objects: expect.arrayContaining(['backup junk']),
         unread: expect.not.arrayContaining(['backup junk']),
       },
     })
+  })
+
+  test('finds a backup of another database, and one that a revoked key signed', async () => {
+    const claims = { ...JSON.parse(await claimsOf('nightly')), label: 'foreign', systemIdentifier: '7' }
+    await writeManifest({ keyStore }, { folder: join(folder, 'manifests'), key, manifest: claims })
+    await configure(only('herat-dr'))
+    const found = async () => (await check()).json.result.findings.map(({ id }: Finding) => id)
+    expect(await found()).toEqual(['residency/not-configured', 'residency/other-database'])
+    await rm(manifestFile('foreign'))
+    await database.db.query(
+      `insert into tabib.key_revocation (kid, purpose, reason, revoked_by, run_id)
+       values ($1, 'backup-manifest', 'leaked', 'root', gen_random_uuid())`,
+      [key.ref],
+    )
+    try {
+      expect(await found()).toEqual(['residency/not-configured', 'residency/revoked-key'])
+      const { json: status } = await tabib('status', 'billing/FM-22', '--json')
+      expect(status.result.modes[0]).toMatchObject({ verdict: 'firing', value: 1 })
+    } finally {
+      await database.owner.query('delete from tabib.key_revocation')
+    }
+  })
+
+  test.each([
+    ['no rule', 'egress: null', []],
+    ['a rule without peers', 'egress: [{ to: [], ports: [{ port: 443 }] }]', ['residency/egress-open']],
+    ['a rule with null for peers', 'egress: [{ to: null }]', ['residency/egress-open']],
+    ['a peer that names nobody', 'egress: [{ to: [{}] }]', ['residency/egress-open']],
+    [
+      'pods',
+      'egress: [{ to: [{ podSelector: { matchLabels: { app: proxy } } }] }]',
+      ['residency/egress-to-pods'],
+    ],
+    ['every pod', 'egress: [{ to: [{ namespaceSelector: {} }] }]', ['residency/egress-to-pods']],
+    [
+      'name servers',
+      'egress: [{ to: [{ namespaceSelector: {} }], ports: [{ port: 53, protocol: UDP }] }]',
+      [],
+    ],
+    [
+      'a network in IPv6 disguise',
+      'egress: [{ to: [{ ipBlock: { cidr: "::ffff:10.30.0.0/112" } }] }]',
+      ['residency/egress-open'],
+    ],
+    ['half of everything', 'egress: [{ to: [{ ipBlock: { cidr: 0.0.0.0/1 } }] }]', ['residency/egress-open']],
+    ['a network of a region', 'egress: [{ to: [{ ipBlock: { cidr: 10.30.7.0/24 } }] }]', []],
+    ['an alias of nothing', 'egress: *nowhere', ['residency/egress-open']],
+  ])('judges a policy that opens to %s', async (_, egress, expected) => {
+    const { residency: settings } = loadConfig({
+      env: { TABIB_CONFIG: join(folder, 'tabib.yaml') },
+      cwd: folder,
+    })
+    const policy = `kind: NetworkPolicy\nmetadata: { name: p }\nspec:\n  policyTypes: [Egress]\n  ${egress}\n`
+    const { tenants } = await readTenancy(database)
+    const findings = judgePolicies(policy, 'p.yaml', { residency: settings!, tenants })
+    expect(findings.map(({ id }) => id)).toEqual(expected)
   })
 
   test('finds nothing in the policy that tabib compiled, for all tenants and for one', async () => {
@@ -548,7 +639,7 @@ describe('bad input', () => {
   test('names the setting that is wrong, all at once', async () => {
     await configure({
       regions: { ' Herat': [] },
-      platform: ['0.0.0.0/0'],
+      platform: ['0.0.0.0/0', '128.0.0.0/1', '8000::/1', '::ffff:10.0.0.0/104', '64:ff9b::/96', '2002::/16'],
       clusters: {
         a: { patroni: [] },
         b: { patroni: ['http://'] },
@@ -559,7 +650,12 @@ describe('bad input', () => {
     expect(exitCode).toBe(2)
     for (const place of [
       'regions: " Herat" is no name',
-      'platform.0: every address',
+      'platform.0: too wide',
+      'platform.1: too wide',
+      'platform.2: too wide',
+      'platform.3: it leads to IPv4 addresses',
+      'platform.4: it leads to IPv4 addresses',
+      'platform.5: it leads to IPv4 addresses',
       'clusters.a.patroni',
       'clusters.b.patroni.0: a URL',
       'clusters.c.patroni.0: no user and password',
@@ -573,7 +669,7 @@ describe('bad input', () => {
     expect((await sign('nightly', 'mars')).json.error).toMatchObject({ code: 'NOT_FOUND', exitCode: 2 })
     expect((await sign('../../etc/passwd')).json.error.code).toBe('USAGE')
     expect((await allow(KABUL, 'mars')).json.error.message).toContain('no region "mars"')
-    expect((await allow('nobody', 'af-herat')).json.error.message).toContain('no tenant "nobody"')
+    expect((await allow('nobody', 'af-herat')).json.error.message).toContain('there is no tenant "nobody"')
     expect((await tabib('residency', 'egress', '--selector', 'nonsense')).exitCode).toBe(2)
     await writeFile(join(folder, 'private.jwks'), JSON.stringify({ keys: [{ kty: 'EC', d: 'secret' }] }))
     await configure({ trustedKeys: 'private.jwks' })

@@ -335,7 +335,7 @@ test('while the KMS is away: 503, the session stays, people are paged once; afte
 test('a host whose key store does not hold the key cannot tell whether it signs, until tokens are asked for in vain', async () => {
   const secretFile = join(folder, 'passphrase')
   await writeFile(secretFile, 'an operator’s own passphrase', { mode: 0o600 })
-  const own = await openKeyStore({ url: `file:${folder}/own`, secretFile })
+  const own = await openKeyStore({ url: `file:${folder}/own`, secretFile, fetch })
   const operators = { db: app.db, config: app.config, keyStore: async () => own }
   await database.db.query(`delete from tabib.join_token_count where outcome = 'unsigned'`)
   expect(await joinTokenSigning(operators)).toMatchObject({ signable: undefined, unsigned: 0 })

@@ -15,7 +15,7 @@ export function useKeyStore(): { readonly store: KeyStore; readonly env: Record<
     const secretFile = join(folder, 'secret')
     await writeFile(secretFile, randomBytes(24).toString('base64'), { mode: 0o600 })
     env = { TABIB_KEY_STORE: `file:${folder}/keys`, TABIB_KEY_STORE_SECRET_FILE: secretFile }
-    store = await openKeyStore({ url: env.TABIB_KEY_STORE!, secretFile })
+    store = await openKeyStore({ url: env.TABIB_KEY_STORE!, secretFile, fetch })
   })
   afterAll(async () => {
     await store?.[Symbol.asyncDispose]()

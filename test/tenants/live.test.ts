@@ -145,7 +145,11 @@ describe('a probe of a key store', () => {
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'tabib-tenant-'))
     await writeFile(join(folder, 'secret'), 'a passphrase of some length', { mode: 0o600 })
-    keyStore = await openKeyStore({ url: `file:${join(folder, 'keys')}`, secretFile: join(folder, 'secret') })
+    keyStore = await openKeyStore({
+      url: `file:${join(folder, 'keys')}`,
+      secretFile: join(folder, 'secret'),
+      fetch,
+    })
   })
   afterAll(async () => {
     await keyStore[Symbol.asyncDispose]()
@@ -168,7 +172,7 @@ describe('a probe of a key store', () => {
 
   test('that cannot be opened is told, and the other checks go on', async () => {
     const shut = () =>
-      openKeyStore({ url: `file:${join(folder, 'keys')}`, secretFile: join(folder, 'absent') })
+      openKeyStore({ url: `file:${join(folder, 'keys')}`, secretFile: join(folder, 'absent'), fetch })
     expect(await failures('key-gone', { keyStore: shut })).toEqual([
       'tenant/kms-signs key-gone',
       expect.stringMatching(/^tenant\/jwks/),

@@ -49,7 +49,7 @@ describe('the pipeline of docs/onboarding.md', () => {
 
   test('passes the document of the same page', async () => {
     const { exitCode, stdout } = await run(lines[0])
-    expect(stdout).toMatch(/^tenant check herat-markaz: 1 infos, 5 not run, \d+ checks passed$/m)
+    expect(stdout).toMatch(/^tenant check herat-markaz: 1 info, 5 not run, \d+ checks passed$/m)
     expect(exitCode).toBe(0)
   })
 

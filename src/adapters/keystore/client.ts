@@ -40,8 +40,8 @@ export interface KeyStoreOptions {
   url: string
   /** File that holds what opens the store: a passphrase, a PIN, or AWS credentials. */
   secretFile?: string | undefined
-  /** The way to a KMS: Node's own when left out. */
-  fetch?: Fetch | undefined
+  /** The way to a KMS. */
+  fetch: Fetch
 }
 
 /** Opens the store that the URL names; what it needs is loaded when it is used. @throws TabibError CONFIG_INVALID */

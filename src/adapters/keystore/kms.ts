@@ -29,11 +29,7 @@ const DELETION_DAYS = 7
  *
  * @throws TabibError CONFIG_INVALID
  */
-export async function openKmsStore({
-  url,
-  secretFile,
-  fetch = globalThis.fetch,
-}: KeyStoreOptions): Promise<KeyStore> {
+export async function openKmsStore({ url, secretFile, fetch }: KeyStoreOptions): Promise<KeyStore> {
   const { endpoint, region } = parseKmsUrl(url)
   // What is known of a key never changes. The ARN is used from here on: a new alias takes a while to be seen.
   const known = new Map<string, { key: StoredKey; arn: string }>()

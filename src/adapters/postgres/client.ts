@@ -52,7 +52,7 @@ const types: pg.CustomTypesConfig = {
  * Opens a pool lazily: no socket until the first statement.
  *
  * @throws TabibError POSTGRES_UNREACHABLE when no connection can be made (safe to retry), NOT_AUTHORISED when the
- * server refuses the role or a privilege, LOCKED on a lock time-out. Other server errors pass through as pg's
+ * server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
  * `DatabaseError`, whose `code` is the SQLSTATE.
  */
 export function openDatabase(options: DatabaseOptions): Database {
@@ -159,6 +159,9 @@ export function openDatabase(options: DatabaseOptions): Database {
 }
 
 const UNREACHABLE_STATES = new Set([
+  // Ended by the server: idle for too long, in a transaction or out of one.
+  '25P03',
+  '57P05',
   '57P01',
   '57P02',
   '57P03',
@@ -199,6 +202,9 @@ function translate(cause: unknown, where: string): unknown {
         suggestions: ['tabib migrate up'],
       },
     )
+  }
+  if (code === '57014') {
+    return new TabibError('TIMED_OUT', `Postgres at ${where}: ${cause.message}`, { cause, retryable: true })
   }
   if (code === '55P03') {
     return new TabibError('LOCKED', `Postgres at ${where}: ${cause.message}`, { cause, retryable: true })

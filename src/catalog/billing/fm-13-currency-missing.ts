@@ -1,4 +1,5 @@
 import { tenantsWithoutCurrency } from '../../domain/tenants/without-currency.ts'
+import { counted } from '../../render.ts'
 import { failureMode } from '../failure-mode.ts'
 
 export default failureMode({
@@ -16,7 +17,7 @@ export default failureMode({
     fires: { above: 0 },
     says: (count) =>
       count > 0
-        ? `${count} live tenant${count === 1 ? ' has' : 's have'} no currency that anybody can pay in`
+        ? `${counted(count, 'live tenant has', 'live tenants have')} no currency that anybody can pay in`
         : 'every live tenant has a currency',
     entails: [],
   },

@@ -2,6 +2,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { openRefusals } from '../../domain/residency/egress.ts'
 import { TabibError } from '../../errors.ts'
+import { counted } from '../../render.ts'
 import { failureMode } from '../failure-mode.ts'
 
 // Two regions on one machine.
@@ -23,7 +24,7 @@ export default failureMode({
     fires: { above: 0 },
     says: (count) =>
       count > 0
-        ? `${count} open incidents of connections that were refused, since they led out of the allowed regions`
+        ? `${counted(count, 'open incident')} of connections that were refused, since they led out of the allowed regions`
         : 'no connection out of the allowed regions was tried, or each was looked into',
     entails: [],
   },

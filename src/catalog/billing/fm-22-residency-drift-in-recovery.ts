@@ -1,4 +1,5 @@
 import { misplaced } from '../../domain/residency/check.ts'
+import { counted } from '../../render.ts'
 import type { World } from '../../sandbox/world.ts'
 import { failureMode } from '../failure-mode.ts'
 
@@ -18,7 +19,7 @@ export default failureMode({
     fires: { above: 0 },
     says: (count) =>
       count > 0
-        ? `${count} members, backups or keys are where not every tenant allows, or do not say where they are`
+        ? `${counted(count, 'place')} of members, backups and keys: not every tenant allows it, or nothing believable says where it is`
         : 'members, backups and their keys are where every tenant allows',
     entails: [],
   },

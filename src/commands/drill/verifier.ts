@@ -26,7 +26,7 @@ export default class DrillVerifier extends TabibCommand<typeof DrillVerifier> {
     })
     await using verifier = await openVerifier({
       purpose,
-      load: keySetAt(`${keys}/api/v1/keys/${purpose}/jwks.json`),
+      load: keySetAt(`${keys}/api/v1/keys/${purpose}/jwks.json`, app.fetch()),
       ...(silent ? {} : { attest: { db: app.db, instance } }),
       nats: app.nats,
     })

@@ -1,7 +1,7 @@
 import { Flags } from '@oclif/core'
 import { durationFlag, TabibCommand } from '../../command.ts'
 import { PRICE_NOTICE_MS, type PriceLapse, priceLapses } from '../../domain/prices/lapses.ts'
-import { tenantIdOf } from '../../domain/tenants/read.ts'
+import { findTenant } from '../../domain/tenants/find.ts'
 import { mark, table } from '../../render.ts'
 
 export default class PricesExpiring extends TabibCommand<typeof PricesExpiring> {
@@ -21,7 +21,7 @@ for sale. Lists that have ended already stay here until one holds again. Exit 1 
   async run(): Promise<void> {
     const { within = PRICE_NOTICE_MS, tenant } = this.flags
     const app = await this.openApp()
-    const tenantId = tenant === undefined ? undefined : await tenantIdOf(app.db, tenant)
+    const tenantId = tenant === undefined ? undefined : (await findTenant(app, tenant)).id
     const result = await priceLapses(app, { withinMs: within, tenantId })
     this.succeed({
       result,

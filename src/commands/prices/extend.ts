@@ -2,7 +2,7 @@ import { Flags } from '@oclif/core'
 import { durationFlag, moderate, planned, TabibCommand } from '../../command.ts'
 import { applyExtension, type ExtensionPlan, planExtension } from '../../domain/prices/extend.ts'
 import { PRICE_NOTICE_MS } from '../../domain/prices/lapses.ts'
-import { tenantIdOf } from '../../domain/tenants/read.ts'
+import { findTenant } from '../../domain/tenants/find.ts'
 import { TabibError } from '../../errors.ts'
 import { mark, table } from '../../render.ts'
 
@@ -31,7 +31,7 @@ list follows and only lacks some items, their prices are added to it. What is pr
       throw new TabibError('USAGE', 'with --by no longer than --within, the lists would end soon again')
     }
     const app = await this.openApp()
-    const tenantId = tenant === undefined ? undefined : await tenantIdOf(app.db, tenant)
+    const tenantId = tenant === undefined ? undefined : (await findTenant(app, tenant)).id
     const plan = await planExtension(app, { withinMs, byMs, tenantId })
     const hash = await this.settlePlan(plan, () => planText(plan))
     if (hash === undefined) return

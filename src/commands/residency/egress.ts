@@ -1,9 +1,9 @@
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
-import { findTenant } from '../../domain/residency/allow.ts'
 import { networkPolicy, processNetworks } from '../../domain/residency/egress.ts'
 import { requireResidency } from '../../domain/residency/gate.ts'
 import { readTenancy } from '../../domain/residency/tenants.ts'
+import { findTenant } from '../../domain/tenants/find.ts'
 import { TabibError } from '../../errors.ts'
 
 export default class ResidencyEgress extends TabibCommand<typeof ResidencyEgress> {
@@ -36,14 +36,16 @@ export default class ResidencyEgress extends TabibCommand<typeof ResidencyEgress
     const labels = Object.fromEntries(selector.map(parseLabel))
     const app = await this.openApp()
     const residency = requireResidency(app.config)
-    const tenants = slug === undefined ? (await readTenancy(app)).tenants : [await findTenant(app, slug)]
-    const networks = processNetworks(residency, tenants)
+    const only = slug === undefined ? undefined : await findTenant(app, slug)
+    const { tenants } = await readTenancy(app)
+    const served = tenants.filter(({ id }) => only === undefined || id === only.id)
+    const networks = processNetworks(residency, served)
     this.succeed({
-      result: { tenant: slug ?? null, networks },
+      result: { tenant: only?.slug ?? null, networks },
       text: () =>
         output === 'cidr'
           ? networks.join('\n')
-          : networkPolicy(networks, { selector: labels, tenant: slug }).trimEnd(),
+          : networkPolicy(networks, { selector: labels, tenant: only?.slug }).trimEnd(),
     })
   }
 }

@@ -6,7 +6,7 @@ import { type GateState, judgeTarget } from '../../domain/residency/judge.ts'
 import { tenantSetHash } from '../../domain/residency/tenants.ts'
 import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
-import { mark } from '../../render.ts'
+import { counted, mark } from '../../render.ts'
 
 // Of the second that a decision may take, the rest is the start of the program.
 const LIMIT_MS = 500
@@ -109,11 +109,10 @@ function allowedText({ target, database, cluster, manifest }: GateState): string
   const regions = cluster.read ? [...new Set(cluster.value.members.map(({ tags }) => tags.region))] : []
   const tenants = database.read ? database.value.tenants.length : 0
   const backup = manifest.read ? `backup ${manifest.value.label} in ${manifest.value.region}` : ''
-  return `${mark('ok')} ${target} may take over: in ${regions.join(', ')}, allowed by all of ${tenants} tenants; ${backup}`
+  return `${mark('ok')} ${target} may take over: in ${regions.join(', ')}, allowed by ${tenants === 1 ? 'its one tenant' : `all of ${tenants} tenants`}; ${backup}`
 }
 
 const reasonLines = (reasons: readonly Finding[]): string =>
   reasons.map(({ object, message }) => `  ${object}: ${message}`).join('\n')
 
-const count = (reasons: readonly Finding[]): string =>
-  `${reasons.length} reason${reasons.length === 1 ? '' : 's'}`
+const count = (reasons: readonly Finding[]): string => counted(reasons.length, 'reason')

@@ -10,7 +10,7 @@ import {
 } from '../../domain/residency/manifest.ts'
 import { readTenancy, tenantSetHash } from '../../domain/residency/tenants.ts'
 import { TabibError } from '../../errors.ts'
-import { mark } from '../../render.ts'
+import { counted, mark } from '../../render.ts'
 
 export default class ResidencyManifest extends TabibCommand<typeof ResidencyManifest> {
   static override summary =
@@ -61,7 +61,7 @@ export default class ResidencyManifest extends TabibCommand<typeof ResidencyMani
     )
     this.succeed({
       result: { path, manifest },
-      text: () => `${mark('ok')} ${path}, for ${tenants.length} tenants`,
+      text: () => `${mark('ok')} ${path}, for ${counted(tenants.length, 'tenant')}`,
     })
   }
 }

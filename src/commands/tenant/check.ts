@@ -6,6 +6,7 @@ import type { DocumentProblem } from '../../domain/tenants/parse.ts'
 import type { Reach } from '../../domain/tenants/probes/index.ts'
 import { TabibError } from '../../errors.ts'
 import { reportFlags, waiversFlag } from '../../flags.ts'
+import { counted } from '../../render.ts'
 
 export default class TenantCheck extends TabibCommand<typeof TenantCheck> {
   static override summary = 'Check that a tenant has all it needs before it goes live, or still has it.'
@@ -44,9 +45,8 @@ payment webhook is sent two test events, one of them forged.`
     const subjects = files ? await this.#fromFiles(files) : await this.#stored(named)
     const reach = files || this.flags.offline ? undefined : await this.#reach()
     const { examineTenants } = await import('../../domain/tenants/examine.ts')
-    if (subjects.length === 0) this.note('no tenant is registered')
     await this.#print(
-      subjects.length === 1 ? subjects[0]!.tenant.slug : `${subjects.length} tenants`,
+      subjects.length === 1 ? subjects[0]!.tenant.slug : counted(subjects.length, 'tenant'),
       await examineTenants(subjects, { now: new Date(), categories, reach }),
     )
   }
@@ -109,7 +109,7 @@ function invalid(problems: (DocumentProblem & { file: string })[]): TabibError {
   const lines = problems.map(({ file, line, path, message }) =>
     [`  ${file}:${line}:`, ...(path === '' ? [] : [`${path}:`]), message].join(' '),
   )
-  const count = `${problems.length} problem${problems.length === 1 ? '' : 's'}`
+  const count = counted(problems.length, 'problem')
   return new TabibError('TENANT_INVALID', `${count} in what should describe a tenant:\n${lines.join('\n')}`, {
     suggestions: ['tabib schema tenant', 'docs/onboarding.md'],
     context: { problems },

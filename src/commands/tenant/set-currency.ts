@@ -1,7 +1,7 @@
 import { Args } from '@oclif/core'
 import { moderate, planned, TabibCommand } from '../../command.ts'
 import type { CurrencyPlan } from '../../domain/tenants/set-currency.ts'
-import { mark } from '../../render.ts'
+import { counted, mark } from '../../render.ts'
 
 export default class TenantSetCurrency extends TabibCommand<typeof TenantSetCurrency> {
   static override summary = 'Give tenants the default currency that they lack.'
@@ -27,7 +27,7 @@ the tenant's price lists and accounts are in. A currency that is set already sta
     let changed = 0
     if (plan.set.length > 0) {
       this.note(planText(plan))
-      await this.confirmModerate(`set the currency of ${plan.set.length} tenants`)
+      await this.confirmModerate(`set the currency of ${counted(plan.set.length, 'tenant')}`)
       const targets = plan.set.map(({ slug }) => `tenant:${slug}`)
       const details = { targets, planHash: hash, tenantCount: targets.length }
       changed = (await this.mutate(details, () => applyCurrency(app, plan))).set
@@ -56,7 +56,7 @@ function outcomeText(plan: CurrencyPlan, changed: number): string {
   if (plan.undecided.length === 0) {
     return changed === 0
       ? `${mark('ok')} every live tenant has a currency`
-      : `${mark('ok')} ${changed} tenants have a currency now`
+      : `${mark('ok')} ${counted(changed, 'tenant has', 'tenants have')} a currency now`
   }
   return `${mark('warning')} ${changed} set, ${plan.undecided.length} left for you to decide:\n${planText({ set: [], undecided: plan.undecided })}`
 }

@@ -263,8 +263,12 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   }
 }
 
-/** Loads a key set from its endpoint. An unchanged one costs no body; a redirect is not followed. */
-export function keySetAt(url: string, fetch: Fetch = globalThis.fetch): VerifierOptions['load'] {
+/**
+ * Loads a key set from its endpoint. An unchanged one costs no body; a redirect is not followed.
+ *
+ * @param fetch The way out; never a default one, which would go past whatever bounds the service's own.
+ */
+export function keySetAt(url: string, fetch: Fetch): VerifierOptions['load'] {
   let last: { etag: string; keySet: KeySet } | undefined
   return async (signal) => {
     const headers = { 'cache-control': 'no-cache', ...(last && { 'if-none-match': last.etag }) }

@@ -1,14 +1,4 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
-import { TabibError } from '../../errors.ts'
-import { readTenancy, type Tenant } from './tenants.ts'
-
-/** @throws TabibError NOT_FOUND */
-export async function findTenant(app: { db: Queryable }, slug: string): Promise<Tenant> {
-  const { tenants } = await readTenancy(app)
-  const found = tenants.find((tenant) => tenant.slug === slug || tenant.id === slug)
-  if (found) return found
-  throw new TabibError('NOT_FOUND', `no tenant "${slug}"`, { suggestions: ['tabib residency check'] })
-}
 
 /** Lets a tenant's data be in one more region, or no longer; the same again changes nothing. */
 export async function allowRegion(

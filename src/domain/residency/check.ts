@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { type Files, openFiles } from '../../adapters/files/client.ts'
 import type { Fetch } from '../../adapters/http/client.ts'
 import { openPatroni } from '../../adapters/patroni/client.ts'
 import type { Residency } from '../../config.ts'
@@ -6,9 +6,9 @@ import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { judgePolicies } from './egress.ts'
-import { findCluster, type ResidencyReader, reading, requireManifests, requireResidency } from './gate.ts'
-import { finding, judgeCluster, judgeManifest, judgeTenants, unread } from './judge.ts'
-import { listManifests, noManifest, readManifest, readTrustedKeys } from './manifest.ts'
+import { beginBackups, findCluster, type ResidencyReader, reading, requireResidency } from './gate.ts'
+import { finding, judgeCluster, judgeIdentity, judgeManifest, judgeTenants, unread } from './judge.ts'
+import { readManifest } from './manifest.ts'
 import { readTenancy, type Tenancy } from './tenants.ts'
 
 export interface ResidencyCheck {
@@ -33,6 +33,7 @@ const RULES: readonly Rule[] = Object.entries({
     'no-member': 'every cluster has members',
     untagged: 'everything says its region',
     disallowed: 'everything is in a region that all its tenants allow',
+    'other-database': 'clusters and backups are of the database whose tenants are judged',
   },
   backups: {
     'manifest-unread': 'every backup has a manifest that is believed',
@@ -43,6 +44,7 @@ const RULES: readonly Rule[] = Object.entries({
   egress: {
     'policy-unread': 'every network policy can be read',
     'egress-open': 'no network policy opens more than tenants allow',
+    'egress-to-pods': 'network policies open to networks, which have a region, and not to pods',
   },
 }).flatMap(([category, titles]) =>
   Object.entries(titles).map(([name, title]) => ({ id: `residency/${name}`, category, title })),
@@ -58,10 +60,11 @@ export async function checkResidency(app: ResidencyReader): Promise<ResidencyChe
   const residency = requireResidency(app.config)
   const tenancy = await readTenancy(app)
   const clusters = Object.keys(residency.clusters)
+  using files = openFiles()
   const [ofClusters, backups, ofPolicies] = await Promise.all([
     Promise.all(clusters.map((name) => checkCluster(app.fetch(), residency, name, tenancy))),
-    checkBackups(residency, tenancy),
-    Promise.all(residency.policies.map((file) => checkPolicy(file, residency, tenancy))),
+    checkBackups(files, residency, tenancy),
+    Promise.all(residency.policies.map((file) => checkPolicy(files, file, residency, tenancy))),
   ])
   return {
     check: 'residency check',
@@ -90,9 +93,10 @@ export async function misplaced(
   app: ResidencyReader,
 ): Promise<{ count: number | undefined; objects: string[]; unread: string[] }> {
   const { findings, facts } = await checkResidency(app)
-  // A manifest that is not believed was read: its backup does not say where it is.
+  // A manifest that is not believed was read: nothing says where its backup is.
   const isAmiss = ({ id, evidence }: Finding) =>
-    /\/(disallowed|untagged|unknown-region|wrong-cluster)$/.test(id) || evidence.code === 'MANIFEST_INVALID'
+    /\/(disallowed|untagged|unknown-region|wrong-cluster|other-database|revoked-key)$/.test(id) ||
+    evidence.code === 'MANIFEST_INVALID'
   const objects = findings.filter(isAmiss).map(({ object }) => object)
   const unreadable = findings
     .filter((one) => /-unread$/.test(one.id) && !isAmiss(one))
@@ -123,7 +127,7 @@ async function checkCluster(
   fetch: Fetch,
   residency: Residency,
   target: string,
-  { tenants }: Tenancy,
+  { tenants, systemIdentifier }: Tenancy,
 ): Promise<Finding[]> {
   const { patroni, scope } = findCluster(residency, target)
   const cluster = await reading(
@@ -132,22 +136,29 @@ async function checkCluster(
     LIMIT_MS,
   )
   if (!cluster.read) return [unread('cluster', `cluster ${target}`, cluster.error)]
-  return judgeCluster(cluster.value, { target, scope, regions: Object.keys(residency.regions), tenants })
+  return [
+    ...judgeCluster(cluster.value, { target, scope, regions: Object.keys(residency.regions), tenants }),
+    ...judgeIdentity(`cluster ${target}`, {
+      database: systemIdentifier,
+      cluster: cluster.value.systemIdentifier,
+    }),
+  ]
 }
 
 /** Every backup's regions; of their ages and tenant sets only the newest's, since the older are older by nature. */
 async function checkBackups(
+  files: Files,
   residency: Residency,
   tenancy: Tenancy,
 ): Promise<{ count: number; findings: Finding[] }> {
   if (residency.manifests === undefined) return { count: 0, findings: [] }
-  const begun = await reading('the folder of manifests', () => beginBackups(residency), LIMIT_MS)
+  const begun = await reading('the folder of manifests', () => beginBackups(files, residency), LIMIT_MS)
   if (!begun.read) return { count: 0, findings: [unread('manifest', 'the backups', begun.error)] }
   const { folder, trusted, labels } = begun.value
   const read = await Promise.all(
     labels.map(async (label) => ({
       label,
-      manifest: await reading(label, () => readManifest(folder, label, trusted), LIMIT_MS),
+      manifest: await reading(label, () => readManifest(files, folder, label, trusted), LIMIT_MS),
     })),
   )
   const newest = Math.max(...read.map(({ manifest }) => (manifest.read ? manifest.value.iat : 0)))
@@ -160,28 +171,31 @@ async function checkBackups(
       nowMs: Date.now(),
       maxManifestAgeMs: residency.maxManifestAge,
     })
-    return manifest.value.iat === newest ? judged : judged.filter(({ id }) => !OF_THE_NEWEST.has(id))
+    return [
+      ...judged.filter(({ id }) => manifest.value.iat === newest || !OF_THE_NEWEST.has(id)),
+      ...judgeIdentity(`backup ${label}`, {
+        database: tenancy.systemIdentifier,
+        backup: manifest.value.systemIdentifier,
+      }),
+    ]
   })
   return { count: labels.length, findings }
 }
 
-/** @throws TabibError NOT_FOUND, CONFIG_INVALID */
-async function beginBackups(residency: Residency) {
-  const { folder, keyFile } = requireManifests(residency)
-  const [trusted, labels] = await Promise.all([readTrustedKeys(keyFile), listManifests(folder)])
-  if (labels.length === 0) throw noManifest(folder)
-  return { folder, trusted, labels }
-}
-
 const OF_THE_NEWEST = new Set(['residency/stale-manifest', 'residency/tenants-changed'])
 
-async function checkPolicy(file: string, residency: Residency, { tenants }: Tenancy): Promise<Finding[]> {
-  const text = await reading('the file', () => readPolicy(file), LIMIT_MS)
+async function checkPolicy(
+  files: Files,
+  file: string,
+  residency: Residency,
+  { tenants }: Tenancy,
+): Promise<Finding[]> {
+  const text = await reading('the file', () => readPolicy(files, file), LIMIT_MS)
   if (!text.read) return [unread('policy', file, text.error)]
   return judgePolicies(text.value, file, { residency, tenants })
 }
 
-const readPolicy = (file: string): Promise<string> =>
-  readFile(file, 'utf8').catch((cause) => {
+const readPolicy = (files: Files, file: string): Promise<string> =>
+  files.read(file).catch((cause) => {
     throw new TabibError('NOT_FOUND', `cannot read ${file}: ${cause.code}`, { cause })
   })

@@ -82,11 +82,11 @@ const policySchema = z.looseObject({
     egress: z
       .array(
         z.looseObject({
-          to: z.array(z.looseObject({ ipBlock: z.looseObject({ cidr: z.string() }).optional() })).optional(),
+          to: z.array(z.looseObject({ ipBlock: z.looseObject({ cidr: z.string() }).nullish() })).nullish(),
+          ports: z.array(z.looseObject({ port: z.union([z.int(), z.string()]).optional() })).nullish(),
         }),
       )
-      .nullable()
-      .default([]),
+      .nullish(),
   }),
 })
 
@@ -102,10 +102,8 @@ export function judgePolicies(
   file: string,
   { residency, tenants }: { residency: Residency; tenants: readonly Tenant[] },
 ): Finding[] {
-  const documents = parseAllDocuments(text).map((document) =>
-    document.errors.length > 0 ? undefined : (document.toJS() as Resource | null),
-  )
-  if (documents.includes(undefined)) return [open(file, 'it is not YAML, so nothing shows what it lets out')]
+  const documents = parseResources(text)
+  if (documents === undefined) return [open(file, 'it is not YAML, so nothing shows what it lets out')]
   const policies = documents
     .flatMap((document) => (Array.isArray(document?.items) ? document.items : [document]))
     .filter((document) => document?.kind === 'NetworkPolicy')
@@ -122,19 +120,50 @@ export function judgePolicies(
     // Kubernetes takes a policy without types for one of what goes out when it has rules for that.
     const bounds = spec.policyTypes?.includes('Egress') ?? rules.length > 0
     if (!bounds) return [open(object, 'it does not bound what goes out')]
-    return rules.flatMap(({ to = [] }) => {
-      if (to.length === 0) return [open(object, 'one of its rules lets out to every address')]
-      return to
-        .map(({ ipBlock }) => ipBlock?.cidr)
-        .filter((cidr) => cidr !== undefined && !allowed.some((network) => cidrWithin(cidr, network)))
-        .map((cidr) =>
-          open(object, `it lets out to ${cidr}, which is in no region that ${slug ?? 'any tenant'} allows`, {
-            cidr,
-          }),
-        )
+    return rules.flatMap(({ to, ports }) => {
+      if (!to?.length) return [open(object, 'one of its rules lets out to every address')]
+      return to.flatMap(({ ipBlock, ...selectors }) => {
+        if (ipBlock) {
+          const { cidr } = ipBlock
+          if (allowed.some((network) => cidrWithin(cidr, network))) return []
+          const whose = slug ?? 'any tenant'
+          return [
+            open(object, `it lets out to ${cidr}, which is in no region that ${whose} allows`, { cidr }),
+          ]
+        }
+        if (Object.keys(selectors).length === 0) {
+          return [open(object, 'one of its rules names nobody, and Kubernetes may take that for everybody')]
+        }
+        const isDns = ports?.length && ports.every(({ port }) => port === 53)
+        return isDns ? [] : [toPods(object, selectors)]
+      })
     })
   })
 }
+
+/** The documents of a file; undefined where one of them is no YAML. */
+function parseResources(text: string): (Resource | null)[] | undefined {
+  try {
+    const documents = parseAllDocuments(text)
+    if (documents.some(({ errors }) => errors.length > 0)) return undefined
+    return documents.map((document) => document.toJS() as Resource | null)
+  } catch {
+    // An alias of nothing, or one that expands without end.
+    return undefined
+  }
+}
+
+/** Pods have no address that a policy names: they are where their cluster is, unless they hand on to elsewhere. */
+const toPods = (object: string, selectors: Record<string, unknown>): Finding =>
+  finding({
+    id: 'residency/egress-to-pods',
+    severity: 'warning',
+    object,
+    message: `it lets out to pods by ${Object.keys(selectors).sort().join(' and ')}, and nothing shows that these hand nothing on`,
+    evidence: selectors,
+    fix: 'give those pods a policy of their own and list it below residency.policies, then waive this',
+    runbook: RUNBOOK,
+  })
 
 /** Opens an incident for ops and compliance, or counts one more attempt at the same place on the open one. */
 export async function reportRefusal(

@@ -1,3 +1,4 @@
+import { type Files, openFiles } from '../../adapters/files/client.ts'
 import type { Fetch } from '../../adapters/http/client.ts'
 import { openPatroni } from '../../adapters/patroni/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
@@ -5,7 +6,14 @@ import type { Config, Residency } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
 import type { GateState, Reading } from './judge.ts'
-import { newestLabel, readManifest, readTrustedKeys, type SignedManifest } from './manifest.ts'
+import {
+  listManifests,
+  newestLabel,
+  noManifest,
+  readManifest,
+  readTrustedKeys,
+  type SignedManifest,
+} from './manifest.ts'
 import { readTenancy } from './tenants.ts'
 
 /** What residency is read from; an App is one. */
@@ -25,11 +33,12 @@ export async function readGateState(
 ): Promise<GateState> {
   const residency = requireResidency(app.config)
   const { patroni, scope } = findCluster(residency, target)
+  using files = openFiles()
   const within = <T>(what: string, work: () => Promise<T>) => reading(what, work, limitMs)
   const [database, cluster, manifest] = await Promise.all([
     within('Postgres', () => readTenancy(app)),
     within('Patroni', () => openPatroni({ urls: patroni, fetch: app.fetch(), timeoutMs: limitMs }).cluster()),
-    within('the folder of manifests', () => readBackup(residency, backup)),
+    within('the folder of manifests', () => readBackup(files, residency, backup)),
   ])
   return {
     target,
@@ -73,6 +82,14 @@ export function requireManifests({ manifests, trustedKeys }: Residency): { folde
   })
 }
 
+/** What the manifests of all backups are read with. @throws TabibError NOT_FOUND where there is none, CONFIG_INVALID */
+export async function beginBackups(files: Files, residency: Residency) {
+  const { folder, keyFile } = requireManifests(residency)
+  const [trusted, labels] = await Promise.all([readTrustedKeys(files, keyFile), listManifests(files, folder)])
+  if (labels.length === 0) throw noManifest(folder)
+  return { folder, trusted, labels }
+}
+
 /** What the work brings within the time, or the failure that it ended with. Bugs are thrown on. */
 export async function reading<T>(what: string, work: () => Promise<T>, limitMs: number): Promise<Reading<T>> {
   let timer: NodeJS.Timeout | undefined
@@ -92,8 +109,15 @@ export async function reading<T>(what: string, work: () => Promise<T>, limitMs: 
   }
 }
 
-async function readBackup(residency: Residency, backup: string | undefined): Promise<SignedManifest> {
+async function readBackup(
+  files: Files,
+  residency: Residency,
+  backup: string | undefined,
+): Promise<SignedManifest> {
   const { folder, keyFile } = requireManifests(residency)
-  const [label, trusted] = await Promise.all([backup ?? newestLabel(folder), readTrustedKeys(keyFile)])
-  return readManifest(folder, label, trusted)
+  const [label, trusted] = await Promise.all([
+    backup ?? newestLabel(files, folder),
+    readTrustedKeys(files, keyFile),
+  ])
+  return readManifest(files, folder, label, trusted)
 }

@@ -49,7 +49,11 @@ export function judgeTarget(state: GateState): Finding[] {
     ...(manifest.read
       ? judgeManifest(manifest.value, { ...state, tenants })
       : [unread('manifest', 'the backup’s manifest', manifest.error)]),
-    ...judgeIdentity(state),
+    ...judgeIdentity(`cluster ${target}`, {
+      database: database.read ? database.value.systemIdentifier : undefined,
+      cluster: cluster.read ? cluster.value.systemIdentifier : undefined,
+      backup: manifest.read ? manifest.value.systemIdentifier : undefined,
+    }),
   ]
 }
 
@@ -223,20 +227,20 @@ export function judgeTenants(tenants: readonly Tenant[], regions: readonly strin
   })
 }
 
-// A standby of another database would hold other tenants than those that were judged.
-function judgeIdentity({ target, database, cluster, manifest }: GateState): Finding[] {
-  const seen = {
-    ...(database.read ? { database: database.value.systemIdentifier } : {}),
-    ...(cluster.read ? { cluster: cluster.value.systemIdentifier } : {}),
-    ...(manifest.read ? { backup: manifest.value.systemIdentifier } : {}),
-  }
-  if (new Set(Object.values(seen)).size <= 1) return []
+/**
+ * Whether all that was read is of one Postgres cluster, by its system identifier: a standby or a backup of another would
+ * hold other tenants than those that are judged.
+ *
+ * @param seen By what it was read from; what was not read is left out.
+ */
+export function judgeIdentity(object: string, seen: Record<string, string | undefined>): Finding[] {
+  const known = Object.entries(seen).filter(([, identifier]) => identifier !== undefined)
+  if (new Set(known.map(([, identifier]) => identifier)).size <= 1) return []
   return [
     finding({
       id: 'residency/other-database',
-      object: `cluster ${target}`,
-      message:
-        'database, cluster and backup are not of one Postgres cluster: their system identifiers differ',
+      object,
+      message: `${known.map(([what]) => what).join(' and ')} are not of one Postgres cluster: their system identifiers differ`,
       evidence: seen,
       fix: 'point --database-url at the cluster whose tenants are meant',
     }),

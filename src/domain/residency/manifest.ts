@@ -1,7 +1,8 @@
-import { readdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type CompactVerifyResult, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
+import type { Files } from '../../adapters/files/client.ts'
 import { type KeyStore, SIGNING_ALGORITHMS, type StoredKey } from '../../adapters/keystore/client.ts'
 import { TabibError } from '../../errors.ts'
 import { signJws } from '../keys/jws.ts'
@@ -64,8 +65,8 @@ export function assertLabel(label: string): void {
 }
 
 /** Labels of all manifests in the folder. @throws TabibError NOT_FOUND */
-export async function listManifests(folder: string): Promise<string[]> {
-  const names = await readdir(folder).catch((cause) => {
+export async function listManifests(files: Files, folder: string): Promise<string[]> {
+  const names = await files.list(folder).catch((cause) => {
     throw unreadable(folder, cause, 'read')
   })
   return names
@@ -79,10 +80,10 @@ export async function listManifests(folder: string): Promise<string[]> {
  * newest, since nothing shows that it is not.
  * @throws TabibError NOT_FOUND when there is none.
  */
-export async function newestLabel(folder: string): Promise<string> {
-  const labels = await listManifests(folder)
+export async function newestLabel(files: Files, folder: string): Promise<string> {
+  const labels = await listManifests(files, folder)
   const ages = await Promise.all(
-    labels.map(async (label) => ({ label, iat: claimedTime(await readJws(folder, label)) })),
+    labels.map(async (label) => ({ label, iat: claimedTime(await readJws(files, folder, label)) })),
   )
   const [newest] = ages.sort((a, b) => b.iat - a.iat)
   if (newest) return newest.label
@@ -99,6 +100,7 @@ export const noManifest = (folder: string): TabibError =>
  * @throws TabibError NOT_FOUND, MANIFEST_INVALID saying what does not hold.
  */
 export async function readManifest(
+  files: Files,
   folder: string,
   label: string,
   trusted: JSONWebKeySet,
@@ -108,7 +110,7 @@ export async function readManifest(
       suggestions: [MAKE.replace('<label>', label)],
       cause,
     })
-  const jws = await readJws(folder, label)
+  const jws = await readJws(files, folder, label)
   let verified: CompactVerifyResult
   try {
     verified = await compactVerify(jws, createLocalJWKSet(trusted), { algorithms: [...SIGNING_ALGORITHMS] })
@@ -128,8 +130,8 @@ export async function readManifest(
 const keySet = z.object({ keys: z.array(z.looseObject({ kty: z.string() })).min(1) })
 
 /** The public keys whose manifests are believed. @throws TabibError CONFIG_INVALID */
-export async function readTrustedKeys(file: string): Promise<JSONWebKeySet> {
-  const text = await readFile(file, 'utf8').catch((cause) => {
+export async function readTrustedKeys(files: Files, file: string): Promise<JSONWebKeySet> {
+  const text = await files.read(file).catch((cause) => {
     throw new TabibError('CONFIG_INVALID', `residency.trustedKeys: cannot read ${file}: ${cause.code}`, {
       cause,
     })
@@ -146,8 +148,8 @@ export async function readTrustedKeys(file: string): Promise<JSONWebKeySet> {
 
 const MAKE = 'tabib residency manifest <label> --region <region> --key-region <region>'
 
-const readJws = (folder: string, label: string): Promise<string> =>
-  readFile(join(folder, `${label}${SUFFIX}`), 'utf8').then(
+const readJws = (files: Files, folder: string, label: string): Promise<string> =>
+  files.read(join(folder, `${label}${SUFFIX}`)).then(
     (text) => text.trim(),
     (cause) => {
       if (cause.code !== 'ENOENT') throw unreadable(folder, cause, 'read')

@@ -4,6 +4,7 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { signToken } from '../keys/sign.ts'
 import type { Verifier } from '../keys/verifier.ts'
+import { findTenant } from '../tenants/find.ts'
 
 /** What makes a token one with which a service calls virtual care's API for one tenant. */
 export const SERVICE_TOKEN = {
@@ -26,8 +27,7 @@ export async function issueServiceToken(
   { db, keyStore }: { db: Queryable; keyStore(): Promise<KeyStore> },
   { service, tenantId, lifetimeS }: Caller & { lifetimeS: number },
 ): Promise<{ token: string; kid: string; expiresAt: Date }> {
-  const [tenant] = await db.query('select id from tabib.tenant where id::text = $1', [tenantId])
-  if (tenant === undefined) throw new TabibError('NOT_FOUND', `no tenant ${tenantId}`)
+  await findTenant({ db }, tenantId)
   const { purpose, typ, issuer, audience } = SERVICE_TOKEN
   const claims = { iss: issuer, aud: audience, sub: service, tenant_id: tenantId }
   return signToken({ db, keyStore: await keyStore() }, { purpose, typ, lifetimeS, claims })

@@ -58,6 +58,13 @@ export function documentFindings(problems: readonly (DocumentProblem & { file: s
   }
 }
 
+const REGISTERED: Omit<TenantCheck, 'run'> = {
+  id: 'tenant/registered',
+  category: 'operations',
+  severity: 'error',
+  title: 'there is a tenant to check',
+}
+
 /**
  * Asks every check of the categories about every tenant, and the probes where there is something to reach them with.
  * Tells all that fails. A probe that was run for no tenant says why, and counts as neither passed nor failed.
@@ -72,6 +79,7 @@ export async function examineTenants(
     reach,
   }: { now: Date; categories?: readonly Category[] | undefined; reach?: Reach | undefined },
 ): Promise<Examination> {
+  if (subjects.length === 0) return nobody()
   const wanted = ({ category }: { category: Category }) => categories.includes(category)
   const probes = await Promise.all(
     tenantProbes.filter(wanted).map((probe) => runProbe(probe, subjects, reach)),
@@ -85,6 +93,28 @@ export async function examineTenants(
   return {
     rules: inOrder([...[DOCUMENT, ...tenantChecks].filter(wanted), ...probes.map(({ rule }) => rule)]),
     findings: [...findings, ...probes.flatMap((probe) => probe.findings)],
+  }
+}
+
+/** Of no tenant nothing was seen to be in order: a database that is empty, or is another than was meant. */
+function nobody(): Examination {
+  const { id, category, title, severity } = REGISTERED
+  return {
+    rules: [{ id, category, title }],
+    findings: [
+      {
+        id,
+        check: 'tenant check',
+        severity,
+        object: 'the database',
+        message: 'no tenant is registered, so nothing was checked',
+        evidence: {},
+        fix: 'tabib tenant apply --file tenant.yaml',
+        runbook: null,
+        cacheKey: id,
+        waived: false,
+      },
+    ],
   }
 }
 

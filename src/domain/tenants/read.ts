@@ -1,7 +1,6 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
-import { TabibError } from '../../errors.ts'
-import { nearest } from '../../nearest.ts'
 import type { Problem } from './check.ts'
+import { unknownTenant } from './find.ts'
 import { schemaProblems } from './parse.ts'
 import { type Tenant, tenantSchema } from './tenant.ts'
 
@@ -68,26 +67,4 @@ function wellFormed(document: Record<string, unknown>): Omit<StoredTenant, 'id'>
   const names = { slug: 'unnamed', name: 'unnamed' }
   const { slug, name, ...tenant } = tenantSchema.parse({ ...names, ...Object.fromEntries(rest) })
   return { tenant: { ...tenant, slug: String(document.slug), name: String(document.name) }, problems }
-}
-
-/** The id of the tenant with this slug or id. @throws TabibError NOT_FOUND naming the one that was probably meant. */
-export async function tenantIdOf(db: Queryable, named: string): Promise<string> {
-  const [tenant] = await db.query<{ id: string }>(
-    'select id from tabib.tenant where slug = $1 or id::text = lower($1)',
-    [named],
-  )
-  if (tenant === undefined) throw await unknownTenant(db, named)
-  return tenant.id
-}
-
-/** What to say of a tenant that does not exist. */
-export async function unknownTenant(db: Queryable, named: string): Promise<TabibError> {
-  const rows = await db.query<{ slug: string }>('select slug from tabib.tenant order by slug limit 10000')
-  const meant = nearest(
-    named,
-    rows.map(({ slug }) => slug),
-  )
-  return new TabibError('NOT_FOUND', `there is no tenant "${named}"`, {
-    suggestions: [...(meant === undefined ? [] : [`tabib tenant check ${meant}`]), 'tabib tenant list'],
-  })
 }

@@ -1,7 +1,7 @@
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { PAYABLE_CURRENCIES } from './currency.ts'
-import { unknownTenant } from './read.ts'
+import { unknownTenant } from './find.ts'
 
 export interface CurrencyPlan {
   set: { slug: string; from: string | null; to: string }[]

@@ -1,16 +1,12 @@
+import { openFiles } from '../../../adapters/files/client.ts'
 import type { Database } from '../../../adapters/postgres/client.ts'
 import type { Residency } from '../../../config.ts'
-import { TabibError } from '../../../errors.ts'
-import { requireManifests } from '../../residency/gate.ts'
-import {
-  listManifests,
-  readManifest,
-  readTrustedKeys,
-  type SignedManifest,
-} from '../../residency/manifest.ts'
+import { beginBackups, reading } from '../../residency/gate.ts'
+import { readManifest, type SignedManifest } from '../../residency/manifest.ts'
 import type { TenantProbe } from '../check.ts'
 import { allowedRegions } from '../tenant.ts'
 
+const LIMIT_MS = 3_000
 const RUNBOOK = 'runbooks/billing/fm-21-cross-border-transfer.md'
 
 /**
@@ -46,19 +42,14 @@ export const backupProbe: TenantProbe<{ db: Database; residency: Residency | und
 
 /** Every manifest, or words for one that is not believed; words alone where there is nothing to read. */
 async function readManifests(residency: Residency): Promise<(SignedManifest | string)[] | string> {
-  const inWords = (error: unknown): string => {
-    if (error instanceof TabibError) return error.message
-    throw error
-  }
-  try {
-    const { folder, keyFile } = requireManifests(residency)
-    const trusted = await readTrustedKeys(keyFile)
-    const labels = await listManifests(folder)
-    if (labels.length === 0) return `no backup manifest lies in ${folder}`
-    return await Promise.all(labels.map((label) => readManifest(folder, label, trusted).catch(inWords)))
-  } catch (error) {
-    return inWords(error)
-  }
+  using files = openFiles()
+  const begun = await reading('the folder of manifests', () => beginBackups(files, residency), LIMIT_MS)
+  if (!begun.read) return begun.error.message
+  const { folder, trusted, labels } = begun.value
+  const read = labels.map((label) =>
+    reading(`backup ${label}`, () => readManifest(files, folder, label, trusted), LIMIT_MS),
+  )
+  return (await Promise.all(read)).map((one) => (one.read ? one.value : one.error.message))
 }
 
 function flawsOf(

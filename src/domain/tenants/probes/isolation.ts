@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Database } from '../../../adapters/postgres/client.ts'
+import { TabibError } from '../../../errors.ts'
 import { SERVICES, schemaOf } from '../../../service.ts'
 import type { TenantProbe } from '../check.ts'
 
@@ -32,7 +33,7 @@ export const isolationProbe: TenantProbe<{ db: Database }> = {
         }
       })
     } catch (error) {
-      if ((error as { code?: string }).code !== '57014') throw error
+      if (!(error instanceof TabibError && error.code === 'TIMED_OUT')) throw error
       // What was not looked at may be open: that is no pass, and nothing that may be left out.
       return tenants.map(() => ({
         message: `a table was not searched within ${TIMEOUT}, so nobody knows`,
