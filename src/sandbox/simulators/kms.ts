@@ -139,6 +139,9 @@ function verifySignature(request: IncomingMessage, body: string, known: Credenti
     ) ?? []
   if (!signature || !at || !/^\d{8}T\d{6}Z$/.test(at)) throw new KmsError('IncompleteSignatureException')
   const signed = names.split(';')
+  if (signed.join(';') !== [...signed].sort().join(';') || /[A-Z]/.test(names)) {
+    throw new KmsError('IncompleteSignatureException', 'SignedHeaders must be in lower case and sorted.')
+  }
   const unsigned = ['host', ...Object.keys(request.headers).filter((name) => name.startsWith('x-amz-'))]
     .filter((name) => !signed.includes(name))
     .at(0)
@@ -203,10 +206,6 @@ const OPERATIONS: Record<
     if (aliases.has(AliasName)) throw new KmsError('AlreadyExistsException', AliasName)
     if (!keys.has(TargetKeyId)) throw new KmsError('NotFoundException', TargetKeyId)
     aliases.set(AliasName, TargetKeyId)
-    return undefined
-  },
-  DeleteAlias({ AliasName = '' }, { aliases }) {
-    if (!aliases.delete(AliasName)) throw new KmsError('NotFoundException', AliasName)
     return undefined
   },
   DescribeKey({ KeyId }, state) {
