@@ -14,9 +14,7 @@ const GENERATE_LIMIT_MS = 30_000
 const FROM_SOURCE = import.meta.url.endsWith('.ts')
 const ENTRY = join(
   packageRoot(),
-  FROM_SOURCE
-    ? 'src/adapters/keystore/pkcs11-process.ts'
-    : 'dist/adapters/keystore/pkcs11-process.js',
+  FROM_SOURCE ? 'src/adapters/keystore/pkcs11-process.ts' : 'dist/adapters/keystore/pkcs11-process.js',
 )
 
 /**
@@ -131,7 +129,8 @@ function startProcess(ended: () => void): ModuleProcess {
   }
 }
 
-const revive = ({ message, stack }: NonNullable<Answer['error']>): Error => Object.assign(new Error(message), { stack })
+const revive = ({ message, stack }: NonNullable<Answer['error']>): Error =>
+  Object.assign(new Error(message), { stack })
 
 const unreachable = (why: string, cause?: unknown) =>
   new TabibError('KEY_STORE_UNREACHABLE', `the PKCS#11 token cannot be used: ${why}`, {
