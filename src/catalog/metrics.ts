@@ -1,6 +1,7 @@
 import type { Registry } from 'prom-client'
 import type { App } from '../app.ts'
 import { outboxLag, outboxPending } from '../domain/outbox/backlog.ts'
+import { refundCounts } from '../domain/payments/refund-queue.ts'
 import { metricPrefixOf, SERVICES } from '../service.ts'
 import type { FailureMode } from './failure-mode.ts'
 import { catalog } from './index.ts'
@@ -8,6 +9,8 @@ import { readDetector } from './status.ts'
 
 interface Figure {
   name: string
+  /** Only ever rises, and is named so. */
+  counts?: true
   help: string
   read(): Promise<number | undefined>
 }
@@ -21,12 +24,16 @@ export async function catalogMetrics(
   registry: Registry,
   { modes = catalog, timeoutMs = 5_000 }: { modes?: readonly FailureMode[]; timeoutMs?: number } = {},
 ): Promise<void> {
-  const { Gauge } = await import('prom-client')
+  const { Counter, Gauge } = await import('prom-client')
   const known = new Set<string>()
-  for (const { name, help, read } of [...outboxFigures(app), ...modeFigures(app, modes, timeoutMs)]) {
+  for (const { name, help, read, counts } of [
+    ...outboxFigures(app),
+    ...refundFigures(app),
+    ...modeFigures(app, modes, timeoutMs),
+  ]) {
     if (known.has(name)) continue
     known.add(name)
-    new Gauge({
+    ;new (counts ? Counter : Gauge)({
       name,
       help,
       registers: [registry],
@@ -35,8 +42,8 @@ export async function catalogMetrics(
           app.log.warn({ metric: name, err: error }, 'a metric could not be read')
           return undefined
         })
-        if (value === undefined) this.remove()
-        else this.set(value)
+        this.remove()
+        if (value !== undefined) this.inc(value)
       },
     })
   }
@@ -58,6 +65,15 @@ function outboxFigures(app: App): Figure[] {
       },
     ]
   })
+}
+
+function refundFigures(app: App): Figure[] {
+  return (['requested', 'approved', 'rejected'] as const).map((what) => ({
+    name: `billing_refunds_${what}_total`,
+    help: `Refunds that were ever ${what}.`,
+    counts: true,
+    read: async () => (await refundCounts(app))[what],
+  }))
 }
 
 function modeFigures(app: App, modes: readonly FailureMode[], timeoutMs: number): Figure[] {

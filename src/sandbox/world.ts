@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Nats } from '../adapters/nats/client.ts'
+import type { Page } from '../adapters/pager/client.ts'
 import { type Database, openDatabase } from '../adapters/postgres/client.ts'
 import { type App, createApp, createLogger } from '../app.ts'
 import { type Config, loadConfig } from '../config.ts'
@@ -23,6 +24,7 @@ import { type PatroniServer, startPatroni } from './servers/patroni.ts'
 import { type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
+import { type Phone, startPhone } from './simulators/phone.ts'
 import { type Api, apiAt, ensureKey, makeVisit, type Visit } from './visit.ts'
 
 /** A `tabib` process that the world started: the same binary an operator runs, pointed at the sandbox. */
@@ -79,6 +81,8 @@ export interface World extends AsyncDisposable {
   produce(service: Service, options: ProduceOptions): Promise<string[]>
   /** Starts `tabib api run` and resolves when it is ready. */
   startApi(): Promise<TabibProcess & Api>
+  /** Pages go to a simulated phone from now on; whoever carries it answers each, once. */
+  onCall(answer: (page: Page) => Promise<void>): Promise<Phone>
   /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
   visit(): Promise<Visit>
   /** Makes a live tenant in Kabul that charges in afghani, and returns its id. */
@@ -210,6 +214,12 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     void started.exited.then(() => processes.delete(started))
     return started
   }
+  const configure: World['configure'] = async (context) => {
+    const settings = { currentContext: 'rehearsal', contexts: { rehearsal: context } }
+    await writeFile(configFile, JSON.stringify(settings))
+    apps.push(openApp())
+  }
+  const phones = new Set<Phone>()
   return {
     get app() {
       return apps.at(-1)!
@@ -223,11 +233,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     kms,
     env,
     spawn,
-    async configure(context) {
-      const settings = { currentContext: 'rehearsal', contexts: { rehearsal: context } }
-      await writeFile(configFile, JSON.stringify(settings))
-      apps.push(openApp())
-    },
+    configure,
     async manifests() {
       const [manifests, trustedKeys] = [join(folder.path, 'manifests'), join(folder.path, 'manifests.jwks')]
       await mkdir(manifests, { recursive: true })
@@ -256,6 +262,12 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       const started = spawn(['api', 'run', '--port', '0'])
       return Object.assign(started, apiAt(await ready(started)))
     },
+    async onCall(answer) {
+      const phone = await startPhone(answer)
+      phones.add(phone)
+      await configure({ pager: { webhookUrl: phone.url } })
+      return phone
+    },
     visit: async () =>
       makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app.db)),
     async startVerifier({ purpose, keysUrl, instance, silent = false }) {
@@ -269,7 +281,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     tenant: () => makeTenant(app.db),
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
-      await Promise.all([...processes].map((one) => one[Symbol.asyncDispose]()))
+      await Promise.all([...processes, ...phones].map((one) => one[Symbol.asyncDispose]()))
       await Promise.allSettled([
         ...apps.map((one) => one[Symbol.asyncDispose]()),
         owner.close(),

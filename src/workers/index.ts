@@ -9,6 +9,7 @@ import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
 import { pager } from './pager.ts'
 import { priceWatch } from './price-watch.ts'
+import { refundWatch } from './refund-watch.ts'
 
 /** Every background worker. */
 export const workers: readonly Worker[] = [
@@ -19,6 +20,7 @@ export const workers: readonly Worker[] = [
   inboxSweep,
   keyRotation,
   priceWatch,
+  refundWatch,
   pager,
 ]
 

@@ -1,5 +1,4 @@
 import {
-  createHash,
   createPrivateKey,
   generateKeyPair,
   type KeyObject,
@@ -51,7 +50,7 @@ const SHORTEST_PASSPHRASE = 16
  */
 export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promise<KeyStore> {
   const folder = resolve(decodeURIComponent(url.slice('file:'.length).replace(/^\/\/(?=\/)/, '')))
-  const { wrapping, salt } = await deriveKey(folder, await readPassphrase(secretFile))
+  const wrapping = await deriveKey(folder, await readPassphrase(secretFile))
   const opened = new Map<string, { key: StoredKey; privateKey: KeyObject }>()
 
   const read = async (ref: string) => {
@@ -114,8 +113,6 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
       opened.delete(ref)
       if (/^[\w-]{43}$/.test(ref)) await rm(join(folder, `${ref}.jwe`), { force: true })
     },
-    // A copy of the folder is the same store: it holds the same keys.
-    identity: async () => `file:${createHash('sha256').update(salt).digest('hex').slice(0, 16)}`,
     ping: provePassphrase,
     async [Symbol.asyncDispose]() {
       opened.clear()
@@ -143,10 +140,7 @@ async function readPassphrase(secretFile: string | undefined): Promise<string> {
 }
 
 /** The salt is made once for a folder, by whoever comes first. */
-async function deriveKey(
-  folder: string,
-  passphrase: string,
-): Promise<{ wrapping: Uint8Array; salt: Buffer }> {
+async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array> {
   const path = join(folder, 'salt')
   try {
     // A folder that was there keeps its mode: it may be somebody's, and what is put there is sealed and mode 600.
@@ -161,7 +155,7 @@ async function deriveKey(
       await rm(draft, { force: true })
     }
     const salt = Buffer.from(await readFile(path, 'utf8'), 'base64url')
-    return { wrapping: await scrypt(passphrase, salt, 32, SCRYPT), salt }
+    return await scrypt(passphrase, salt, 32, SCRYPT)
   } catch (cause) {
     throw unreadable(folder, cause)
   }

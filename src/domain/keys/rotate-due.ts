@@ -12,21 +12,20 @@ const BY = 'key-rotation'
 export async function rotateDueKeys(
   systems: KeySystems,
   { algorithm, policy, maxAgeS }: { algorithm: SigningAlgorithm; policy: KeyPolicy; maxAgeS: number },
-): Promise<{ purposes: number; moved: number; waits: string[]; undestroyed: string[] }> {
+): Promise<{ purposes: number; moved: number; waits: string[] }> {
   const { db } = systems
   const purposes = await db.query<{ purpose: string }>(
     'select distinct purpose from tabib.signing_key order by purpose',
   )
-  const result = { purposes: purposes.length, moved: 0, waits: [] as string[], undestroyed: [] as string[] }
+  const result = { purposes: purposes.length, moved: 0, waits: [] as string[] }
   const failures: unknown[] = []
   for (const { purpose } of purposes) {
     try {
       const due = isRotationDue(await listKeys({ db }, { purpose }), maxAgeS)
-      const { moved, waits, undestroyed } = due
+      const { moved, waits } = due
         ? await rotateKeys(systems, { purpose, algorithm, policy, by: BY })
         : await advanceKeys(systems, { purpose, by: BY })
       result.moved += moved.length
-      result.undestroyed.push(...undestroyed)
       result.waits.push(...waits.map((wait) => `${purpose}: ${wait}`))
     } catch (error) {
       failures.push(error)
