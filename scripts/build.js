@@ -31,7 +31,13 @@ const builtinsByRequire = {
 const commands = filesUnder('src/commands').filter((file) => !production || !REHEARSAL.test(file))
 const { outputFiles } = await build({
   absWorkingDir: root,
-  entryPoints: ['src/main.ts', 'src/domain/keys/verifier.ts', ...filesUnder('src/hooks'), ...commands],
+  entryPoints: [
+    'src/main.ts',
+    'src/domain/keys/verifier.ts',
+    'src/adapters/keystore/pkcs11-process.ts',
+    ...filesUnder('src/hooks'),
+    ...commands,
+  ],
   outbase: 'src',
   outdir: 'dist',
   bundle: true,

@@ -53,6 +53,7 @@ export const ERROR_CODES = {
   MIGRATION_REQUIRED: EXIT.refused,
   OUTBOX_RESTORED: EXIT.refused,
   OVERLAP_TOO_SHORT: EXIT.refused,
+  KEY_ELSEWHERE: EXIT.refused,
   SESSION_ENDED: EXIT.refused,
   ACCOUNT_FROZEN: EXIT.refused,
   BUSINESS_KEY_TAKEN: EXIT.refused,

@@ -258,7 +258,7 @@ test('a revoked key is on the denylist with its successor signing, in one transa
   const revoke = () =>
     revokeKey(systems(), { kid, reason: 'leaked', by, runId: '0d8f0a52-9f3a-4f0e-8a55-3f6f9a3d9d10' })
   const { successor, ...rest } = await revoke()
-  expect(rest).toEqual({ kid, purpose, revoked: true, announced: true })
+  expect(rest).toEqual({ kid, purpose, revoked: true, announced: true, undestroyed: [] })
   expect((await activeKey(database, { purpose })).key.publicJwk.kid).toBe(successor)
   expect(await publishedKeys(database, { purpose })).toMatchObject({
     keys: [{ kid: successor }],

@@ -31,6 +31,11 @@ export interface KeyStore extends AsyncDisposable {
   sign(ref: string, bytes: Uint8Array): Promise<Uint8Array>
   /** Destroys a key pair for good; one that is gone already is no error. */
   destroy(ref: string): Promise<void>
+  /**
+   * Names the store: `file:<id>`, `pkcs11:<label>/<serial>`, `kms:<region>/<account>`. A KMS knows its account by a key
+   * alone, and is `kms:<region>/?` when it does not hold this one.
+   */
+  identity(ref: string): Promise<string>
   /** Resolves when the store answers and takes the secret. */
   ping(): Promise<void>
 }

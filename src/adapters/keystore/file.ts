@@ -1,4 +1,5 @@
 import {
+  createHash,
   createPrivateKey,
   generateKeyPair,
   type KeyObject,
@@ -50,7 +51,7 @@ const SHORTEST_PASSPHRASE = 16
  */
 export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promise<KeyStore> {
   const folder = resolve(decodeURIComponent(url.slice('file:'.length).replace(/^\/\/(?=\/)/, '')))
-  const wrapping = await deriveKey(folder, await readPassphrase(secretFile))
+  const { wrapping, salt } = await deriveKey(folder, await readPassphrase(secretFile))
   const opened = new Map<string, { key: StoredKey; privateKey: KeyObject }>()
 
   const read = async (ref: string) => {
@@ -113,6 +114,8 @@ export async function openFileStore({ url, secretFile }: KeyStoreOptions): Promi
       opened.delete(ref)
       if (/^[\w-]{43}$/.test(ref)) await rm(join(folder, `${ref}.jwe`), { force: true })
     },
+    // A copy of the folder is the same store: it holds the same keys.
+    identity: async () => `file:${createHash('sha256').update(salt).digest('hex').slice(0, 16)}`,
     ping: provePassphrase,
     async [Symbol.asyncDispose]() {
       opened.clear()
@@ -140,7 +143,10 @@ async function readPassphrase(secretFile: string | undefined): Promise<string> {
 }
 
 /** The salt is made once for a folder, by whoever comes first. */
-async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array> {
+async function deriveKey(
+  folder: string,
+  passphrase: string,
+): Promise<{ wrapping: Uint8Array; salt: Buffer }> {
   const path = join(folder, 'salt')
   try {
     // A folder that was there keeps its mode: it may be somebody's, and what is put there is sealed and mode 600.
@@ -155,7 +161,7 @@ async function deriveKey(folder: string, passphrase: string): Promise<Uint8Array
       await rm(draft, { force: true })
     }
     const salt = Buffer.from(await readFile(path, 'utf8'), 'base64url')
-    return await scrypt(passphrase, salt, 32, SCRYPT)
+    return { wrapping: await scrypt(passphrase, salt, 32, SCRYPT), salt }
   } catch (cause) {
     throw unreadable(folder, cause)
   }

@@ -42,6 +42,8 @@ export async function openKmsStore({ url, secretFile, fetch }: KeyStoreOptions):
     const key = await describe(PublicKey)
     return { key, arn: KeyId }
   }
+  const describeKey = (ref: string) =>
+    call('DescribeKey', { KeyId: aliasOf(ref) }, keyAnswer).catch(unless('NotFoundException'))
   const lookUp = async (ref: string) => {
     const found = known.get(ref) ?? (await read(aliasOf(ref)).catch((error) => rename(error, ref)))
     known.set(ref, found)
@@ -85,18 +87,21 @@ export async function openKmsStore({ url, secretFile, fetch }: KeyStoreOptions):
       return key.algorithm === 'ES256' ? p1363Of(Signature) : Signature
     },
     async destroy(ref) {
-      const alias = { AliasName: aliasOf(ref) }
-      const found = await call('DescribeKey', { KeyId: alias.AliasName }, keyAnswer).catch(
-        unless('NotFoundException'),
-      )
+      const found = await describeKey(ref)
       if (found) {
         const { KeyId } = found.KeyMetadata
+        // The alias goes with the key, and shows until then that it was here.
         await call('ScheduleKeyDeletion', { KeyId, PendingWindowInDays: DELETION_DAYS }, z.unknown()).catch(
           unless('KMSInvalidStateException'),
         )
-        await call('DeleteAlias', alias, z.unknown()).catch(unless('NotFoundException'))
       }
       known.delete(ref)
+    },
+    async identity(ref) {
+      const found = await describeKey(ref)
+      // arn:aws:kms:<region>:<account>:key/<id>
+      const [, , , itsRegion, account] = found?.KeyMetadata.Arn.split(':') ?? []
+      return found ? `kms:${itsRegion}/${account}` : `kms:${region}/?`
     },
     async ping() {
       await call('DescribeKey', { KeyId: aliasOf('ping') }, z.unknown()).catch(unless('NotFoundException'))
@@ -109,7 +114,7 @@ export async function openKmsStore({ url, secretFile, fetch }: KeyStoreOptions):
 
 const base64 = z.base64().transform((text) => Buffer.from(text, 'base64'))
 const keyAnswer = z.object({
-  KeyMetadata: z.object({ KeyId: z.string() }),
+  KeyMetadata: z.object({ KeyId: z.string(), Arn: z.string() }),
 })
 const publicKeyAnswer = z.object({ KeyId: z.string(), PublicKey: base64 })
 const signatureAnswer = z.object({ Signature: base64 })
@@ -241,7 +246,7 @@ function parseCredentials(text: string) {
 
 function parseJson(text: string): unknown {
   try {
-    // DeleteAlias and CreateAlias answer with nothing.
+    // CreateAlias answers with nothing.
     return text === '' ? {} : JSON.parse(text)
   } catch {
     return undefined

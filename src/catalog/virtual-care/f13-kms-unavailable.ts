@@ -26,7 +26,7 @@ export default failureMode({
   mitigate: {
     command: [
       ...['keys', 'rotate', '--purpose', 'join-token', '--cache-age', '0s', '--skew', '0s'],
-      ...['--wait', '--yes'],
+      ...['--change-store', '--wait', '--yes'],
     ],
   },
   drill: {

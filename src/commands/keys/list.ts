@@ -18,10 +18,11 @@ export default class KeysList extends TabibCommand<typeof KeysList> {
   async run(): Promise<void> {
     const app = await this.openApp()
     const keys = (await listKeys(app, this.flags)).map(
-      ({ purpose, kid, algorithm, phase, since, barred, publicJwk }) => ({
+      ({ purpose, kid, algorithm, store, phase, since, barred, publicJwk }) => ({
         purpose,
         kid,
         algorithm,
+        store,
         phase,
         since,
         barred,
@@ -33,7 +34,7 @@ export default class KeysList extends TabibCommand<typeof KeysList> {
       text: () =>
         keys.length === 0
           ? 'there is no signing key yet; next: tabib keys rotate --purpose <name>'
-          : table(keys, ['purpose', 'kid', 'algorithm', 'phase', 'since', 'barred']),
+          : table(keys, ['purpose', 'kid', 'algorithm', 'store', 'phase', 'since', 'barred']),
     })
   }
 }

@@ -77,6 +77,7 @@ export default class KeysRevoke extends TabibCommand<typeof KeysRevoke> {
         ...(result.successor === null
           ? ['no key signs: none could be made; the key-rotation worker goes on trying']
           : []),
+        ...result.undestroyed,
         ...(result.announced ? [] : ['NATS did not hear of it; verifiers find out at their next load']),
       ],
     })

@@ -37,6 +37,9 @@ export default class KeysRotate extends TabibCommand<typeof KeysRotate> {
     'cache-age': durationFlag({ description: 'how long verifiers may keep a key set; keys.cacheAge' }),
     skew: durationFlag({ description: 'how far clocks may differ; keys.skew' }),
     taint: Flags.boolean({ description: 'the present key may have leaked: it never signs again afterwards' }),
+    'change-store': Flags.boolean({
+      description: 'make the new key in the key store configured here, although the last one lies in another',
+    }),
     wait: Flags.boolean({ description: 'stay until the new key signs' }),
     ...planned,
     ...moderate,
@@ -51,6 +54,7 @@ export default class KeysRotate extends TabibCommand<typeof KeysRotate> {
     const plan = await planRotation(app, {
       purpose,
       taint,
+      changeStore: this.flags['change-store'],
       algorithm: this.flags.algorithm ?? algorithm,
       policy: {
         overlapS: seconds(this.flags.overlap, configured.overlapS),
@@ -76,10 +80,12 @@ export default class KeysRotate extends TabibCommand<typeof KeysRotate> {
       (error) => {
         if (error instanceof TabibError && error.code === 'TIMED_OUT')
           error.suggestions.push(this.resumeWith!)
+        if (error instanceof TabibError && error.code === 'KEY_ELSEWHERE')
+          error.suggestions.push('the same command with --change-store, to have the next key made here')
         throw error
       },
     )
-    this.succeed({ result, text: () => resultText(purpose, result) })
+    this.succeed({ result, text: () => resultText(purpose, result), warnings: result.undestroyed })
   }
 
   async #untilActive(app: App, started: Advance): Promise<Advance> {

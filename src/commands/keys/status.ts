@@ -27,7 +27,7 @@ export default class KeysStatus extends TabibCommand<typeof KeysStatus> {
 }
 
 function statusText({ purpose, active, algorithm, ageS, ...rest }: PurposeStatus): string {
-  const { rotation, draining, verifiers, problems } = rest
+  const { rotation, draining, verifiers, undestroyed, problems } = rest
   const days = Math.floor((ageS ?? 0) / 86_400)
   const signs = active ? `${active} signs (${algorithm}, ${days} days old)` : 'no key signs'
   const current = verifiers.filter(({ holds }) => holds === 'current').length
@@ -37,6 +37,7 @@ function statusText({ purpose, active, algorithm, ageS, ...rest }: PurposeStatus
     ...(rotation ? [`  ${rotation.kid} is to sign next, phase ${rotation.phase}`] : []),
     ...(rotation?.waits ?? []).map((wait) => `    waits for ${wait}`),
     ...draining.map(({ kid, leftS }) => `  ${kid} drains, retired in ${leftS} s`),
+    ...undestroyed.map(({ kid, store }) => `  ${kid} has ended; its private half still lies in ${store}`),
     `  ${current} of ${verifiers.length} verifiers hold the published keys`,
   ].join('\n')
 }

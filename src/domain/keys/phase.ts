@@ -28,6 +28,8 @@ export interface SigningKey extends KeyPolicy {
   purpose: string
   algorithm: SigningAlgorithm
   ref: string
+  /** Which store holds the private half; null when it was made before that was kept. */
+  store: string | null
   publicJwk: JWK & { kid: string }
   phase: KeyPhase
   /** When the phase was entered. */
@@ -48,7 +50,7 @@ export function listKeys(
   { purpose, ended = false }: { purpose?: string | undefined; ended?: boolean } = {},
 ): Promise<SigningKey[]> {
   return db.query<SigningKey>(
-    `select key.kid, purpose, algorithm, ref, public_jwk as "publicJwk", key.phase, since, barred,
+    `select key.kid, purpose, algorithm, ref, store, public_jwk as "publicJwk", key.phase, since, barred,
             extract(epoch from clock_timestamp() - since)::float8 as "sinceS",
             extract(epoch from clock_timestamp() - made.entered_at)::float8 as "ageS",
             extract(epoch from clock_timestamp() - published_at)::float8 as "publishedS",

@@ -44,6 +44,8 @@ export interface Revocation {
   /** Who signs now; null when the key store is away and no other key was at hand: nothing is signed until it is back. */
   successor: string | null
   announced: boolean
+  /** Why the private half is not destroyed yet, in words; empty when it is. */
+  undestroyed: string[]
 }
 
 /**
@@ -71,12 +73,23 @@ export async function revokeKey(
     }
     return entered
   })
-  const { announced } = await announceKeys(systems, { purpose, revoked: [kid] })
-  // Whoever holds a copy is refused already; a store that is away destroys its own at the worker's next pass.
-  await soon(destroyEnded(systems, { purpose }).catch(() => {}))
+  // Whoever holds a copy is refused already; what does not answer soon hears of it at the worker's next pass.
+  const [announced, undestroyed] = await Promise.all([
+    soon(announceKeys(systems, { purpose, revoked: [kid] })),
+    soon(destroyEnded(systems, { purpose }).catch(() => undefined)),
+  ])
   // Another may have come to sign, or to sign no more, since the key was looked up.
   const successor = kidIn(await listKeys({ db }, { purpose }), ['activate'])
-  return { kid, purpose, revoked, successor, announced }
+  return {
+    kid,
+    purpose,
+    revoked,
+    successor,
+    announced: announced?.announced ?? false,
+    undestroyed: undestroyed ?? [
+      `the private half of ${kid} is not destroyed yet: the key store has not answered`,
+    ],
+  }
 }
 
 const NOT_REVOKED = KEY_PHASES.filter((phase) => phase !== 'revoked')
@@ -93,7 +106,7 @@ async function successorOf(systems: KeySystems, key: SigningKey, by: string): Pr
 
 const SOON_MS = 2_000
 
-/** What comes of work on the key store, if it comes soon: a store that hangs must not keep a leaked key in use either. */
+/** What comes of work, if it comes soon: a key store or NATS that hangs must not keep a leaked key in use either. */
 async function soon<T>(work: Promise<T>): Promise<T | undefined> {
   const late = new AbortController()
   try {

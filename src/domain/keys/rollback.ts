@@ -58,7 +58,7 @@ export async function rollbackRotation(
     else await activateKey(tx, { kid: to, purpose, from: ['drain'], by })
   })
   await announceKeys(systems, { purpose })
-  // It is rolled back; a store that is away destroys the private half at the worker's next pass.
+  // It is rolled back; what is left, the worker's next pass destroys.
   await destroyEnded(systems, { purpose }).catch(() => {})
 }
 

@@ -12,20 +12,21 @@ const BY = 'key-rotation'
 export async function rotateDueKeys(
   systems: KeySystems,
   { algorithm, policy, maxAgeS }: { algorithm: SigningAlgorithm; policy: KeyPolicy; maxAgeS: number },
-): Promise<{ purposes: number; moved: number; waits: string[] }> {
+): Promise<{ purposes: number; moved: number; waits: string[]; undestroyed: string[] }> {
   const { db } = systems
   const purposes = await db.query<{ purpose: string }>(
     'select distinct purpose from tabib.signing_key order by purpose',
   )
-  const result = { purposes: purposes.length, moved: 0, waits: [] as string[] }
+  const result = { purposes: purposes.length, moved: 0, waits: [] as string[], undestroyed: [] as string[] }
   const failures: unknown[] = []
   for (const { purpose } of purposes) {
     try {
       const due = isRotationDue(await listKeys({ db }, { purpose }), maxAgeS)
-      const { moved, waits } = due
+      const { moved, waits, undestroyed } = due
         ? await rotateKeys(systems, { purpose, algorithm, policy, by: BY })
         : await advanceKeys(systems, { purpose, by: BY })
       result.moved += moved.length
+      result.undestroyed.push(...undestroyed)
       result.waits.push(...waits.map((wait) => `${purpose}: ${wait}`))
     } catch (error) {
       failures.push(error)

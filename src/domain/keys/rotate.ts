@@ -9,6 +9,7 @@ import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { announceKeys } from './announce.ts'
 import { activationWaits } from './attest.ts'
+import { assertHeldHere } from './held-here.ts'
 import { signJws } from './jws.ts'
 import { PROBE_TYPE } from './key-set.ts'
 import {
@@ -43,6 +44,8 @@ export interface RotationAsk {
   taint?: boolean
   /** The key to replace, as a plan saw it: when another signs by now, that was done already. */
   active?: string | null
+  /** The new key is made in the store here, although the purpose's last one lies in another. */
+  changeStore?: boolean
 }
 
 export interface RotationPlan extends RotationAsk {
@@ -82,7 +85,10 @@ export async function rotateKeys(
   return { kid, ...(await advanceKeys(systems, { purpose: ask.purpose, by })) }
 }
 
-/** The key that signs next: the one under way, one that has replaced `active` by now, or a new one in `prepare`. */
+/**
+ * The key that signs next: the one under way, one that has replaced `active` by now, or a new one in `prepare`.
+ * @throws TabibError KEY_ELSEWHERE when a new one is wanted and the purpose's keys lie in another store.
+ */
 export async function prepareKey(
   { db, keyStore: openStore }: Pick<KeySystems, 'db' | 'keyStore'>,
   ask: RotationAsk & { by: string },
@@ -96,22 +102,26 @@ export async function prepareKey(
   const present = next(keys)
   if (present !== null && present !== active) return present
   const keyStore = await openStore()
+  const last = (await listKeys({ db }, { purpose, ended: true })).at(-1)
+  if (last && !ask.changeStore) await assertHeldHere(keyStore, last)
   const key = await generateTypable(keyStore, algorithm)
   const { kid } = key.publicJwk
   const probe = await signJws({ keyStore }, { key, typ: PROBE_TYPE, payload: { purpose, kid } })
+  const store = await keyStore.identity(key.ref)
   const theirs = await db.transaction(async (tx) => {
     await lockKeys(tx, purpose)
     const other = next(await listKeys({ db: tx }, { purpose }))
     if (other !== null && other !== active) return other
     await tx.query(
-      `insert into tabib.signing_key (kid, purpose, algorithm, ref, public_jwk, probe, phase,
+      `insert into tabib.signing_key (kid, purpose, algorithm, ref, store, public_jwk, probe, phase,
          overlap_s, cache_age_s, skew_s, token_lifetime_s, all_attest)
-       values ($1, $2, $3, $4, $5, $6, 'prepare', $7, $8, $9, $10, $11)`,
+       values ($1, $2, $3, $4, $5, $6, $7, 'prepare', $8, $9, $10, $11, $12)`,
       [
         kid,
         purpose,
         algorithm,
         key.ref,
+        store,
         JSON.stringify(key.publicJwk),
         probe,
         policy.overlapS,
@@ -147,6 +157,8 @@ export interface Advance {
   /** What the rotation under way waits for. */
   waits: string[]
   announced: boolean
+  /** Private halves that were to be destroyed and are not, each with why, in words. */
+  undestroyed: string[]
 }
 
 /** Moves a purpose's keys as far as their conditions hold. Each step is one transaction; any may be the last. */
@@ -180,8 +192,7 @@ export async function advanceKeys(
   for (const key of await find('drain')) {
     if (active && drainLeftS(key, active) <= 0) await enter(key.kid, 'drain', 'retire')
   }
-  await destroyEnded(systems, { purpose })
-  return { moved, waits, announced }
+  return { moved, waits, announced, undestroyed: await destroyEnded(systems, { purpose }) }
 }
 
 /** Seconds until a draining key may be retired: its last token has expired, and the overlap is over. */
@@ -191,20 +202,36 @@ export function drainLeftS(key: SigningKey, active: SigningKey): number {
   )
 }
 
-/** Destroys the private halves of retired and revoked keys; a store that is away is asked again next time. */
+/**
+ * Destroys the private halves of retired and revoked keys. One that lies in another store, or whose store is away, is
+ * left for whoever comes next.
+ * @returns why, for each that is left.
+ */
 export async function destroyEnded(
-  { db, keyStore }: Pick<KeySystems, 'db' | 'keyStore'>,
+  { db, keyStore: openStore }: Pick<KeySystems, 'db' | 'keyStore'>,
   { purpose }: { purpose: string },
-): Promise<void> {
-  const ended = await db.query<{ kid: string; ref: string }>(
-    `select kid, ref from tabib.signing_key
+): Promise<string[]> {
+  const ended = await db.query<{ kid: string; ref: string; store: string | null }>(
+    `select kid, ref, store from tabib.signing_key
      where purpose = $1 and phase in ('retire', 'revoked') and destroyed_at is null`,
     [purpose],
   )
-  for (const { kid, ref } of ended) {
-    await (await keyStore()).destroy(ref)
+  const left: string[] = []
+  for (const { kid, ...key } of ended) {
+    try {
+      const keyStore = await openStore()
+      await assertHeldHere(keyStore, key)
+      await keyStore.destroy(key.ref)
+    } catch (error) {
+      if (!(error instanceof TabibError)) throw error
+      left.push(`the private half of ${kid} was not destroyed: ${error.message}`)
+      // The others would wait as long for a store that is away.
+      if (error.code === 'KEY_STORE_UNREACHABLE') break
+      continue
+    }
     await db.query('update tabib.signing_key set destroyed_at = clock_timestamp() where kid = $1', [kid])
   }
+  return left
 }
 
 /** @throws TabibError OVERLAP_TOO_SHORT with the sum that the overlap must cover. */

@@ -5,7 +5,7 @@ import { signJws } from './jws.ts'
 
 /** The key that signs for a purpose now, with the longest life that a token of it may have. */
 export interface ActiveKey {
-  key: StoredKey
+  key: StoredKey & { store: string | null }
   tokenLifetimeS: number
   /** Seconds since 1970, by the database's clock. */
   nowS: number
@@ -16,8 +16,8 @@ export async function activeKey(
   { db }: { db: Queryable },
   { purpose }: { purpose: string },
 ): Promise<ActiveKey> {
-  const [found] = await db.query<StoredKey & { tokenLifetimeS: number; nowS: number }>(
-    `select ref, algorithm, public_jwk as "publicJwk", token_lifetime_s as "tokenLifetimeS",
+  const [found] = await db.query<ActiveKey['key'] & { tokenLifetimeS: number; nowS: number }>(
+    `select ref, store, algorithm, public_jwk as "publicJwk", token_lifetime_s as "tokenLifetimeS",
             floor(extract(epoch from clock_timestamp()))::float8 as "nowS"
      from tabib.signing_key where purpose = $1 and phase = 'activate'`,
     [purpose],
@@ -37,7 +37,7 @@ export async function activeKey(
  * key is looked up each time: a signer that kept one would go on signing with it while it drains.
  *
  * @throws TabibError NOT_FOUND without an active key, OVERLAP_TOO_SHORT for a life that rotations do not wait out,
- * KEY_STORE_UNREACHABLE.
+ * KEY_STORE_UNREACHABLE, KEY_ELSEWHERE.
  */
 export async function signToken(
   { db, keyStore }: { db: Queryable; keyStore: KeyStore },

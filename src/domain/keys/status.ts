@@ -16,6 +16,8 @@ export interface PurposeStatus {
   /** Keys that no longer sign, and the seconds until each is retired. */
   draining: { kid: string; leftS: number }[]
   verifiers: VerifierOnRecord[]
+  /** Ended keys whose private half is not destroyed yet, and the store that it lies in. */
+  undestroyed: { kid: string; store: string | null }[]
   /** What somebody should see to, in words. */
   problems: string[]
 }
@@ -33,9 +35,14 @@ export async function keysStatus(
 }
 
 async function statusOf(db: Queryable, purpose: string, maxAgeS: number): Promise<PurposeStatus> {
-  const [keys, verifiers] = await Promise.all([
+  const [keys, verifiers, undestroyed] = await Promise.all([
     listKeys({ db }, { purpose }),
     listVerifiers({ db }, { purpose }),
+    db.query<{ kid: string; store: string | null }>(
+      `select kid, store from tabib.signing_key
+       where purpose = $1 and phase in ('retire', 'revoked') and destroyed_at is null order by since`,
+      [purpose],
+    ),
   ])
   const active = keys.find(({ phase }) => phase === 'activate')
   const candidate = keys.find(({ phase }) => CANDIDATE.includes(phase))
@@ -54,6 +61,7 @@ async function statusOf(db: Queryable, purpose: string, maxAgeS: number): Promis
           .map((key) => ({ kid: key.kid, leftS: Math.max(0, drainLeftS(key, active)) }))
       : [],
     verifiers,
+    undestroyed,
     problems: [
       ...(active ? [] : ['no key signs']),
       ...(active && isRotationDue(keys, maxAgeS)

@@ -1,7 +1,9 @@
+import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { TabibError } from '../../errors.ts'
 import { requirePrograms } from './find.ts'
 
@@ -12,6 +14,8 @@ export interface SoftHsm {
   readonly pin: string
   /** For a child process that uses the token. */
   readonly env: Record<string, string>
+  /** From now on every call into the module hangs, in whatever process, until this is disposed. */
+  freeze(): Promise<AsyncDisposable>
 }
 
 // Debian's, Fedora's, Homebrew's.
@@ -59,5 +63,19 @@ export async function makeSoftHsm(folder: string): Promise<SoftHsm> {
     keyStore: `pkcs11:token=tabib?module-path=${path}`,
     pin,
     env: { SOFTHSM2_CONF: configFile },
+    freeze: () => freeze(join(folder, 'tokens')),
+  }
+}
+
+/** SoftHSM reads a token's `generation` before it touches an object, and a pipe that nobody writes to never answers. */
+async function freeze(tokens: string): Promise<AsyncDisposable> {
+  const [token = ''] = await readdir(tokens)
+  const file = join(tokens, token, 'generation')
+  await rename(file, `${file}.kept`)
+  await promisify(execFile)('mkfifo', [file])
+  return {
+    async [Symbol.asyncDispose]() {
+      await rename(`${file}.kept`, file)
+    },
   }
 }

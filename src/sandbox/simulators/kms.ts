@@ -66,6 +66,7 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
   const aliases = new Map<string, string>()
   const calls = new Map<string, number>()
   let fault: KmsFault | undefined
+  let region = REGION
 
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
     const body = await text(request)
@@ -79,7 +80,7 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
       verifySignature(request, body, credentials)
       const perform = OPERATIONS[operation]
       if (!perform) throw new KmsError('UnknownOperationException')
-      const done = await perform(JSON.parse(body), { keys, aliases })
+      const done = await perform(JSON.parse(body), { keys, aliases, region })
       if (typeof fault === 'object' && 'losesAnswerOf' in fault && fault.losesAnswerOf === operation) {
         fault = undefined
         return void request.socket.destroy()
@@ -102,6 +103,7 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
     },
     failOver() {
       fault = undefined
+      region = 'af-sandbox-2'
       keys.clear()
       aliases.clear()
     },
@@ -139,6 +141,9 @@ function verifySignature(request: IncomingMessage, body: string, known: Credenti
     ) ?? []
   if (!signature || !at || !/^\d{8}T\d{6}Z$/.test(at)) throw new KmsError('IncompleteSignatureException')
   const signed = names.split(';')
+  if (signed.join(';') !== [...signed].sort().join(';') || /[A-Z]/.test(names)) {
+    throw new KmsError('IncompleteSignatureException', 'SignedHeaders must be in lower case and sorted.')
+  }
   const unsigned = ['host', ...Object.keys(request.headers).filter((name) => name.startsWith('x-amz-'))]
     .filter((name) => !signed.includes(name))
     .at(0)
@@ -185,17 +190,19 @@ type Body = Record<string, string>
 interface State {
   keys: Map<string, Key>
   aliases: Map<string, string>
+  /** In which keys are made. */
+  region: string
 }
 
 const OPERATIONS: Record<
   string,
   (body: Body, state: State) => Promise<object | undefined> | object | undefined
 > = {
-  async CreateKey({ KeySpec = '', KeyUsage }, { keys }) {
+  async CreateKey({ KeySpec = '', KeyUsage }, { keys, region }) {
     const make = SPECS[KeySpec]?.generate
     if (!make || KeyUsage !== 'SIGN_VERIFY') throw new KmsError('ValidationException', `KeySpec ${KeySpec}`)
     const id = randomUUID()
-    const arn = `arn:aws:kms:${REGION}:000000000000:key/${id}`
+    const arn = `arn:aws:kms:${region}:000000000000:key/${id}`
     keys.set(id, { arn, spec: KeySpec, state: 'Enabled', privateKey: await make() })
     return { KeyMetadata: { KeyId: id, Arn: arn, KeySpec, KeyUsage, KeyState: 'Enabled' } }
   },
@@ -203,10 +210,6 @@ const OPERATIONS: Record<
     if (aliases.has(AliasName)) throw new KmsError('AlreadyExistsException', AliasName)
     if (!keys.has(TargetKeyId)) throw new KmsError('NotFoundException', TargetKeyId)
     aliases.set(AliasName, TargetKeyId)
-    return undefined
-  },
-  DeleteAlias({ AliasName = '' }, { aliases }) {
-    if (!aliases.delete(AliasName)) throw new KmsError('NotFoundException', AliasName)
     return undefined
   },
   DescribeKey({ KeyId }, state) {
