@@ -3,12 +3,15 @@ import pg from 'pg'
 import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Catalog, Relation } from './catalog.ts'
-import { columnName, type Judging, nameOfSetting, valueOfSetting } from './confinement.ts'
+import { columnName, type Judging, settingsFor } from './confinement.ts'
 import { NoRow, RowMaker, readShapes, type StoredRow } from './rows.ts'
-import { finding, type TenantTables, tellsOfOthers } from './rules.ts'
+import { finding } from './rules/family.ts'
+import { tellsOfOthers } from './rules/keys.ts'
+import { rulesOf } from './rules.ts'
+import type { TenantTables } from './tenant-tables.ts'
 
 /** What the attempts look for; a finding's id is one of these. */
-export const ATTEMPT_RULES = Object.entries({
+export const ATTEMPT_RULES = rulesOf('attempts', {
   'live-read': 'no row of another tenant can be read',
   'live-insert': 'no row can be inserted for another tenant',
   'live-update': 'no row of another tenant can be changed',
@@ -20,7 +23,7 @@ export const ATTEMPT_RULES = Object.entries({
   'live-copy': 'COPY shows no row of another tenant',
   'live-side-effect': "no trigger touches another tenant's rows",
   'live-not-attempted': 'every tenant table could be tried',
-}).map(([name, title]) => ({ id: `isolation/${name}`, category: 'attempts', title }))
+})
 
 type AttemptRule =
   | 'live-read'
@@ -160,17 +163,16 @@ class Attempts {
     await this.#readColumnPrivileges(seeded)
     await this.#attemptAll(seeded, names)
     const findings = [...this.#hits.values()].map(({ rule, relation, says }) =>
-      finding(rule, 'critical', relation, [...says].join('; ')),
+      finding(rule, relation, [...says].join('; '), { severity: 'critical' }),
     )
     if (this.#refused.size > 0) {
       const evidence = Object.fromEntries([...this.#refused].slice(0, 50))
       findings.push(
         finding(
           'live-not-attempted',
-          'info',
           `${this.#refused.size} of ${reachable} tables`,
           'nothing was tried in them, since no row could be made',
-          { evidence },
+          { severity: 'info', evidence },
         ),
       )
     }
@@ -178,15 +180,10 @@ class Attempts {
   }
 
   #nothing(reason: string, reachable: number): AttemptResult {
-    const only = finding(
-      'live-not-attempted',
-      'warning',
-      this.#catalog.database,
-      `nothing was tried: ${reason}`,
-      {
-        fix: `grant ${this.#role} to <the role that checks>;`,
-      },
-    )
+    const only = finding('live-not-attempted', this.#catalog.database, `nothing was tried: ${reason}`, {
+      severity: 'warning',
+      fix: `grant ${this.#role} to <the role that checks>;`,
+    })
     return { findings: [only], attempts: 0, tried: 0, reachable }
   }
 
@@ -786,9 +783,10 @@ class Attempts {
   // ---- sending
 
   #setTenant(tenant: string): string {
-    const { tenantSetting } = this.#judging
-    const [name, value] = [nameOfSetting(tenantSetting), valueOfSetting(tenantSetting, tenant)]
-    return `select set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, true)`
+    const settings = settingsFor(this.#judging.tenantSetting, tenant).map(
+      ([name, value]) => `set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, true)`,
+    )
+    return `select ${settings.join(', ')}`
   }
 
   #hit(

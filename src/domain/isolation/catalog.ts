@@ -28,6 +28,7 @@ export interface Relation {
   /** `schema.table`, quoted where it must be. */
   name: string
   schema: string
+  bare: string
   kind: 'table' | 'partitioned' | 'view' | 'materialized' | 'foreign'
   owner: number
   rls: boolean
@@ -69,7 +70,8 @@ export interface UniqueIndex {
   name: string
   relation: number
   primary: boolean
-  exclusion: boolean
+  /** Of an exclusion constraint, one for each key column; of a unique index none. */
+  operators: string[]
   /** Column numbers of the key; 0 for an expression. */
   columns: number[]
   /** Each key column as text. */
@@ -106,9 +108,9 @@ export interface Routine {
   returnsTrigger: boolean
 }
 
-/** A trigger or rule on a relation of the examined schemas. */
+/** A trigger or rule that is in force, on a relation of the examined schemas; an event trigger is on none. */
 export interface Attached {
-  kind: 'trigger' | 'rule'
+  kind: 'trigger' | 'rule' | 'event trigger'
   name: string
   relation: number
   /** The function of a trigger. */
@@ -152,6 +154,7 @@ export interface Catalog {
   /** Where the checked role may create: `schema public`, `database app`. */
   creatable: string[]
   largeObjects: number
+  /** Foreign servers, and the wrappers that they are made of. */
   servers: string[]
   /** Functions and tables of the server that tell of files, samples of all rows or passwords, and that the role may use. */
   serverObjects: string[]
@@ -164,6 +167,23 @@ export interface Scope {
   /** Empty: every schema that is not the system's. */
   schemas: readonly string[]
 }
+
+export const reachable = ({ privileges }: Relation): boolean =>
+  (['SELECT', 'INSERT', 'UPDATE', 'DELETE'] as const).some((one) => privileges.has(one))
+
+/** Of itself, or as a part of a table that can be. */
+export function reached(catalog: Catalog, relation: Relation): boolean {
+  return reachable(relation) || parentsOf(catalog, relation).some((parent) => reached(catalog, parent))
+}
+
+/** The same for rows that are put there or changed. */
+export function writable(catalog: Catalog, relation: Relation): boolean {
+  const may = (['INSERT', 'UPDATE'] as const).some((one) => relation.privileges.has(one))
+  return may || parentsOf(catalog, relation).some((parent) => writable(catalog, parent))
+}
+
+export const parentsOf = ({ relations }: Catalog, { parents }: Relation): Relation[] =>
+  parents.flatMap((oid) => relations.get(oid) ?? [])
 
 /**
  * Reads what the rules judge. Needs no privilege beyond connecting: the catalogs are readable by everybody. Superuser
@@ -181,7 +201,7 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
   if (checked === undefined) throw new TabibError('NOT_FOUND', `there is no role "${role}"`)
   const memberships = await db.query<{ member: number; of: number }>(
     `select member::int8::float8 as member, roleid::int8::float8 as of from pg_auth_members
-     ${versionNumber >= 160_000 ? 'where inherit_option or set_option' : ''}`,
+     ${versionNumber >= 160_000 ? 'where inherit_option or set_option or admin_option' : ''}`,
   )
   const rolesOf = (oid: number) => memberships.filter(({ member }) => member === oid).map((m) => m.of)
   const reach = closure(checked.oid, rolesOf)
@@ -206,7 +226,7 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
   // A policy or view of an examined schema may call a function of any other.
   const everywhere: [number[], number[]] = [all.map(({ oid }) => oid), given[1]]
   const usable = await usableSchemas(db, everywhere)
-  const relations = new Map((await readRelations(db, given)).map((one) => [one.oid, one]))
+  const relations = new Map((await readRelations(db, given, tenantColumn)).map((one) => [one.oid, one]))
   const routines = new Map((await readRoutines(db, everywhere, versionNumber)).map((one) => [one.oid, one]))
   // A grant on what stands in a schema without usage opens nothing.
   for (const one of relations.values()) if (!usable.has(one.schema)) one.privileges.clear()
@@ -223,7 +243,6 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
     memberships,
     relations,
     routines,
-    policies: await readPolicies(db, scope),
     foreignKeys: await readForeignKeys(db, scope),
     uniqueIndexes: await readUniqueIndexes(db, scope),
     attached: await readAttached(db, scope),
@@ -231,6 +250,8 @@ export async function readCatalog(db: Queryable, { tenantColumn, role, schemas }
     sequences: await readSequences(db, given),
     publications: await readPublications(db),
     ...(await readSurroundings(db, { versionNumber, given })),
+    // Last, since names come out with their schemas from here on: what only looks like one of the system's is told apart.
+    policies: await readPolicies(db, scope),
   }
 }
 
@@ -287,9 +308,13 @@ interface RelationRow extends Omit<Relation, 'privileges'> {
   privileges: Privilege[]
 }
 
-async function readRelations(db: Queryable, given: [number[], number[]]): Promise<Relation[]> {
+async function readRelations(
+  db: Queryable,
+  given: [number[], number[]],
+  tenantColumn: string,
+): Promise<Relation[]> {
   const rows = await db.query<RelationRow>(
-    `select c.oid::int8::float8 as oid, format('%I.%I', n.nspname, c.relname) as name, n.nspname as schema,
+    `select c.oid::int8::float8 as oid, format('%I.%I', n.nspname, c.relname) as name, n.nspname as schema, c.relname as bare,
        case c.relkind when 'r' then 'table' when 'p' then 'partitioned' when 'v' then 'view'
          when 'm' then 'materialized' else 'foreign' end as kind,
        c.relowner::int8::float8 as owner, c.relrowsecurity as rls, c.relforcerowsecurity as forced,
@@ -300,24 +325,30 @@ async function readRelations(db: Queryable, given: [number[], number[]]): Promis
                   where a.attrelid = c.oid and a.attacl is not null and grantee = any($2::oid[])) as privileges,
        array(select distinct grantee::int8::float8 from aclexplode(c.relacl)) as grantees,
        coalesce((select json_agg(json_build_object('number', a.attnum, 'name', a.attname,
-           'type', format_type(a.atttypid, null), 'notNull', a.attnotnull or t.typnotnull or exists (select from pg_constraint k
-             where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
-               and pg_get_expr(k.conbin, k.conrelid) ~* '^\\(\\S+ is not null\\)$'),
+           'type', format_type(a.atttypid, null), 'notNull', t.typnotnull
+             or a.attnotnull and not exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'n'
+               and k.conkey = array[a.attnum] and not k.convalidated)
+             or exists (select from pg_constraint k
+               where k.conrelid = c.oid and k.contype = 'c' and k.convalidated and k.conkey = array[a.attnum]
+                 and pg_get_expr(k.conbin, k.conrelid) ~* '^\\([^()]+ is not null\\)$'),
            'hasDefault', a.atthasdef or a.attidentity <> '') order by a.attnum)
          from pg_attribute a join pg_type t on t.oid = a.atttypid
          where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]') as columns,
        array(select inhparent::int8::float8 from pg_inherits where inhrelid = c.oid) as parents
      from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where c.relnamespace = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-       and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
-                       and d.deptype = 'e')
+       -- What an extension brought holds nobody's rows, unless it says whose.
+       and (exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = $3 and not a.attisdropped)
+            or not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
+                           and d.deptype = 'e'))
      order by n.nspname, c.relname`,
-    given,
+    [...given, tenantColumn],
   )
   return rows.map((row) => ({ ...row, privileges: new Set(row.privileges) }))
 }
 
-function readPolicies(db: Queryable, scope: number[]): Promise<Policy[]> {
+async function readPolicies(db: Queryable, scope: number[]): Promise<Policy[]> {
+  await db.query(`set local search_path to ''`)
   return db.query<Policy>(
     `select p.polrelid::int8::float8 as relation, quote_ident(p.polname) as name, p.polpermissive as permissive,
        case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete'
@@ -350,12 +381,13 @@ function readForeignKeys(db: Queryable, scope: number[]): Promise<ForeignKey[]> 
 function readUniqueIndexes(db: Queryable, scope: number[]): Promise<UniqueIndex[]> {
   return db.query<UniqueIndex>(
     `select quote_ident(x.relname) as name, i.indrelid::int8::float8 as relation, i.indisprimary as primary,
-       i.indisexclusion as exclusion,
+       array(select o.oprname::text from pg_constraint k, unnest(k.conexclop) with ordinality u (o_oid, n)
+             join pg_operator o on o.oid = o_oid where k.conindid = i.indexrelid and k.contype = 'x' order by n) as operators,
        array(select k::int from unnest(i.indkey) with ordinality u (k, n) where n <= i.indnkeyatts) as columns,
        array(select pg_get_indexdef(i.indexrelid, n::int, true) from generate_series(1, i.indnkeyatts) n) as keys
      from pg_index i join pg_class x on x.oid = i.indexrelid join pg_class c on c.oid = i.indrelid
      where (i.indisunique or i.indisexclusion) and c.relnamespace = any($1) and c.relkind in ('r', 'p')
-       and not c.relispartition
+       and not exists (select from pg_inherits where inhrelid = i.indexrelid)
      order by x.relname`,
     [scope],
   )
@@ -391,7 +423,9 @@ function readAttached(db: Queryable, scope: number[]): Promise<Attached[]> {
      union all
      select 'rule', quote_ident(r.rulename), r.ev_class::int8::float8, 0
      from pg_rewrite r join pg_class c on c.oid = r.ev_class
-     where r.rulename <> '_RETURN' and c.relnamespace = any($1)
+     where r.rulename <> '_RETURN' and r.ev_enabled <> 'D' and c.relnamespace = any($1)
+     union all
+     select 'event trigger', quote_ident(evtname), 0, evtfoid::int8::float8 from pg_event_trigger where evtenabled <> 'D'
      order by 2`,
     [scope],
   )
@@ -434,7 +468,7 @@ function readPublications(db: Queryable): Promise<{ name: string; relation: numb
   )
 }
 
-// Of the server itself: what reads files, or what other sessions do.
+// What reads files of the server, or connects to any other as whoever it knows a password of.
 const SERVER_FUNCTIONS = [
   'pg_read_file',
   'pg_read_binary_file',
@@ -442,9 +476,10 @@ const SERVER_FUNCTIONS = [
   'pg_stat_file',
   'lo_import',
   'lo_export',
-  'pg_logical_slot_get_changes',
-  'pg_logical_slot_peek_changes',
+  'dblink',
+  'dblink_connect',
   'dblink_connect_u',
+  'dblink_exec',
 ]
 
 // Samples of the rows of every tenant, all large objects, passwords.
@@ -495,13 +530,18 @@ async function readSurroundings(
   )
   const servers = await db.query<{ name: string }>(
     `select s.srvname as name from pg_foreign_server s
-     where exists (select from aclexplode(coalesce(s.srvacl, acldefault('S', s.srvowner))) where grantee = any($1::oid[]))`,
+     where exists (select from aclexplode(coalesce(s.srvacl, acldefault('S', s.srvowner))) where grantee = any($1::oid[]))
+     union all
+     select w.fdwname from pg_foreign_data_wrapper w
+     where exists (select from aclexplode(coalesce(w.fdwacl, acldefault('F', w.fdwowner))) where grantee = any($1::oid[]))`,
     [grantees],
   )
   const serverFunctions = await db.query<{ name: string }>(
-    `select p.oid::regprocedure::text as name from pg_proc p
-     where p.proname = any($1) and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner)))
-       where grantee = any($2::oid[])) and p.proname !~ 'logical_slot'`,
+    `select min(p.oid::regprocedure::text) as name from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+     where p.proname = any($1)
+       and 'EXECUTE' = any(${granted(`coalesce(p.proacl, acldefault('f', p.proowner))`)})
+       and 'USAGE' = any(${granted(`coalesce(n.nspacl, acldefault('n', n.nspowner))`)})
+     group by p.proname order by 1`,
     [SERVER_FUNCTIONS, grantees],
   )
   const serverTables = await db.query<{ name: string }>(

@@ -10,14 +10,17 @@ import {
   columnOf,
   type Judging,
   judgeAccess,
+  lookupsOf,
   nameOfSetting,
   routineOf,
   settingNamed,
   settingOf,
-  valueOfSetting,
+  settingsFor,
 } from './confinement.ts'
-import { parseExpression, within } from './expression.ts'
-import { CATALOG_RULES, catalogFindings, finding, findTenantTables, type TenantTables } from './rules.ts'
+import { type Expression, parseExpression, parseFunctionBody, within } from './expression.ts'
+import { finding } from './rules/family.ts'
+import { CATALOG_RULES, catalogFindings } from './rules.ts'
+import { findTenantTables, type TenantTables } from './tenant-tables.ts'
 
 export interface IsolationOptions {
   tenantColumn: string
@@ -52,6 +55,7 @@ export async function checkIsolation(
   if (tenants.tables.size === 0) throw nothingToCheck(catalog)
   const tenantSetting = usualSetting(catalog, options.tenantSetting && settingNamed(options.tenantSetting))
   const judging: Judging = {
+    lookups: new Map(),
     catalog,
     tenantSetting,
     confined: new Set(),
@@ -61,8 +65,9 @@ export async function checkIsolation(
       return root === undefined ? (tenants.tables.get(oid)?.columns ?? new Set()) : new Set([root])
     },
   }
+  if (!compares(judging)) judging.lookups = lookupsOf(judging)
   settleConfined(judging)
-  const findings = catalogFindings(judging, tenants, { connectedAs })
+  const findings = catalogFindings({ judging, tenants, connectedAs })
   const facts = { role, tenantColumn: options.tenantColumn, tenantSetting, tables: tenants.tables.size }
   if (options.attemptsOn === 'nothing')
     return { subject: catalog.database, rules: CATALOG_RULES, findings, facts }
@@ -92,22 +97,19 @@ async function attempt(
     if (scratch.failures.length === 0) return result
     const part = finding(
       'live-not-attempted',
-      'info',
       catalog.database,
       `${scratch.failures.length} parts of the schema could not be copied`,
-      {
-        evidence: { failures: scratch.failures.slice(0, 20) },
-      },
+      { severity: 'info', evidence: { failures: scratch.failures.slice(0, 20) } },
     )
     return { ...result, findings: [...result.findings, part] }
   } catch (error) {
     if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
     const none = finding(
       'live-not-attempted',
-      'warning',
       catalog.database,
       `nothing was tried, since the schema could not be copied: ${error.message}`,
       {
+        severity: 'warning',
         fix: 'alter role <the role that checks> createdb; or, on a database that nobody uses: tabib isolation check --live',
       },
     )
@@ -140,10 +142,7 @@ async function returningSetting(db: Database, catalog: Catalog, tenantSetting: s
     for (const { oid, schema, bare } of asked.values()) {
       const seen = []
       for (const value of ['', 'nonsense', randomUUID(), '1234567']) {
-        const result = await returned(connection, schema, bare, [
-          nameOfSetting(tenantSetting),
-          valueOfSetting(tenantSetting, value),
-        ])
+        const result = await returned(connection, schema, bare, settingsFor(tenantSetting, value))
         seen.push({ value, result })
       }
       const right = seen.every(({ value, result }) => result === null || (result === value && value !== ''))
@@ -175,11 +174,11 @@ async function returned(
   { raw }: Connection,
   schema: string,
   name: string,
-  setting?: [string, string],
+  settings: [string, string][] = [],
 ): Promise<string | null> {
   await raw.query('savepoint asked')
   try {
-    if (setting) await raw.query('select set_config($1, $2, true)', setting)
+    for (const setting of settings) await raw.query('select set_config($1, $2, true)', setting)
     const { rows } = await raw.query(
       `select ${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}()::text as value`,
     )
@@ -204,41 +203,76 @@ function settleConfined(judging: Judging): void {
   }
 }
 
-const DEFAULT_SETTING = 'app.tenant_id'
+/** Whether a policy compares the tenant column with the setting itself, so that it is the tenant and leads to none. */
+function compares({ catalog, tenantSetting }: Judging): boolean {
+  return comparisons(catalog).some(
+    ({ column, setting }) => column === catalog.tenantColumn && setting === tenantSetting,
+  )
+}
 
-/**
- * The setting that most policies compare the tenant column with, a policy that reads another stands out; of a JSON
- * setting that was named, the field.
- */
-function usualSetting(catalog: Catalog, named?: string): string {
-  const { policies, routines, tenantColumn } = catalog
+/** Every equality of a column with a setting in a policy, or in a function that one asks. */
+function comparisons(catalog: Catalog): { column: string; setting: string }[] {
   const judging = {
     catalog,
     tenantSetting: '',
     confined: new Set<number>(),
     returnSetting: new Set<number>(),
   }
-  const [compared, read] = [new Map<string, number>(), new Map<string, number>()]
-  const count = (counts: Map<string, number>, name: string) => counts.set(name, (counts.get(name) ?? 0) + 1)
-  const countRead = (text: string) => {
-    for (const [, name] of text.matchAll(/current_setting\(\s*'([^']+)'/gi)) count(read, name!)
-  }
-  for (const { using, check } of policies) {
-    countRead(`${using ?? ''} ${check ?? ''}`)
-    for (const one of within(parseExpression(using ?? check ?? 'true'))) {
-      if (one.kind === 'compare') {
-        const sides = [one.left, one.right]
-        const name = sides.flatMap((side) => settingOf(judging, side) ?? [])[0]
-        if (name && sides.some((side) => columnOf(side) === tenantColumn)) count(compared, name)
+  const found: { column: string; setting: string }[] = []
+  const look = (expression: Expression, depth = 0): void => {
+    for (const one of within(expression)) {
+      if (one.kind === 'call' && depth < 5) {
+        const called = routineOf(catalog, one.name, one.args.length)
+        if (called) look(parseFunctionBody(called.body), depth + 1)
       }
-      if (one.kind !== 'call') continue
-      const called = [...routines.values()].find(({ bare }) => bare === one.name.at(-1))
-      if (called) countRead(called.body)
+      const pairs =
+        one.kind === 'compare'
+          ? [[one.left, one.right] as const]
+          : one.kind === 'in'
+            ? one.left.map((left, i) => [left, one.select.values[i] ?? left] as const)
+            : []
+      for (const [a, b] of pairs.flatMap(([a, b]) => [[a, b] as const, [b, a] as const])) {
+        const [column, setting] = [columnOf(a), settingOf(judging, b)]
+        if (column !== undefined && setting !== undefined) found.push({ column, setting })
+      }
     }
   }
-  const fits = ([name]: [string, number]) => named === undefined || nameOfSetting(name) === named
-  const most = (counts: Map<string, number>) => [...counts].filter(fits).sort(([, a], [, b]) => b - a)[0]?.[0]
-  return most(compared) ?? named ?? most(read) ?? DEFAULT_SETTING
+  for (const { using, check } of catalog.policies) look(parseExpression(using ?? check ?? 'true'))
+  return found
+}
+
+const DEFAULT_SETTING = 'app.tenant_id'
+
+/**
+ * The setting that most policies compare the tenant column with, a policy that reads another stands out; or else what
+ * they look the tenant up by, or read at all. Of a JSON setting that was named, the field.
+ */
+function usualSetting(catalog: Catalog, named?: string): string {
+  const { policies, routines, tenantColumn } = catalog
+  const most = (names: string[]) => {
+    const counts = new Map<string, number>()
+    for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1)
+    const fits = ([name]: [string, number]) =>
+      named === undefined || name === named || nameOfSetting(name) === named
+    return [...counts].filter(fits).sort(([, a], [, b]) => b - a)[0]?.[0]
+  }
+  const compared = comparisons(catalog)
+  const read = policies
+    .flatMap(({ using, check }) => {
+      const text = `${using ?? ''} ${check ?? ''}`
+      const called = [...routines.values()].filter(({ bare }) => new RegExp(`\\b${bare}\\(`).test(text))
+      return [text, ...called.map(({ body }) => body)]
+    })
+    .flatMap((text) =>
+      [...text.matchAll(/current_setting\(\s*'([^']+)'/gi)].map(([, name]) => settingNamed(name!)),
+    )
+  return (
+    most(compared.flatMap(({ column, setting }) => (column === tenantColumn ? [setting] : []))) ??
+    most(compared.map(({ setting }) => setting)) ??
+    named ??
+    most(read) ??
+    DEFAULT_SETTING
+  )
 }
 
 async function onlyGrantee(db: Queryable, { tenantColumn, schemas }: IsolationOptions): Promise<string> {

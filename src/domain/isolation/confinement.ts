@@ -14,6 +14,13 @@ export interface Judging {
   confined: Set<number>
   /** Functions without arguments that were tried, and return the setting or nothing. */
   returnSetting: Set<number>
+  /**
+   * Where the setting is not the tenant but leads to it, the tables that say how (memberships, sessions), each with the
+   * column that holds the setting's value.
+   */
+  lookups: Map<number, string>
+  /** Of those, the ones whose own policies for writing are being judged. */
+  writing?: ReadonlySet<number>
 }
 
 export interface Verdict {
@@ -32,12 +39,16 @@ export interface Verdict {
 export function judgeAccess(judging: Judging, relation: Relation, access: Access): Verdict {
   const command = access === 'update check' ? 'update' : access
   const written = access === 'insert' || access === 'update check'
+  const own =
+    written && judging.lookups.has(relation.oid)
+      ? { ...judging, writing: new Set(judging.writing).add(relation.oid) }
+      : judging
   const judged = judging.catalog.policies
     .filter((policy) => policy.relation === relation.oid && [command, 'all'].includes(policy.command))
     .map((policy) => {
       const text = written ? (policy.check ?? policy.using) : policy.using
       // Without an expression a policy lets nothing through.
-      const why = text === null ? undefined : whyOpen(judging, relation, parseExpression(text))
+      const why = text === null ? undefined : whyOpen(own, relation, parseExpression(text))
       return { policy, why }
     })
   // What restrains the role may not restrain it once it has become another.
@@ -63,6 +74,11 @@ function whyOpen(judging: Judging, relation: Relation, expression: Expression): 
   return reasonOf(judging, relation, expression)
 }
 
+/** Whether the policies of a table confine an access to it. */
+export function confinedTo(judging: Judging, relation: Relation, access: Access): boolean {
+  return relation.rls && judgeAccess(judging, relation, access).confined
+}
+
 function implies(judging: Judging, relation: Relation, expression: Expression): boolean {
   switch (expression.kind) {
     case 'and':
@@ -73,21 +89,30 @@ function implies(judging: Judging, relation: Relation, expression: Expression): 
       return expression.value === false || expression.value === null
     case 'compare': {
       const { operator, left, right } = expression
-      if (operator !== '=' && operator !== 'is not distinct from') return false
-      const mine = (one: Expression, other: Expression) =>
-        tenantColumn(judging, relation, one) !== undefined && isSetting(judging, other)
+      if (operator !== '=' && operator !== '= any') return false
+      const mine = (one: Expression, other: Expression) => {
+        if (tenantColumn(judging, relation, one) === undefined)
+          return isLookedUpBy(judging, relation, one, other)
+        if (isSetting(judging, other)) return true
+        const select = selectOf(judging, other)
+        return select !== undefined && fromParentOrLookup(judging, relation, select, [one])
+      }
       return mine(left, right) || mine(right, left)
     }
-    case 'select':
-      return expression.select.from === undefined && expression.select.values.length === 1
-        ? implies(judging, relation, expression.select.values[0]!)
-        : false
+    case 'select': {
+      const { from, where, values } = expression.select
+      const whole = from.length === 0 && where === undefined && values.length === 1
+      return whole && implies(judging, relation, values[0]!)
+    }
     case 'exists':
-      return ownParent(judging, relation, expression.select, [])
+      return fromParentOrLookup(judging, relation, expression.select, [])
     case 'in':
-      return ownParent(judging, relation, expression.select, expression.left)
+      return fromParentOrLookup(judging, relation, expression.select, expression.left)
     case 'call': {
-      const body = inlined(judging, expression)
+      const body = inlined(judging, {
+        ...expression,
+        args: expression.args.map((arg) => ofRow(relation, arg)),
+      })
       return body !== undefined && implies(judging, relation, body)
     }
     default:
@@ -101,16 +126,22 @@ function tenantColumn(judging: Judging, relation: Relation, expression: Expressi
   return column !== undefined && judging.tenantColumns(relation).has(column) ? column : undefined
 }
 
-function bareColumn({ name, columns }: Relation, expression: Expression): string | undefined {
+function bareColumn({ bare, columns }: Relation, expression: Expression): string | undefined {
   if (expression.kind !== 'column') return undefined
   const [column, qualifier] = [expression.path.at(-1)!, expression.path.at(-2)]
-  if (qualifier !== undefined && qualifier !== unquote(name.split('.').at(-1)!)) return undefined
+  if (qualifier !== undefined && qualifier !== bare) return undefined
   return columns.some((one) => one.name === column) ? column : undefined
 }
 
-// A cast that cuts (varchar(8), name) or rounds makes different tenants equal.
+/** A column of the row said as such, so that it is none of a table within. */
+function ofRow(relation: Relation, expression: Expression): Expression {
+  const column = bareColumn(relation, expression)
+  return column === undefined ? expression : { kind: 'column', path: [relation.bare, column] }
+}
+
+// A cast that cuts (varchar(8), name), rounds or forgets capitals (citext) makes different tenants equal.
 const FAITHFUL =
-  /^(pg_catalog\.)?(uuid|text|character varying|varchar|bpchar|citext|bigint|int8|integer|int4|int|smallint|int2|numeric)$/
+  /^(pg_catalog\.)?(uuid|text|character varying|varchar|bpchar|bigint|int8|integer|int4|int|smallint|int2|numeric)$/
 
 function withoutCasts(expression: Expression): Expression {
   return expression.kind === 'cast' && FAITHFUL.test(expression.type)
@@ -133,22 +164,26 @@ function isSetting(judging: Judging, expression: Expression): boolean {
  * way to it as well, `request.jwt.claims->>org_id`.
  */
 export function settingOf(
-  judging: Omit<Judging, 'tenantColumns'>,
+  judging: Omit<Judging, 'tenantColumns' | 'lookups'>,
   expression: Expression,
   depth = 0,
 ): string | undefined {
   // Casts of the setting make no two tenants equal, so long as the column is compared whole.
   const value = expression.kind === 'cast' ? expression.arg : expression
   const of = (one: Expression | undefined) => one && settingOf(judging, one, depth + 1)
+  const list = expression.kind === 'cast' && / \[\]$/.test(expression.type)
+  if (list && value.kind === 'call' && builtIn(value.name) === 'current_setting')
+    return addTo(of(value), '[]')
   if (value.kind === 'cast') return of(value)
   if (depth > 9) return undefined
   if (value.kind === 'select') {
     const { values, from, where } = value.select
-    return !from && !where && values.length === 1 ? of(values[0]) : undefined
+    return from.length === 0 && !where && values.length === 1 ? of(values[0]) : undefined
   }
-  if (value.kind === 'compare' && (value.operator === '->' || value.operator === '->>')) {
-    const [object, field] = [of(value.left), literalOf(value.right)]
-    return object !== undefined && field != null ? `${object}${value.operator}${field}` : undefined
+  if (value.kind === 'compare' && /^(->|#>)>?$/.test(value.operator)) {
+    const way = literalOf(value.right)
+    if (typeof way !== 'string') return undefined
+    return field(of(value.left), value.operator.startsWith('#') ? way.slice(1, -1).split(',') : [way])
   }
   if (value.kind !== 'call') return undefined
   const [first, ...rest] = value.args
@@ -158,7 +193,18 @@ export function settingOf(
       return typeof name === 'string' ? settingNamed(name) : undefined
     }
     case 'nullif':
+    case 'string_to_array':
       return rest.length === 1 ? of(first) : undefined
+    case 'lower':
+    case 'upper':
+    case 'btrim':
+      return rest.length === 0 ? of(first) : undefined
+    case 'json_extract_path_text':
+    case 'jsonb_extract_path_text':
+      return field(
+        of(first),
+        rest.map((one) => String(literalOf(one))),
+      )
     case 'coalesce': {
       const name = of(first)
       return rest.every((one) => of(one) === name || isNobody(one)) ? name : undefined
@@ -171,20 +217,41 @@ export function settingOf(
   }
 }
 
-/** A setting as it is compared: PostgREST gives each claim both as a setting and as a field of one. */
-export const settingNamed = (name: string): string =>
-  name.replace(/^request\.jwt\.claim(?!s)\.?/, (claim) =>
-    claim.endsWith('.') ? 'request.jwt.claims->>' : 'request.jwt.claims',
+const addTo = (name: string | undefined, end: string): string | undefined => name && `${name}${end}`
+
+/** A field of a JSON setting, by its way; none that users themselves may write. */
+function field(setting: string | undefined, way: string[]): string | undefined {
+  if (setting === undefined || way.some((one) => /^(raw_)?user_meta_?data$/.test(one))) return undefined
+  return addTo(
+    setting.replace('->>', '->'),
+    [...way.slice(0, -1).map((one) => `->${one}`), `->>${way.at(-1)}`].join(''),
   )
+}
+
+/** A setting as it is compared: in small letters, and as PostgREST has it, who gives each claim both as a setting and as a field. */
+export const settingNamed = (name: string): string =>
+  name
+    .toLowerCase()
+    .replace(/^request\.jwt\.claim(?!s)\.?/, (claim) =>
+      claim.endsWith('.') ? 'request.jwt.claims->>' : 'request.jwt.claims',
+    )
 
 /** A setting's own name, without the way to a field of it. */
-export const nameOfSetting = (setting: string): string => setting.split('->')[0]!
+export const nameOfSetting = (setting: string): string => setting.split(/->|\[/)[0]!
 
-/** What a setting holds for a tenant: the tenant, or JSON with it in the field that is read. */
-export function valueOfSetting(setting: string, tenant: string): string {
+/** The settings that hold a tenant, each with its value: the tenant, a list of it, or JSON with it in the field that is read. */
+export function settingsFor(setting: string, tenant: string): [name: string, value: string][] {
+  const name = nameOfSetting(setting)
   const [, ...fields] = setting.split(/->>?/)
-  if (fields.length === 0 || tenant === '') return tenant
-  return JSON.stringify(fields.reduceRight<unknown>((inner, field) => ({ [field]: inner }), tenant))
+  if (tenant === '') return [[name, '']]
+  if (setting.endsWith('[]')) return [[name, `{${tenant}}`]]
+  if (fields.length === 0) return [[name, tenant]]
+  const json = fields.reduceRight<unknown>((inner, one) => ({ [one]: inner }), tenant)
+  const claim = name === 'request.jwt.claims' && fields.length === 1 && /^\w+$/.test(fields[0]!)
+  return [
+    [name, JSON.stringify(json)],
+    ...(claim ? [[`request.jwt.claim.${fields[0]}`, tenant] as [string, string]] : []),
+  ]
 }
 
 // What no tenant is called.
@@ -215,15 +282,16 @@ function inlined(
   if (!routine) return undefined
   if (!['sql', 'plpgsql'].includes(routine.language)) return undefined
   let body = parseFunctionBody(routine.body)
-  if (body.kind === 'select' && !body.select.from && !body.select.where && body.select.values.length === 1) {
-    body = body.select.values[0]!
+  if (body.kind === 'select') {
+    const { from, where, values } = body.select
+    if (from.length === 0 && !where && values.length === 1) body = values[0]!
   }
   const given = new Map<string, Expression>()
   args.forEach((arg, i) => {
     given.set(`$${i + 1}`, arg)
     if (routine.arguments[i]) given.set(routine.arguments[i]!, arg)
   })
-  return filled(body, given)
+  return filled(catalog, body, given)
 }
 
 /** The one function of this name that takes as many arguments, unless the checked role could replace it. */
@@ -240,8 +308,17 @@ export function routineOf({ routines, reach }: Catalog, name: string[], given: n
   return found.length === 1 && routine && !reach.has(routine.owner) ? routine : undefined
 }
 
-function filled(body: Expression, given: Map<string, Expression>): Expression {
-  const fill = (one: Expression): Expression => filled(one, given)
+function filled(catalog: Catalog, body: Expression, given: Map<string, Expression>): Expression {
+  const fill = (one: Expression): Expression => filled(catalog, one, given)
+  // Within a select a table's column hides an argument of the same name.
+  const inSelect = ({ values, from, where }: Select): Select => {
+    const hidden = new Set(
+      from.flatMap(({ path }) => (tableOf(catalog, path)?.columns ?? []).map(({ name }) => name)),
+    )
+    const left = new Map([...given].filter(([name]) => !hidden.has(name)))
+    const fillWithin = (one: Expression) => filled(catalog, one, left)
+    return { values: values.map(fillWithin), from, ...(where ? { where: fillWithin(where) } : {}) }
+  }
   switch (body.kind) {
     case 'column':
       return (body.path.length === 1 && given.get(body.path[0]!)) || body
@@ -253,61 +330,186 @@ function filled(body: Expression, given: Map<string, Expression>): Expression {
       return { ...body, left: fill(body.left), right: fill(body.right) }
     case 'cast':
       return { ...body, arg: fill(body.arg) }
+    case 'in':
+      return { ...body, left: body.left.map(fill), select: inSelect(body.select) }
+    case 'exists':
     case 'select':
-      return body.select.from
-        ? body
-        : { ...body, select: { ...body.select, values: body.select.values.map(fill) } }
+      return { ...body, select: inSelect(body.select) }
     default:
       return body
   }
 }
 
+/** The one table of this name; undefined where several schemas have one. */
+function tableOf({ relations }: Catalog, path: string[]): Relation | undefined {
+  const found = [...relations.values()].filter(
+    ({ schema, bare }) => bare === path.at(-1) && (path.length === 1 || schema === path.at(-2)),
+  )
+  return found.length === 1 ? found[0] : undefined
+}
+
+/** A subselect that stands for its one column: itself, or what a function of the database selects. */
+function selectOf(judging: Judging, expression: Expression): Select | undefined {
+  const value = withoutCasts(expression)
+  if (value.kind === 'call') {
+    const body = inlined(judging, value)
+    return body && selectOf(judging, body)
+  }
+  return value.kind === 'select' && value.select.from.length > 0 ? value.select : undefined
+}
+
+/** Whether a column is the one by which the setting is looked up in its own table. */
+function isLookedUpBy(judging: Judging, relation: Relation, column: Expression, value: Expression): boolean {
+  const key = judging.lookups.get(relation.oid)
+  // A row that says who is in which tenant is not safe to write for being about oneself.
+  if (judging.writing?.has(relation.oid)) return false
+  return key !== undefined && bareColumn(relation, withoutCasts(column)) === key && isSetting(judging, value)
+}
+
 /**
- * Whether a subselect finds the row's own parent among rows that are the tenant's: the parent is confined for readers
- * or compared with the setting, and joined by a foreign key's columns.
+ * Whether a subselect finds the row's own parent among rows that are the tenant's, or the row's tenant where the setting
+ * is looked up. A parent is confined for readers or compared with the setting, and joined by a foreign key's columns; what
+ * the role could write about itself leads nowhere.
  */
-function ownParent(judging: Judging, relation: Relation, select: Select, left: Expression[]): boolean {
+function fromParentOrLookup(
+  judging: Judging,
+  relation: Relation,
+  { from, where, values }: Select,
+  left: Expression[],
+): boolean {
   const { catalog } = judging
-  const { from, where, values } = select
-  if (!from) return false
-  const parents = [...catalog.relations.values()].filter((one) => {
-    const [schema, name] = [one.schema, unquote(one.name.slice(one.name.indexOf('.') + 1))]
-    return name === from.path.at(-1) && (from.path.length === 1 || schema === from.path.at(-2))
+  const conditions = conditionsOf(where)
+  const pairs = [
+    ...equalitiesOf(conditions),
+    ...left.flatMap((one, i) => (values[i] ? [[ofRow(relation, one), values[i]] as const] : [])),
+  ]
+  return from.some(({ path, alias }) => {
+    const table = tableOf(catalog, path)
+    if (!table) return false
+    const aliased = { ...table, bare: alias }
+    const theirs = (one: Expression) => bareColumn(aliased, withoutCasts(one))
+    // A name that both have is the inner table's.
+    const mine = (one: Expression) => {
+      const value = withoutCasts(one)
+      const hidden = value.kind === 'column' && value.path.length === 1 && theirs(value) !== undefined
+      return hidden ? undefined : bareColumn(relation, value)
+    }
+    const joined = (own: string, other: string) =>
+      pairs.some(
+        ([a, b]) => (mine(a) === own && theirs(b) === other) || (mine(b) === own && theirs(a) === other),
+      )
+    const byKey = catalog.foreignKeys.some(
+      (key) =>
+        key.relation === relation.oid &&
+        key.references === table.oid &&
+        key.columns.every((number, i) =>
+          joined(columnName(relation, number), columnName(table, key.referenced[i]!)),
+        ),
+    )
+    if (byKey) {
+      const own = table.rls && judging.confined.has(table.oid)
+      return own || conditions.some((one) => implies(judging, aliased, one))
+    }
+    const key = judging.lookups.get(table.oid)
+    if (key === undefined || !isTrusted(judging, table)) return false
+    const asked = pairs.some(
+      ([a, b]) =>
+        (theirs(a) === key && isSetting(judging, b)) || (theirs(b) === key && isSetting(judging, a)),
+    )
+    const tenants = [...judging.tenantColumns(table)]
+    return (
+      asked && [...judging.tenantColumns(relation)].some((own) => tenants.some((one) => joined(own, one)))
+    )
   })
-  const [parent] = parents
-  if (!parent || parents.length !== 1) return false
-  const aliased = { ...parent, name: from.alias }
-  const conditions = where === undefined ? [] : where.kind === 'and' ? where.args : [where]
-  const pairs = conditions.flatMap((one) =>
+}
+
+/** What a row must fulfil, one by one. */
+function conditionsOf(where: Expression | undefined): Expression[] {
+  if (where === undefined) return []
+  return where.kind === 'and' ? where.args.flatMap(conditionsOf) : [where]
+}
+
+const equalitiesOf = (conditions: Expression[]): (readonly [Expression, Expression])[] =>
+  conditions.flatMap((one) =>
     one.kind === 'compare' && one.operator === '=' ? [[one.left, one.right] as const] : [],
   )
-  left.forEach((one, i) => {
-    if (values[i]) pairs.push([one, values[i]!])
-  })
-  const mine = (one: Expression) => bareColumn(relation, withoutCasts(one))
-  const theirs = (one: Expression) => bareColumn(aliased, withoutCasts(one))
-  const joined = (own: string, other: string) =>
-    pairs.some(
-      ([a, b]) => (mine(a) === own && theirs(b) === other) || (mine(b) === own && theirs(a) === other),
-    )
-  const byKey = catalog.foreignKeys.some(
-    (key) =>
-      key.relation === relation.oid &&
-      key.references === parent.oid &&
-      key.columns.every((number, i) =>
-        joined(columnName(relation, number), columnName(parent, key.referenced[i]!)),
-      ),
+
+/** Whether the role cannot say of itself in this table which tenant it is in. */
+function isTrusted(judging: Judging, table: Relation): boolean {
+  const can = (privilege: 'INSERT' | 'UPDATE') => table.privileges.has(privilege)
+  return (
+    judging.writing?.has(table.oid) ||
+    ((!can('INSERT') || confinedTo(judging, table, 'insert')) &&
+      (!can('UPDATE') || confinedTo(judging, table, 'update check')))
   )
-  if (!byKey) return false
-  const own = parent.rls && judging.confined.has(parent.oid)
-  return own || conditions.some((one) => implies(judging, aliased, one))
+}
+
+/**
+ * Whether all that a function can return is the setting, or what is looked up by it: as its owner it shows its caller
+ * nothing else.
+ */
+export function onlyLooksUp(judging: Judging, { body, language }: Routine): boolean {
+  if (!['sql', 'plpgsql'].includes(language)) return false
+  return [...within(parseFunctionBody(body))].every((one) => {
+    if (one.kind === 'unknown') return false
+    if (one.kind === 'call') return HARMLESS.has(builtIn(one.name) ?? '')
+    if (one.kind !== 'in' && one.kind !== 'exists' && one.kind !== 'select') return true
+    const { from, where } = one.select
+    const pairs = equalitiesOf(conditionsOf(where))
+    return from.every(({ path, alias }) => {
+      const table = tableOf(judging.catalog, path)
+      if (!table) return false
+      const aliased = { ...table, bare: alias }
+      return pairs.some(
+        ([a, b]) => isLookedUpBy(judging, aliased, a, b) || isLookedUpBy(judging, aliased, b, a),
+      )
+    })
+  })
+}
+
+const HARMLESS = new Set(['current_setting', 'nullif', 'coalesce', 'lower', 'upper', 'btrim', 'now'])
+
+/**
+ * The tables in which policies look the setting up: asked by a column that is compared with it, for a column that holds
+ * the tenant.
+ */
+export function lookupsOf(judging: Omit<Judging, 'lookups'>): Map<number, string> {
+  const { catalog, tenantSetting } = judging
+  const lookups = new Map<number, string>()
+  const look = (expression: Expression, depth = 0): void => {
+    for (const one of within(expression)) {
+      if (one.kind === 'call' && depth < 5) {
+        const body = inlined(judging, one)
+        if (body) look(body, depth + 1)
+      }
+      if (one.kind !== 'in' && one.kind !== 'exists' && one.kind !== 'select') continue
+      const { from, where, values } = one.select
+      const left = one.kind === 'in' ? one.left : []
+      const pairs = [
+        ...equalitiesOf(conditionsOf(where)),
+        ...left.flatMap((each, i) => (values[i] ? [[each, values[i]] as const] : [])),
+      ]
+      for (const { path, alias } of from) {
+        const table = tableOf(catalog, path)
+        if (!table) continue
+        const tenants = judging.tenantColumns(table)
+        for (const [a, b] of pairs.flatMap(([a, b]) => [[a, b] as const, [b, a] as const])) {
+          const key = bareColumn({ ...table, bare: alias }, withoutCasts(a))
+          if (key === undefined || tenants.size === 0 || tenants.has(key)) continue
+          if (settingOf(judging, b) === tenantSetting) lookups.set(table.oid, key)
+        }
+      }
+    }
+  }
+  for (const { using, check } of catalog.policies) {
+    for (const text of [using, check]) if (text !== null) look(parseExpression(text))
+  }
+  return lookups
 }
 
 export function columnName({ columns }: Relation, number: number): string {
   return columns.find((column) => column.number === number)?.name ?? ''
 }
-
-const unquote = (name: string): string => name.replace(/^"|"$/g, '').replaceAll('""', '"')
 
 function reasonOf(judging: Judging, relation: Relation, expression: Expression): string {
   const all = [...within(expression)]

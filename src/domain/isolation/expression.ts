@@ -14,14 +14,15 @@ export type Expression =
 export interface Select {
   /** What it returns, one expression a column. */
   values: Expression[]
-  /** Absent for a select without `from`. */
-  from?: { path: string[]; alias: string }
+  /** The tables that it joins; empty for a select without `from`. */
+  from: { path: string[]; alias: string }[]
+  /** What every row fulfils: `where`, and the conditions of inner joins. */
   where?: Expression
 }
 
 /**
  * Reads an expression as `pg_get_expr` prints it, or as people write it in a function's body. It never fails: what the
- * grammar does not have (joins, windows …) becomes `unknown`, up to the parenthesis around it, so that nothing
+ * grammar does not have (windows, unions …) becomes `unknown`, up to the parenthesis around it, so that nothing
  * is taken for safe by a misreading.
  */
 export function parseExpression(text: string): Expression {
@@ -134,20 +135,46 @@ class Parser {
   select(): Select {
     this.#expect('select')
     const values: Expression[] = []
-    if (!this.at('from'))
+    if (!this.at('from') && !this.at('where'))
       do {
         values.push(this.expression())
-        if (this.#take('as') || (this.#peek().type === 'word' && !this.at('from') && !this.at('where')))
+        if (this.#take('as') || (this.#peek().type === 'word' && !RESERVED.has(this.#peek().text)))
           this.#name()
       } while (this.#take(','))
-    if (!this.#take('from')) return { values }
-    this.#take('only')
-    const path = this.#path()
-    const named = this.#take('as') || (this.#peek().type === 'word' && !this.at('where') && !this.at('limit'))
-    const from = { path, alias: named ? this.#name() : path.at(-1)! }
-    const where = this.#take('where') ? this.expression() : undefined
+    const from: Select['from'] = []
+    const conditions: Expression[] = []
+    if (this.#take('from'))
+      do this.#joined(from, conditions)
+      while (this.#take(','))
+    if (this.#take('where')) conditions.push(this.expression())
     if (this.#take('limit')) this.#peek().type === 'number' ? this.#advance() : this.#fail()
-    return where ? { values, from, where } : { values, from }
+    const [only, ...more] = conditions
+    if (!only) return { values, from }
+    return { values, from, where: more.length === 0 ? only : { kind: 'and', args: conditions } }
+  }
+
+  /** A table, or tables that are joined: the condition of an outer join restrains no row. */
+  #joined(from: Select['from'], conditions: Expression[]): void {
+    if (this.#take('(')) {
+      this.#joined(from, conditions)
+      this.#expect(')')
+    } else {
+      this.#take('only')
+      const path = this.#path()
+      const named = this.#take('as') || (this.#peek().type === 'word' && !RESERVED.has(this.#peek().text))
+      from.push({ path, alias: named ? this.#name() : path.at(-1)! })
+    }
+    for (;;) {
+      const outer = this.#take('left')
+      if (outer) this.#take('outer')
+      else this.#take('inner')
+      if (!this.#take('join')) return
+      const inner: Expression[] = []
+      this.#joined(from, inner)
+      this.#expect('on')
+      inner.push(this.expression())
+      if (!outer) conditions.push(...inner)
+    }
   }
 
   #chain(kind: 'and' | 'or', read: () => Expression): Expression {
@@ -159,13 +186,14 @@ class Parser {
   #comparison(): Expression {
     const start = this.#peek().at
     if (this.#take('not')) {
-      this.#comparison()
+      const not = this.#comparison()
+      if (not.kind === 'compare' && not.operator === '<>') return { ...not, operator: '=' }
       return this.#unknownSince(start)
     }
     const left = this.#operand()
-    if (this.at('is', 'not', 'distinct', 'from')) {
-      this.#next += 4
-      return { kind: 'compare', operator: 'is not distinct from', left, right: this.#operand() }
+    if (this.at('is', 'true')) {
+      this.#next += 2
+      return left
     }
     if (this.#take('is')) {
       this.#take('not')
@@ -182,7 +210,7 @@ class Parser {
       this.#expect(')')
       // Of a select that reads no table there is one row.
       const [only, ...more] = select.values
-      if (only && more.length === 0 && !select.from)
+      if (only && more.length === 0 && select.from.length === 0 && !select.where)
         return { kind: 'compare', operator: '=', left, right: only }
       return { kind: 'in', left: [left], select }
     }
@@ -194,6 +222,12 @@ class Parser {
       this.#expect(']')
       this.#expect(')')
       return { kind: 'or', args }
+    }
+    if (this.at('=', 'any', '(')) {
+      this.#next += 3
+      const right = this.expression()
+      this.#expect(')')
+      return { kind: 'compare', operator: '= any', left, right }
     }
     const { type, text } = this.#peek()
     if (type === 'symbol' && /^[-+*/<>=~!@#%^&|`?]+$/.test(text)) {
@@ -208,7 +242,7 @@ class Parser {
 
   #operand(): Expression {
     let value = this.#cast()
-    while (this.at('->') || this.at('->>')) {
+    while (['->', '->>', '#>', '#>>'].some((one) => this.at(one))) {
       const operator = this.#advance().text
       value = { kind: 'compare', operator, left: value, right: this.#cast() }
     }
@@ -217,8 +251,13 @@ class Parser {
 
   #cast(): Expression {
     let value = this.#primary()
-    while (this.#take('::')) value = { kind: 'cast', arg: value, type: this.#type() }
-    return value
+    for (;;) {
+      if (this.#take('::')) value = { kind: 'cast', arg: value, type: this.#type() }
+      else if (this.#take('collate')) {
+        // Others may take what differs for the same.
+        if (!['C', 'POSIX', 'default', 'ucs_basic'].includes(this.#path().at(-1)!)) this.#fail()
+      } else return value
+    }
   }
 
   #primary(): Expression {
@@ -250,14 +289,21 @@ class Parser {
       })
     }
     if (this.#take('case')) return this.#case()
+    if (this.at('trim', '(', 'both', 'from')) {
+      this.#next += 4
+      return this.#within(at, () => ({ kind: 'call', name: ['btrim'], args: [this.expression()] }))
+    }
     if (RESERVED.has(text)) return this.#fail()
     const path = this.#path()
     if (!this.#take('(')) return { kind: 'column', path }
     return this.#within(at, () => {
       const args: Expression[] = []
       if (!this.at(')'))
-        do args.push(this.expression())
-        while (this.#take(','))
+        do {
+          if (this.at('variadic', 'array', '[')) this.#next += 3
+          args.push(this.expression())
+          this.#take(']')
+        } while (this.#take(','))
       return { kind: 'call', name: path, args }
     })
   }
@@ -392,10 +438,20 @@ const RESERVED = new Set([
   'at',
   'union',
   'join',
+  'inner',
+  'left',
+  'right',
+  'full',
+  'cross',
+  'natural',
+  'lateral',
+  'on',
+  'using',
   'with',
   'limit',
   'group',
   'order',
   'having',
   'interval',
+  'tablesample',
 ])
