@@ -181,7 +181,7 @@ export function settingOf(
     return from.length === 0 && !where && values.length === 1 ? of(values[0]) : undefined
   }
   if (value.kind === 'compare' && /^(->|#>)>?$/.test(value.operator)) {
-    const way = literalOf(value.right)
+    const way = literalOf(value.right.kind === 'cast' ? value.right.arg : value.right)
     if (typeof way !== 'string') return undefined
     return field(of(value.left), value.operator.startsWith('#') ? way.slice(1, -1).split(',') : [way])
   }
