@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { execa } from 'execa'
+import { writeTenant } from '../src/domain/tenants/apply.ts'
 import { packageRoot } from '../src/package-root.ts'
-import { completeTenant, configureTenant } from '../src/sandbox/tenants.ts'
+import { completeTenant } from '../src/sandbox/tenants.ts'
 import { createWorld } from '../src/sandbox/world.ts'
 import { type Measurement, median } from './measurement.ts'
 
@@ -22,12 +23,7 @@ export async function run(): Promise<Measurement[]> {
       tax: 'standard',
     }))
     tenant.priceLists[0]!.prices = tenant.items.map(({ code }) => ({ item: code, amountMinor: 1 }))
-    const id = randomUUID()
-    await world.db.query(
-      `insert into tabib.tenant (id, slug, name, region, currency, status) values ($1, $2, $2, $3, 'AFN', 'live')`,
-      [id, slug, tenant.residency.region],
-    )
-    await configureTenant(world, id, tenant)
+    await world.db.transaction((tx) => writeTenant(tx, randomUUID(), tenant))
   }
   const timesMs = { one: [] as number[], all: [] as number[] }
   for (let round = 0; round < ROUNDS; round++) {

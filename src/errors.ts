@@ -47,6 +47,7 @@ export const ERROR_CODES = {
   APPROVAL_REQUIRED: EXIT.refused,
   EGRESS_REFUSED: EXIT.refused,
   RESIDENCY_REFUSED: EXIT.refused,
+  TENANT_REFUSED: EXIT.refused,
   SANDBOX_ONLY: EXIT.refused,
   NOT_NEEDED: EXIT.refused,
   LOCKED: EXIT.refused,

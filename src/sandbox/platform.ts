@@ -1,7 +1,8 @@
 import type { Database, Transaction } from '../adapters/postgres/client.ts'
+import { writeTenant } from '../domain/tenants/apply.ts'
 import { type Service, schemaOf } from '../service.ts'
 import { type Chance, randomFrom } from './random.ts'
-import { completeTenant, configureTenant } from './tenants.ts'
+import { completeTenant } from './tenants.ts'
 
 /** How many rows of each kind a seeding made; `events` is the number of outbox rows. */
 export interface PlatformCounts {
@@ -57,7 +58,8 @@ export async function seedPlatform(
   }
   for (const clinic of clinics) {
     const { region } = CITIES[clinic.city]
-    await configureTenant(systems, clinic.id, completeTenant({ ...clinic, region }))
+    const tenant = completeTenant({ ...clinic, region })
+    await systems.db.transaction((tx) => writeTenant(tx, clinic.id, tenant))
     for (const batch of clinicBatches(clinic, chance, scale, today)) {
       await commit(systems.service, clinic.id, batch)
       counts.patients += batch.patients.length

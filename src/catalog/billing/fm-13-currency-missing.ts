@@ -23,7 +23,7 @@ export default failureMode({
   },
   mitigate: { command: ['tenant', 'set-currency', '--yes'] },
   drill: {
-    // It goes live with its price list in afghani and no default currency.
+    // It has been live, with its price list in afghani and no default currency, since before the database refused that.
     inject: async (world) => {
       const tenantId = await world.tenant()
       await world.service.transaction(async (tx) => {
@@ -34,7 +34,14 @@ export default failureMode({
           [tenantId],
         )
       })
-      await world.db.query('update tabib.tenant set currency = null where id = $1', [tenantId])
+      await world.owner.transaction(async (tx) => {
+        await tx.query('alter table tabib.tenant drop constraint live_has_currency')
+        await tx.query('update tabib.tenant set currency = null where id = $1', [tenantId])
+        await tx.query(
+          `alter table tabib.tenant add constraint live_has_currency
+             check (status <> 'live' or (currency is not null and currency <> '')) not valid`,
+        )
+      })
       return { async [Symbol.asyncDispose]() {} }
     },
     verify: async (world) => {

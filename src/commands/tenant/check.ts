@@ -3,7 +3,6 @@ import { TabibCommand } from '../../command.ts'
 import { CATEGORIES } from '../../domain/tenants/check.ts'
 import type { Examination, Subject } from '../../domain/tenants/examine.ts'
 import type { DocumentProblem } from '../../domain/tenants/parse.ts'
-import type { Reach } from '../../domain/tenants/probes/index.ts'
 import { TabibError } from '../../errors.ts'
 import { reportFlags, waiversFlag } from '../../flags.ts'
 import { counted } from '../../render.ts'
@@ -43,8 +42,11 @@ payment webhook is sent two test events, one of them forged.`
       throw new TabibError('USAGE', 'say which tenant: one by its slug, --file <file>, or --all')
     }
     const subjects = files ? await this.#fromFiles(files) : await this.#stored(named)
-    const reach = files || this.flags.offline ? undefined : await this.#reach()
-    const { examineTenants } = await import('../../domain/tenants/examine.ts')
+    const [{ examineTenants }, { reachOf }] = await Promise.all([
+      import('../../domain/tenants/examine.ts'),
+      import('../../domain/tenants/probes/index.ts'),
+    ])
+    const reach = files || this.flags.offline ? undefined : reachOf(await this.openApp())
     await this.#print(
       subjects.length === 1 ? subjects[0]!.tenant.slug : counted(subjects.length, 'tenant'),
       await examineTenants(subjects, { now: new Date(), categories, reach }),
@@ -61,20 +63,9 @@ payment webhook is sent two test events, one of them forged.`
     return readTenants(db, named)
   }
 
-  async #reach(): Promise<Reach> {
-    const app = await this.openApp()
-    const { keys, residency } = app.config
-    return {
-      db: app.db,
-      fetch: (tenantId) => app.fetch(tenantId),
-      keyStore: keys.store === undefined ? undefined : () => app.keyStore(),
-      residency,
-    }
-  }
-
   /** @throws TabibError TENANT_INVALID with every problem of every file. */
   async #fromFiles(files: readonly string[]): Promise<Subject[]> {
-    const [{ readTextFile }, { parseTenant }] = await Promise.all([
+    const [{ readTextFile }, { parseTenant, tenantInvalid }] = await Promise.all([
       import('../../text-file.ts'),
       import('../../domain/tenants/parse.ts'),
     ])
@@ -101,17 +92,6 @@ payment webhook is sent two test events, one of them forged.`
       const { documentFindings } = await import('../../domain/tenants/examine.ts')
       await this.#print(files.join(' '), documentFindings(problems))
     }
-    throw invalid(problems)
+    throw tenantInvalid(problems)
   }
-}
-
-function invalid(problems: (DocumentProblem & { file: string })[]): TabibError {
-  const lines = problems.map(({ file, line, path, message }) =>
-    [`  ${file}:${line}:`, ...(path === '' ? [] : [`${path}:`]), message].join(' '),
-  )
-  const count = counted(problems.length, 'problem')
-  return new TabibError('TENANT_INVALID', `${count} in what should describe a tenant:\n${lines.join('\n')}`, {
-    suggestions: ['tabib schema tenant', 'docs/onboarding.md'],
-    context: { problems },
-  })
 }

@@ -1,6 +1,8 @@
 import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from 'yaml'
 import type * as z from 'zod'
+import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
+import { counted } from '../../render.ts'
 import { type Tenant, tenantSchema } from './tenant.ts'
 
 /** Why a document is no tenant's. */
@@ -57,6 +59,18 @@ function parse(text: string): ParsedTenant {
     message,
   }))
   return { kind: 'invalid', problems: problems.sort((a, b) => a.line - b.line) }
+}
+
+/** What to say of files that hold no tenant: all problems at once, each where an editor finds it. */
+export function tenantInvalid(problems: readonly (DocumentProblem & { file: string })[]): TabibError {
+  const lines = problems.map(({ file, line, path, message }) =>
+    [`  ${file}:${line}:`, ...(path === '' ? [] : [`${path}:`]), message].join(' '),
+  )
+  return new TabibError(
+    'TENANT_INVALID',
+    `${counted(problems.length, 'problem')} in what should describe a tenant:\n${lines.join('\n')}`,
+    { suggestions: ['tabib schema tenant', 'docs/onboarding.md'], context: { problems } },
+  )
 }
 
 /** Where a document breaks the schema, one element a problem; a key that is not known gets one of its own. */

@@ -19,6 +19,18 @@ export interface StoredTenant {
  * @throws TabibError NOT_FOUND when the one that is named does not exist.
  */
 export async function readTenants(db: Queryable, named?: string): Promise<StoredTenant[]> {
+  const stored = await storedTenants(db, named)
+  if (named !== undefined && stored.length === 0) throw await unknownTenant(db, named)
+  return stored
+}
+
+/** The tenant with this slug or id, where there is one. */
+export async function readTenant(db: Queryable, named: string): Promise<StoredTenant | undefined> {
+  const [stored] = await storedTenants(db, named)
+  return stored
+}
+
+async function storedTenants(db: Queryable, named: string | undefined): Promise<StoredTenant[]> {
   const rows = await db.query<{ id: string; document: Record<string, unknown> }>(
     `select t.id,
        -- Columns and tables lead; the profile has the rest.
@@ -42,13 +54,13 @@ export async function readTenants(db: Queryable, named?: string): Promise<Stored
              from billing.price_list list where tenant_id = t.id),
            'accounts', (select coalesce(jsonb_agg(jsonb_build_object(
                'code', code, 'currency', currency, 'openingMinor', opening_minor) order by code), '[]')
-             from billing.account where tenant_id = t.id)) as document
+             -- Those that are opened as they are needed, such as a patient's, are no part of any document.
+             from billing.account where tenant_id = t.id and position(':' in code) = 0)) as document
      from tabib.tenant t left join tabib.tenant_profile p on p.tenant_id = t.id
-     where $1::text is null or t.slug = $1 or t.id::text = $1
+     where $1::text is null or t.slug = $1 or t.id::text = lower($1)
      order by t.slug`,
     [named ?? null],
   )
-  if (named !== undefined && rows.length === 0) throw await unknownTenant(db, named)
   return rows.map(({ id, document }) => ({ id, ...wellFormed(document) }))
 }
 
