@@ -19,7 +19,7 @@ export default failureMode({
     fires: { above: 0 },
     says: (count) =>
       count > 0
-        ? `${counted(count, 'place')} of members, backups and keys: not every tenant allows it, or nothing believable says where it is`
+        ? `${counted(count, 'member, backup or key is', 'members, backups or keys are')} where not every tenant allows, or nothing believable says where`
         : 'members, backups and their keys are where every tenant allows',
     entails: [],
   },
