@@ -1,0 +1,70 @@
+import bidiFactory, { type Bidi } from 'bidi-js'
+
+// Its types take the module for one with a default export of its own.
+const bidi = (bidiFactory as unknown as () => Bidi)()
+
+export type Direction = 'ltr' | 'rtl'
+
+/** Whatever could move a character in a left-to-right paragraph: right-to-left letters, Arabic numbers, explicit formatting. */
+const REORDERS = /[\u0590-\u06ef\u06fa-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufb1d-\ufdff\ufe70-\ufeff]/
+const BEYOND_BMP = /[\u{10000}-\u{10FFFF}]/gu
+// bidi-js reads UTF-16 units: a character beyond the BMP stands in its table under its code point alone.
+const STAND_IN: Record<string, string> = {
+  R: '\u05d0',
+  AL: '\u0627',
+  EN: '0',
+  AN: '\u0660',
+  ON: '\u2603',
+  NSM: '\u0300',
+  BN: '\u00ad',
+}
+
+/**
+ * Embedding levels of one paragraph (UAX #9, P2 to I2, and L1 for separators), one for each UTF-16 unit. Always of the
+ * whole paragraph: a line's levels depend on what stands before and after it.
+ */
+export function resolveLevels(
+  paragraph: string,
+  direction: Direction | 'auto',
+): { levels: Uint8Array; base: number } {
+  if (direction !== 'rtl' && !REORDERS.test(paragraph)) {
+    return { levels: new Uint8Array(paragraph.length), base: 0 }
+  }
+  const text = paragraph.replace(BEYOND_BMP, (char) =>
+    (STAND_IN[bidi.getBidiCharTypeName(char)] ?? 'a').repeat(2),
+  )
+  const { levels, paragraphs } = bidi.getEmbeddingLevels(text, direction)
+  return { levels, base: paragraphs[0]?.level ?? 0 }
+}
+
+const RTL_LETTER = /[\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}]/u
+const OTHER_LETTER = /(?![\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}])\p{L}/u
+
+/**
+ * The direction of a text that is given (UAX #9 HL1): its letters' where they agree, the document's where they don't, and
+ * left to right where it has none, as telephone numbers and codes are read.
+ */
+export function directionOfText(text: string, document: Direction): Direction {
+  const isRtl = RTL_LETTER.test(text)
+  if (isRtl && OTHER_LETTER.test(text)) return document
+  return isRtl ? 'rtl' : 'ltr'
+}
+
+/** UAX #9 L2: brings the parts of a line, each of one level, from logical into visual order, left to right. */
+export function reorder<T extends { level: number }>(parts: readonly T[]): T[] {
+  const visual = [...parts]
+  const odd = parts.filter(({ level }) => level & 1).map(({ level }) => level)
+  if (odd.length === 0) return visual
+  const highest = Math.max(...parts.map(({ level }) => level))
+  for (let level = highest; level >= Math.min(...odd); level--) {
+    for (let start = 0; start < visual.length; start++) {
+      let end = start
+      while (end < visual.length && visual[end]!.level >= level) end++
+      for (let left = start, right = end - 1; left < right; left++, right--) {
+        ;[visual[left], visual[right]] = [visual[right]!, visual[left]!]
+      }
+      start = Math.max(start, end)
+    }
+  }
+  return visual
+}

@@ -1,0 +1,278 @@
+import type { Writable } from 'node:stream'
+import PDFDocument from 'pdfkit'
+import type { Face } from './face.ts'
+import type { Fonts, Shaped } from './fonts.ts'
+import type { Line } from './layout.ts'
+import { type EmbeddedFont, embedFont, type PdfReference } from './pdf-font.ts'
+
+export const PAGE = { width: 595.28, height: 841.89 }
+
+/** An element of the structure tree that may still get children; nothing of it is kept once it is closed. */
+export interface Tag {
+  reference: PdfReference
+  kids: unknown[]
+  page?: PdfReference
+}
+
+interface Options {
+  out: Writable
+  tagged: boolean
+  title: string
+  language: string
+  /** Goes into the file's dates and identity: the same input gives the same bytes. */
+  createdAt: Date
+  subject: string
+}
+
+export type Canvas = ReturnType<typeof createCanvas>
+
+/**
+ * A PDF that is written page by page, with pdfkit as its writer: text arrives as glyphs, each page is one string of
+ * operators, and structure elements leave memory as they are closed. Coordinates are points from the upper left corner.
+ */
+export function createCanvas(fonts: Fonts, { out, tagged, title, language, createdAt, subject }: Options) {
+  const info = { Title: title, Subject: subject, CreationDate: createdAt, Producer: 'tabib', Creator: 'tabib' }
+  const doc = new PDFDocument({
+    size: [PAGE.width, PAGE.height],
+    margin: 0,
+    autoFirstPage: false,
+    // No font of pdfkit's own: it would be one that is not embedded.
+    font: null as unknown as string,
+    pdfVersion: '1.7',
+    lang: language,
+    displayTitle: true,
+    tagged,
+    info,
+  }) as unknown as Doc
+  const sink = sinkOf(doc, out)
+  const embedded = new Map<Face, { name: string; font: EmbeddedFont }>()
+  const encoded = new Map<string, Map<Shaped, string>>()
+  let operators: string[] = []
+  let parents: PdfReference[] = []
+  let pages = 0
+  let used = new Set<string>()
+
+  function fontFor(face: Face) {
+    let found = embedded.get(face)
+    if (found === undefined) {
+      const index = fonts.faces.indexOf(face)
+      const tag = `TABIB${'ABC'[index]}`
+      found = { name: `F${index}`, font: embedFont(doc, face, tag) }
+      embedded.set(face, found)
+    }
+    if (!used.has(found.name)) {
+      used.add(found.name)
+      doc.page.fonts[found.name] = found.font.reference
+    }
+    return found
+  }
+
+  function startPage(): void {
+    finishPage()
+    doc.addPage()
+    pages++
+  }
+
+  function finishPage(): void {
+    if (doc.page === null) return
+    flushPage()
+    used = new Set()
+    if (!tagged || parents.length === 0) return
+    const key = pages - 1
+    doc.page.dictionary.data.StructParents = key
+    const list = doc.ref(parents)
+    list.end()
+    doc.getStructParentTree().add(key, list)
+    parents = []
+  }
+
+  function flushPage(): void {
+    doc.page.write(operators.join('\n'))
+    operators = []
+  }
+
+  /** Draws a line with its left end at `x` and its baseline at `y`. */
+  function text({ pieces }: Line, x: number, y: number, size: number): void {
+    operators.push(textOperators(pieces, x, y, size))
+  }
+
+  function textOperators(pieces: Line['pieces'], x: number, y: number, size: number): string {
+    let face: Face | undefined
+    let array = ''
+    for (const { parts, level } of pieces) {
+      for (const part of parts) {
+        const { name, font } = fontFor(part.face)
+        if (part.face !== face) {
+          array += face === undefined ? `/${name} ${size} Tf [` : `] TJ /${name} ${size} Tf [`
+          face = part.face
+        }
+        array += encodeOnce(font, part, (level & 1) === 1, size)
+      }
+    }
+    return face === undefined ? '' : `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array}] TJ ET`
+  }
+
+  function encodeOnce(font: EmbeddedFont, part: Shaped, isRtl: boolean, size: number): string {
+    const key = `${size}${isRtl}`
+    let known = encoded.get(key)
+    if (known === undefined || known.size > 5_000) {
+      known = new Map()
+      encoded.set(key, known)
+    }
+    let code = known.get(part)
+    if (code === undefined) {
+      code = font.encode(part, isRtl, size)
+      known.set(part, code)
+    }
+    return code
+  }
+
+  /** Opens a structure element; attributes as the PDF standard names them. */
+  function open(type: string, parent: Tag | undefined, attributes: object = {}): Tag | undefined {
+    if (!tagged) return undefined
+    const root = doc.getStructTreeRoot()
+    const reference = doc.ref({ S: type, P: parent?.reference ?? root, ...attributes })
+    if (parent === undefined) root.data.K = [reference]
+    else parent.kids.push(reference)
+    return { reference, kids: [] }
+  }
+
+  /** Draws as the content of a structure element; without one, as an artifact that readers skip. */
+  function content(tag: Tag | undefined, draw: () => void): void {
+    if (!tagged) return draw()
+    const { dictionary } = doc.page
+    if (tag === undefined) operators.push('/Artifact BMC')
+    else {
+      const mcid = parents.push(tag.reference) - 1
+      tag.page ??= dictionary
+      tag.kids.push(tag.page === dictionary ? mcid : { Type: 'MCR', Pg: dictionary, MCID: mcid })
+      operators.push(`/P <</MCID ${mcid}>> BDC`)
+    }
+    draw()
+    operators.push('EMC')
+  }
+
+  function close(tag: Tag | undefined): void {
+    if (tag === undefined) return
+    if (tag.page !== undefined) tag.reference.data.Pg = tag.page
+    tag.reference.data.K = tag.kids
+    tag.reference.end()
+    tag.reference.data = {}
+  }
+
+  /** Fills rectangles (x, y, width, height) in a grey from 0, black, to 1. */
+  function fill(rectangles: readonly (readonly number[])[], grey: number): void {
+    operators.push(`${grey} g`, ...rectangles.map((one) => `${one.map(round).join(' ')} re`), 'f 0 g')
+  }
+
+  /** Something drawn on every page whose looks are known last: drawn once, referred to by each page. */
+  function deferred() {
+    const form = doc.ref({})
+    return {
+      draw(x: number, y: number): void {
+        doc.page.xobjects.Last = form
+        operators.push(`q 1 0 0 1 ${round(x)} ${round(y)} cm /Last Do Q`)
+      },
+      /** `align`: which end of the line stands where it was drawn. */
+      settle(line: Line, size: number, align: 'left' | 'right'): void {
+        const width = line.width * size
+        const x = align === 'left' ? 0 : -width
+        used = new Set()
+        const drawn = textOperators(line.pieces, x, 0, size)
+        const names = [...embedded.values()].map(({ name, font }) => [name, font.reference] as const)
+        Object.assign(form.data, {
+          Type: 'XObject',
+          Subtype: 'Form',
+          BBox: [x - 1, -2 * size, x + width + 1, size],
+          Resources: { Font: Object.fromEntries(names) },
+        })
+        form.end(drawn)
+      },
+    }
+  }
+
+  /** Draws an image as large as it fits into a box, at its left or right end. */
+  function image(bytes: Buffer, x: number, y: number, fit: [number, number], align: 'left' | 'right'): void {
+    flushPage()
+    doc.image(bytes, x, y, { fit, align })
+  }
+
+  async function finish(): Promise<void> {
+    finishPage()
+    for (const { font } of embedded.values()) font.finish()
+    if (tagged) doc.getStructTreeRoot().data.ParentTreeNextKey = pages
+    doc.end()
+    await sink.ended()
+  }
+
+  return {
+    startPage,
+    text,
+    fill,
+    image,
+    open,
+    content,
+    close,
+    deferred,
+    finish,
+    /** Resolves when the reader has taken what was written. */
+    drained: () => sink.drained(),
+    get pages() {
+      return pages
+    },
+  }
+}
+
+const round = (value: number): number => Math.round(value * 100) / 100
+
+/** What of pdfkit's document its types leave out. */
+interface Doc {
+  page: {
+    dictionary: PdfReference
+    fonts: Record<string, unknown>
+    xobjects: Record<string, unknown>
+    write(operators: string): void
+  }
+  ref(data: object): PdfReference
+  addPage(): void
+  end(): void
+  on(event: 'data', listener: (chunk: Uint8Array) => void): void
+  on(event: 'end', listener: () => void): void
+  getStructTreeRoot(): PdfReference
+  getStructParentTree(): { add(key: number, value: PdfReference): void }
+  image(bytes: Buffer, x: number, y: number, options: object): void
+}
+
+// pdfkit pushes each line of a file as a chunk of its own; gathered, they cost neither a call nor an object each.
+const CHUNK = 1 << 16
+
+function sinkOf(doc: Doc, out: Writable) {
+  let chunk = Buffer.allocUnsafe(CHUNK)
+  let filled = 0
+  const flush = () => {
+    if (filled > 0) out.write(chunk.subarray(0, filled))
+    chunk = Buffer.allocUnsafe(CHUNK)
+    filled = 0
+  }
+  const ended = new Promise<void>((resolve) => {
+    doc.on('end', () => {
+      flush()
+      resolve()
+    })
+  })
+  doc.on('data', (data) => {
+    if (data.length > CHUNK) {
+      flush()
+      out.write(data)
+      return
+    }
+    if (filled + data.length > CHUNK) flush()
+    chunk.set(data, filled)
+    filled += data.length
+  })
+  return {
+    ended: () => ended,
+    drained: () =>
+      out.writableNeedDrain ? new Promise<void>((resolve) => out.once('drain', resolve)) : Promise.resolve(),
+  }
+}

@@ -1,0 +1,98 @@
+import type { Language } from './statement.ts'
+
+/** How one language writes numbers, money and days. */
+export interface Figures {
+  count(value: number): string
+  /** An amount without its currency, its sign on the left: for a left-to-right paragraph. */
+  money(minor: bigint, currency: string): string
+  /** A day as the table has it: in the calendar that the readers live by, year first. */
+  day(isoDay: string): string
+  /** A day in words, in either calendar. */
+  longDay(isoDay: string, calendar: 'persian' | 'gregory'): string
+}
+
+// Readers of Dari and Pashto date by the Solar Hijri calendar.
+const NUMERALS: Record<Language, { digits: string; calendar: 'persian' | 'gregory' }> = {
+  'fa-AF': { digits: 'arabext', calendar: 'persian' },
+  'ps-AF': { digits: 'arabext', calendar: 'persian' },
+  ar: { digits: 'arab', calendar: 'gregory' },
+  en: { digits: 'latn', calendar: 'gregory' },
+}
+
+// ISO 4217 where it is not two; `Intl` answers with what is customary in print, which for the afghani is none.
+const MINOR_DIGITS: Record<string, number> = {
+  ...Object.fromEntries(
+    ['BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF', 'UGX', 'UYI', 'VND', 'VUV', 'XAF', 'XOF', 'XPF'].map(
+      (code) => [code, 0],
+    ),
+  ),
+  ...Object.fromEntries(['BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND'].map((code) => [code, 3])),
+  CLF: 4,
+  UYW: 4,
+}
+
+const BIDI_MARKS = /[\u200e\u200f\u061c]/g
+
+/** Writes numbers, money and days as the readers of a language do; exact for amounts of any size. */
+export function figuresOf(language: Language): Figures {
+  const { digits, calendar: own } = NUMERALS[language]
+  const counts = new Intl.NumberFormat(language, { numberingSystem: digits, useGrouping: false })
+  const digit = Array.from({ length: 10 }, (_, value) => counts.format(value))
+  const inDigits = (text: string) => text.replace(/\d/g, (one) => digit[Number(one)]!)
+  const amounts = new Map<number, Intl.NumberFormat>()
+  const calendars = new Map<string, Intl.DateTimeFormat>()
+  const days = new Map<string, string>()
+
+  const parts = (isoDay: string, calendar: string, month: 'long' | '2-digit') => {
+    const key = `${calendar} ${month}`
+    let format = calendars.get(key)
+    if (format === undefined) {
+      format = new Intl.DateTimeFormat(language, {
+        calendar,
+        numberingSystem: 'latn',
+        timeZone: 'UTC',
+        year: 'numeric',
+        month,
+        day: month === 'long' ? 'numeric' : '2-digit',
+      })
+      calendars.set(key, format)
+    }
+    const found = format.formatToParts(new Date(`${isoDay}T00:00:00Z`))
+    return (type: string) => found.find((part) => part.type === type)?.value ?? ''
+  }
+
+  return {
+    count: (value) => counts.format(value),
+    money(minor, currency) {
+      const places = MINOR_DIGITS[currency] ?? 2
+      let format = amounts.get(places)
+      if (format === undefined) {
+        const fraction = { minimumFractionDigits: places, maximumFractionDigits: places }
+        format = new Intl.NumberFormat(language, { numberingSystem: digits, ...fraction })
+        amounts.set(places, format)
+      }
+      // As a decimal string, which is not rounded on its way.
+      const padded = (minor < 0n ? -minor : minor).toString().padStart(places + 1, '0')
+      const at = padded.length - places
+      const exact = `${minor < 0n ? '-' : ''}${padded.slice(0, at)}.${padded.slice(at)}`
+      return format.format(exact as `${number}`).replace(BIDI_MARKS, '').replace('-', '−')
+    },
+    day(isoDay) {
+      let text = days.get(isoDay)
+      if (text === undefined) {
+        if (language === 'en') text = isoDay
+        else {
+          // A slash keeps Arabic-Indic numbers in order; over a hyphen they would change places (UAX #9 W4).
+          const part = parts(isoDay, own, '2-digit')
+          text = inDigits(`${part('year')}/${part('month')}/${part('day')}`)
+        }
+        days.set(isoDay, text)
+      }
+      return text
+    },
+    longDay(isoDay, calendar) {
+      const part = parts(isoDay, calendar, 'long')
+      return inDigits(`${part('day')} ${part('month')} ${part('year')}`)
+    },
+  }
+}
