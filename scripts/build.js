@@ -53,7 +53,10 @@ const { outputFiles } = await build({
   external: [
     'bullmq',
     'fastify',
+    'fontkit',
+    'harfbuzzjs',
     'node-pg-migrate',
+    'pdfkit',
     'pino',
     'pkcs11js',
     'prom-client',

@@ -23,3 +23,83 @@ export const ERROR_CODES = {
   NOT_FOUND: EXIT.usage,
   TENANT_INVALID: EXIT.usage,
   STATEMENT_INVALID: EXIT.usage,
+  ACCOUNT_UNKNOWN: EXIT.usage,
+  AMOUNT_INVALID: EXIT.usage,
+  BALANCE_OVERFLOW: EXIT.usage,
+  CURRENCY_MISMATCH: EXIT.usage,
+  TRANSACTION_UNBALANCED: EXIT.usage,
+  POSTGRES_UNREACHABLE: EXIT.unreachable,
+  NATS_UNREACHABLE: EXIT.unreachable,
+  REDIS_UNREACHABLE: EXIT.unreachable,
+  PAGER_UNREACHABLE: EXIT.unreachable,
+  KEY_STORE_UNREACHABLE: EXIT.unreachable,
+  KEYS_UNAVAILABLE: EXIT.unreachable,
+  PATRONI_UNREACHABLE: EXIT.unreachable,
+  SERVER_MISSING: EXIT.unreachable,
+  SERVER_FAILED: EXIT.unreachable,
+  NOT_AUTHORISED: EXIT.unauthorised,
+  APPROVAL_INVALID: EXIT.unauthorised,
+  OPERATOR_UNPROVED: EXIT.unauthorised,
+  TOKEN_INVALID: EXIT.unauthorised,
+  TOKEN_EXPIRED: EXIT.unauthorised,
+  MANIFEST_INVALID: EXIT.unauthorised,
+  CONFIRMATION_REQUIRED: EXIT.refused,
+  REASON_REQUIRED: EXIT.refused,
+  APPROVAL_REQUIRED: EXIT.refused,
+  EGRESS_REFUSED: EXIT.refused,
+  RESIDENCY_REFUSED: EXIT.refused,
+  TENANT_REFUSED: EXIT.refused,
+  SANDBOX_ONLY: EXIT.refused,
+  NOT_NEEDED: EXIT.refused,
+  LOCKED: EXIT.refused,
+  MIGRATION_REQUIRED: EXIT.refused,
+  OUTBOX_RESTORED: EXIT.refused,
+  OVERLAP_TOO_SHORT: EXIT.refused,
+  KEY_ELSEWHERE: EXIT.refused,
+  SESSION_ENDED: EXIT.refused,
+  ACCOUNT_FROZEN: EXIT.refused,
+  BUSINESS_KEY_TAKEN: EXIT.refused,
+  REVERSAL_REFUSED: EXIT.refused,
+  PLAN_STALE: EXIT.stalePlan,
+  PARTIAL: EXIT.partial,
+  TIMED_OUT: EXIT.timedOut,
+  BUG: EXIT.bug,
+  INTERRUPTED: EXIT.interrupted,
+} as const
+
+export type ErrorCode = keyof typeof ERROR_CODES
+
+export interface TabibErrorOptions {
+  /** Commands that can be pasted as they stand, most useful first. */
+  suggestions?: string[]
+  /** The runbook's path from the package root. */
+  ref?: string
+  /** Whether the same call may succeed later without anything else changing. */
+  retryable?: boolean
+  /** Values for machines; never a secret or patient data. */
+  context?: Record<string, unknown>
+  cause?: unknown
+}
+
+/** Every expected failure of tabib: what happened, the value seen, what to paste next. */
+export class TabibError extends Error {
+  readonly code: ErrorCode
+  readonly suggestions: string[]
+  readonly ref: string | undefined
+  readonly retryable: boolean
+  readonly context: Record<string, unknown>
+
+  constructor(code: ErrorCode, message: string, options: TabibErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = 'TabibError'
+    this.code = code
+    this.suggestions = options.suggestions ?? []
+    this.ref = options.ref
+    this.retryable = options.retryable ?? ERROR_CODES[code] === EXIT.unreachable
+    this.context = options.context ?? {}
+  }
+
+  get exitCode(): number {
+    return ERROR_CODES[this.code]
+  }
+}

@@ -1,4 +1,5 @@
 import * as z from 'zod'
+import { statementSchema } from './domain/statements/statement.ts'
 import { tenantSchema } from './domain/tenants/tenant.ts'
 import { ERROR_CODES, type ErrorCode } from './errors.ts'
 
@@ -117,6 +118,7 @@ export const OUTPUT_SCHEMAS = {
 
 /** The shapes of what people write: a name that is not known is refused there. */
 export const DOCUMENT_SCHEMAS = {
+  statement: statementSchema,
   tenant: tenantSchema,
 } as const
 

@@ -3,13 +3,13 @@ import { rename, rm } from 'node:fs/promises'
 import { finished } from 'node:stream/promises'
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
-import { TabibError } from '../../errors.ts'
 import { details } from '../../render.ts'
 import { readTextFile } from '../../text-file.ts'
 
 export default class StatementRender extends TabibCommand<typeof StatementRender> {
   static override summary = "Print one account's statement as PDF. Needs no server."
-  static override description = `Reads the statement from a JSON file (tabib schema statement) in Dari, Pashto, Arabic or English. The same input gives
+  static override description =
+    `Reads the statement from a JSON file (tabib schema statement) in Dari, Pashto, Arabic or English. The same input gives
 the same bytes. Exits 1 when something is not printed as it was given, as a character that no font has.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> --input statement.json --file statement.pdf',

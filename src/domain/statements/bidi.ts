@@ -6,7 +6,8 @@ const bidi = (bidiFactory as unknown as () => Bidi)()
 export type Direction = 'ltr' | 'rtl'
 
 /** Whatever could move a character in a left-to-right paragraph: right-to-left letters, Arabic numbers, explicit formatting. */
-const REORDERS = /[\u0590-\u06ef\u06fa-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufb1d-\ufdff\ufe70-\ufeff]/
+const REORDERS =
+  /[\u0590-\u06ef\u06fa-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufb1d-\ufdff\ufe70-\ufeff]/
 const BEYOND_BMP = /[\u{10000}-\u{10FFFF}]/gu
 // bidi-js reads UTF-16 units: a character beyond the BMP stands in its table under its code point alone.
 const STAND_IN: Record<string, string> = {
@@ -37,8 +38,9 @@ export function resolveLevels(
   return { levels, base: paragraphs[0]?.level ?? 0 }
 }
 
-const RTL_LETTER = /[\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}]/u
-const OTHER_LETTER = /(?![\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}])\p{L}/u
+const RTL_SCRIPT = '\\p{Script=Arab}\\p{Script=Hebr}\\p{Script=Syrc}\\p{Script=Thaa}\\p{Script=Nkoo}'
+const RTL_LETTER = new RegExp(`(?=\\p{L})[${RTL_SCRIPT}]`, 'u')
+const OTHER_LETTER = new RegExp(`(?![${RTL_SCRIPT}])\\p{L}`, 'u')
 
 /**
  * The direction of a text that is given (UAX #9 HL1): its letters' where they agree, the document's where they don't, and
@@ -48,6 +50,29 @@ export function directionOfText(text: string, document: Direction): Direction {
   const isRtl = RTL_LETTER.test(text)
   if (isRtl && OTHER_LETTER.test(text)) return document
   return isRtl ? 'rtl' : 'ltr'
+}
+
+const NO_LETTER_BEFORE = '(?<![\\p{L}\\p{M}\\p{N}])'
+const LEFT_TO_RIGHT = new RegExp(
+  `${NO_LETTER_BEFORE}(?:${[
+    // 2026-10-09, 2026-10-09T08:30:00Z
+    '\\p{Nd}{4}-\\p{Nd}{2}(?:-\\p{Nd}{2}(?:[T ]\\p{Nd}{2}:\\p{Nd}{2}(?::\\p{Nd}{2})?(?:Z|[+-]\\p{Nd}{2}:?\\p{Nd}{2})?)?)?',
+    // +93 (0)70 123 4567, 0799-123-456
+    '(?:\\+|(?=[0\\u0660\\u06f0]))\\p{Nd}(?:[ ()-]{0,2}\\p{Nd}){6,14}',
+    // RX-2231/7, 12-AB-34, a.b@clinic.af
+    '[A-Za-z0-9]+(?:[-_./:@#+]+[A-Za-z0-9]+)+',
+    // -500
+    '[+\\u2212-]\\p{Nd}+(?:[.,\\u066b\\u066c]\\p{Nd}+)*',
+  ].join('|')})(?![\\p{L}\\p{M}\\p{N}])`,
+  'gu',
+)
+
+/**
+ * Isolates dates, telephone numbers, codes and signed numbers in right-to-left text (UAX #9 HL3): left to themselves, the
+ * parts of 2026-10-09 change places after an Arabic letter, and a sign goes to the number's right.
+ */
+export function isolateCodes(text: string): string {
+  return text.replace(LEFT_TO_RIGHT, '\u2066$&\u2069')
 }
 
 /** UAX #9 L2: brings the parts of a line, each of one level, from logical into visual order, left to right. */

@@ -9,6 +9,7 @@ export const PAGE = { width: 595.28, height: 841.89 }
 
 /** An element of the structure tree that may still get children; nothing of it is kept once it is closed. */
 export interface Tag {
+  type: string
   reference: PdfReference
   kids: unknown[]
   page?: PdfReference
@@ -31,7 +32,13 @@ export type Canvas = ReturnType<typeof createCanvas>
  * operators, and structure elements leave memory as they are closed. Coordinates are points from the upper left corner.
  */
 export function createCanvas(fonts: Fonts, { out, tagged, title, language, createdAt, subject }: Options) {
-  const info = { Title: title, Subject: subject, CreationDate: createdAt, Producer: 'tabib', Creator: 'tabib' }
+  const info = {
+    Title: title,
+    Subject: subject,
+    CreationDate: createdAt,
+    Producer: 'tabib',
+    Creator: 'tabib',
+  }
   const doc = new PDFDocument({
     size: [PAGE.width, PAGE.height],
     margin: 0,
@@ -134,19 +141,22 @@ export function createCanvas(fonts: Fonts, { out, tagged, title, language, creat
     const reference = doc.ref({ S: type, P: parent?.reference ?? root, ...attributes })
     if (parent === undefined) root.data.K = [reference]
     else parent.kids.push(reference)
-    return { reference, kids: [] }
+    return { type, reference, kids: [] }
   }
 
   /** Draws as the content of a structure element; without one, as an artifact that readers skip. */
   function content(tag: Tag | undefined, draw: () => void): void {
-    if (!tagged) return draw()
+    if (!tagged) {
+      draw()
+      return
+    }
     const { dictionary } = doc.page
     if (tag === undefined) operators.push('/Artifact BMC')
     else {
       const mcid = parents.push(tag.reference) - 1
       tag.page ??= dictionary
       tag.kids.push(tag.page === dictionary ? mcid : { Type: 'MCR', Pg: dictionary, MCID: mcid })
-      operators.push(`/P <</MCID ${mcid}>> BDC`)
+      operators.push(`/${tag.type} <</MCID ${mcid}>> BDC`)
     }
     draw()
     operators.push('EMC')

@@ -22,9 +22,25 @@ const NUMERALS: Record<Language, { digits: string; calendar: 'persian' | 'gregor
 // ISO 4217 where it is not two; `Intl` answers with what is customary in print, which for the afghani is none.
 const MINOR_DIGITS: Record<string, number> = {
   ...Object.fromEntries(
-    ['BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF', 'UGX', 'UYI', 'VND', 'VUV', 'XAF', 'XOF', 'XPF'].map(
-      (code) => [code, 0],
-    ),
+    [
+      'BIF',
+      'CLP',
+      'DJF',
+      'GNF',
+      'ISK',
+      'JPY',
+      'KMF',
+      'KRW',
+      'PYG',
+      'RWF',
+      'UGX',
+      'UYI',
+      'VND',
+      'VUV',
+      'XAF',
+      'XOF',
+      'XPF',
+    ].map((code) => [code, 0]),
   ),
   ...Object.fromEntries(['BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND'].map((code) => [code, 3])),
   CLF: 4,
@@ -75,7 +91,10 @@ export function figuresOf(language: Language): Figures {
       const padded = (minor < 0n ? -minor : minor).toString().padStart(places + 1, '0')
       const at = padded.length - places
       const exact = `${minor < 0n ? '-' : ''}${padded.slice(0, at)}.${padded.slice(at)}`
-      return format.format(exact as `${number}`).replace(BIDI_MARKS, '').replace('-', '−')
+      return format
+        .format(exact as `${number}`)
+        .replace(BIDI_MARKS, '')
+        .replace('-', '−')
     },
     day(isoDay) {
       let text = days.get(isoDay)

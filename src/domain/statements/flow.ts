@@ -1,4 +1,4 @@
-import { type Direction, directionOfText } from './bidi.ts'
+import { type Direction, directionOfText, isolateCodes } from './bidi.ts'
 import { type Canvas, PAGE, type Tag } from './canvas.ts'
 import type { Fonts } from './fonts.ts'
 import { type Line, layoutText } from './layout.ts'
@@ -47,11 +47,9 @@ interface Options {
   onFlaw: (flaw: string, place: string) => void
 }
 
-export type Flow = ReturnType<typeof createFlow>
-
 // Control characters other than the line feed have no looks; an override makes text read as what it is not.
-const UNPRINTABLE = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202d\u202e\ud800-\udfff]/
-const CONTROL = /[\x00-\x09\x0b-\x1f\x7f-\x9f]/g
+const UNPRINTABLE = /(?!\n)[\p{Cc}\p{Cs}\u202d\u202e]/u
+const CONTROL = /(?!\n)\p{Cc}/gu
 const OVERRIDE = /[\u202d\u202e]/g
 
 /** Prints from top to bottom, over pages, from the side at which the language starts. */
@@ -66,10 +64,11 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
     const { bold = false, direction: forced, ...rest } = given
     const block = { start: 0, width: WIDTH - (rest.start ?? 0), size: SIZE, toEnd: false, ...rest }
     const clean = cleaned(text, place)
-    const lines = layoutText(fonts, clean, {
+    const textDirection = forced ?? directionOfText(clean, direction)
+    const lines = layoutText(fonts, textDirection === 'rtl' ? isolateCodes(clean) : clean, {
       language,
       bold: bold && !plain,
-      direction: forced ?? directionOfText(clean, direction),
+      direction: textDirection,
       width: block.width / block.size,
     })
     for (const { missing } of lines.flatMap(({ pieces }) => pieces.flatMap(({ parts }) => parts))) {
@@ -121,8 +120,8 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   ): void {
     reserve(heightOf(blocks, padding))
     const element = tag === undefined ? parent : canvas.open(tag, parent)
-    const elements = blocks.map((one) =>
-      one.tag === undefined ? undefined : canvas.open(one.tag, one.parent ?? element, one.attributes),
+    const elements = blocks.map(({ tag: type, parent: own = element, attributes }) =>
+      type === undefined || own === undefined ? undefined : canvas.open(type, own, attributes),
     )
     const line = leading(blocks)
     const all = linesOf(blocks)

@@ -89,9 +89,7 @@ export function openFonts() {
     buffer.clearContents()
     buffer.setClusterLevel(hb.ClusterLevel.MONOTONE_CHARACTERS)
     const missing = chars.filter((char) => !face.covers(char))
-    buffer.addCodePoints(
-      chars.map((char) => (missing.includes(char) ? REPLACEMENT : char.codePointAt(0)!)),
-    )
+    buffer.addCodePoints(chars.map((char) => (missing.includes(char) ? REPLACEMENT : char.codePointAt(0)!)))
     buffer.setDirection(isRtl ? hb.Direction.RTL : hb.Direction.LTR)
     buffer.setLanguage(language)
     buffer.guessSegmentProperties()
@@ -121,7 +119,9 @@ function placed(buffer: hb.Buffer, chars: string[], isRtl: boolean): Glyph[] {
     const text = chars.slice(logical[first]!.cluster, logical[end]?.cluster ?? chars.length)
     // A ligature stands for all its characters, the last glyph of several for all that are left.
     for (let i = first; i < end; i++) {
-      logical[i]!.text = (i === end - 1 ? text.slice(i - first) : text.slice(i - first, i - first + 1)).join('')
+      logical[i]!.text = (i === end - 1 ? text.slice(i - first) : text.slice(i - first, i - first + 1)).join(
+        '',
+      )
     }
     first = end
   }

@@ -28,9 +28,9 @@ export interface Setting extends Style {
   width?: number
 }
 
-const PARAGRAPH_END = /\r\n|[\n\r\x1c-\x1e\x85\u2029]/
+const PARAGRAPH_END = /\r\n|[\n\r\u2029]/
 // White space and isolates, which UAX #9 L1 takes to the paragraph's level at the end of a line.
-const SPACES = '\\t\\v\\x1f \\f\\u1680\\u2000-\\u200a\\u2028\\u205f\\u3000\\u2066-\\u2069'
+const SPACES = '\\t\\v \\f\\u1680\\u2000-\\u200a\\u2028\\u205f\\u3000\\u2066-\\u2069'
 const TOKEN = new RegExp(`[${SPACES}]+|[^${SPACES}]+`, 'g')
 const SPACE = new RegExp(`^[${SPACES}]`)
 // A word without end is cut, so that no step needs memory for all of it.

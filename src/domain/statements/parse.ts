@@ -14,7 +14,10 @@ export function parseStatement(json: string, file: string): StatementDocument {
   }
   const parsed = statementSchema.safeParse(value)
   if (parsed.success) return parsed.data
-  throw invalid(file, parsed.error.issues.map(({ path, message }) => `${pathOf(path)}: ${message}`))
+  throw invalid(
+    file,
+    parsed.error.issues.map(({ path, message }) => `${pathOf(path)}: ${message}`),
+  )
 }
 
 function invalid(file: string, problems: string[]): TabibError {

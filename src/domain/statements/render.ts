@@ -37,8 +37,8 @@ interface Column {
 
 const TABLE = {
   date: { width: 58 },
-  description: { width: WIDTH - 338 },
-  reference: { width: 78 },
+  description: { width: WIDTH - 344 },
+  reference: { width: 84 },
   amount: { width: 82, isFigure: true },
   currency: { width: 34 },
   balance: { width: 86, isFigure: true },
@@ -194,17 +194,28 @@ export async function renderStatement(
   }
 
   /** A line for each value that is given, after its label. */
-  function fields(place: string, values: Partial<Record<Label, string | undefined>>, options: BlockOptions): Block[] {
+  function fields(
+    place: string,
+    values: Partial<Record<Label, string | undefined>>,
+    options: BlockOptions,
+  ): Block[] {
     return Object.entries(values).flatMap(([label, value]) =>
       value === undefined
         ? []
-        : flow.block(`${words[label as Label]}: ${isolated(value)}`, `${place}.${label}`, { direction, ...options }),
+        : flow.block(`${words[label as Label]}: ${isolated(value)}`, `${place}.${label}`, {
+            direction,
+            ...options,
+          }),
     )
   }
 
-  function headings(tag?: string): Block[] {
-    const heading = { bold: true, ...(tag && { tag, attributes: { A: { O: 'Table', Scope: 'Column' } } }) }
-    return inColumns(COLUMNS.map((name) => TABLE[name]), COLUMNS.map((name) => words[name]), () => 'words', heading)
+  function headings(): Block[] {
+    return inColumns(
+      COLUMNS.map((name) => TABLE[name]),
+      COLUMNS.map((name) => words[name]),
+      () => 'words',
+      HEADING,
+    )
   }
 
   /** The cells of a table's row. */
@@ -216,7 +227,9 @@ export async function renderStatement(
   ): Block[] {
     let start = GUTTER
     return columns.map(({ width, isFigure = false }, i) => {
-      const cell = { start, width: width - 2 * GUTTER, toEnd: isFigure, ...options }
+      // Units stand under units, whichever way the language is read.
+      const toEnd = isFigure && direction === 'ltr'
+      const cell = { start, width: width - 2 * GUTTER, toEnd, ...options }
       start += width
       return flow.block(texts[i]!, place(i), cell)
     })
@@ -225,7 +238,7 @@ export async function renderStatement(
   async function printLines(): Promise<number> {
     const table = canvas.open('Table', root)
     const head = canvas.open('THead', table)
-    flow.row(head, headings('TH'), { tag: 'TR', shade: SHADE.heading })
+    flow.row(head, headings(), { tag: 'TR', shade: SHADE.heading })
     canvas.close(head)
     isInTable = true
 
@@ -246,7 +259,9 @@ export async function renderStatement(
     }
     for (const [currency, { opening }] of totals) {
       const balance = figures.money(opening, currency)
-      waiting.push(tableRow({ date: period.from, description: words.opening, currency }, '', balance, 'words'))
+      waiting.push(
+        tableRow({ date: period.from, description: words.opening, currency }, '', balance, 'words'),
+      )
     }
     let count = 0
     for await (const line of statement.lines) {
@@ -308,12 +323,11 @@ export async function renderStatement(
 
   /** Totals by currency, and for how long they have been owed. */
   function sumTables(): Block[][][] {
-    const scoped = (Scope: string) => ({ tag: 'TH', bold: true, attributes: { A: { O: 'Table', Scope } } })
-    const heading = (texts: string[]) => inColumns(TOTALS, texts, () => 'words', scoped('Column'))
+    const heading = (texts: string[]) => inColumns(TOTALS, texts, () => 'words', HEADING)
     const row = (currency: string, amounts: bigint[]) => {
       const texts = [currency, ...amounts.map((amount) => figures.money(amount, currency))]
       const cells = inColumns(TOTALS, texts, () => 'totals', { tag: 'TD' })
-      return [{ ...cells[0]!, ...scoped('Row') }, ...cells.slice(1)]
+      return [{ ...cells[0]!, tag: 'TH', attributes: scope('Row') }, ...cells.slice(1)]
     }
     const sums = [...totals].map(([currency, { opening, charged, paid, closing }]) =>
       row(currency, [opening, charged, paid, closing]),
@@ -346,13 +360,26 @@ export async function renderStatement(
       ...fields('payment', { reference, account: number, patient: patient.name }, part).map((one) => [one]),
       ...(dueOn === undefined
         ? []
-        : fields('payment', { due: `${figures.longDay(dueOn, 'persian')} / ${figures.longDay(dueOn, 'gregory')}` }, part).map((one) => [one])),
+        : fields(
+            'payment',
+            { due: `${figures.longDay(dueOn, 'persian')} / ${figures.longDay(dueOn, 'gregory')}` },
+            part,
+          ).map((one) => [one])),
       ...due.map(([currency, { closing }]) =>
-        fields('payment', { amountDue: `${figures.money(closing, currency)} ${currency}` }, { ...part, bold: true }),
+        fields(
+          'payment',
+          { amountDue: `${figures.money(closing, currency)} ${currency}` },
+          { ...part, bold: true },
+        ),
       ),
       ...(due.length === 0 ? [[said(words.nothingDue, part)]] : []),
     ]
-    flow.reserve(Math.max(QR_SIDE, rows.reduce((sum, row) => sum + flow.heightOf(row, 1), 0)) + 24)
+    flow.reserve(
+      Math.max(
+        QR_SIDE,
+        rows.reduce((sum, row) => sum + flow.heightOf(row, 1), 0),
+      ) + 24,
+    )
     flow.gap(10)
     flow.rule()
     flow.gap(6)
@@ -369,7 +396,9 @@ export async function renderStatement(
     const module = QR_SIDE / size
     const left = flow.leftOf(WIDTH - QR_SIDE, QR_SIDE)
     const black = data.flatMap((row, y) =>
-      row.flatMap((isBlack, x) => (isBlack ? [[left + x * module, flow.y + y * module, module, module]] : [])),
+      row.flatMap((isBlack, x) =>
+        isBlack ? [[left + x * module, flow.y + y * module, module, module]] : [],
+      ),
     )
     const figure = canvas.open('Figure', parent, { Alt: new String(text) })
     canvas.content(figure, () => canvas.fill(black, 0))
@@ -377,7 +406,13 @@ export async function renderStatement(
   }
 }
 
-type Label = { [K in keyof (typeof WORDS)['en']]: (typeof WORDS)['en'][K] extends string ? K : never }[keyof (typeof WORDS)['en']]
+/** A table cell's attributes as PDF 1.7, 14.8.5.7 names them. */
+const scope = (Scope: 'Column' | 'Row'): object => ({ A: { O: 'Table', Scope } })
+const HEADING: BlockOptions = { bold: true, tag: 'TH', attributes: scope('Column') }
+
+type Label = {
+  [K in keyof (typeof WORDS)['en']]: (typeof WORDS)['en'][K] extends string ? K : never
+}[keyof (typeof WORDS)['en']]
 
 /** Keeps a value's direction apart from its surroundings' (UAX #9, FSI and PDI). */
 const isolated = (value: string): string => `\u2068${value}\u2069`

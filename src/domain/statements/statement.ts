@@ -8,11 +8,9 @@ export type Language = (typeof LANGUAGES)[number]
 // A name or a number stays on a page; a description may be as long as a book, its row then runs on over pages.
 const short = z.string().max(500)
 const day = z.iso.date({ error: 'must be a day of the Gregorian calendar, as 2026-10-31' })
-const currency = z
-  .string()
-  .refine((code) => PAYABLE_CURRENCIES.includes(code), {
-    error: ({ input }) => `"${String(input).slice(0, 20)}" is no active ISO 4217 currency`,
-  })
+const currency = z.string().refine((code) => PAYABLE_CURRENCIES.includes(code), {
+  error: ({ input }) => `"${String(input).slice(0, 20)}" is no active ISO 4217 currency`,
+})
 const amount = z
   .union([z.int(), z.string().regex(/^-?\d{1,18}$/)], {
     error: 'must be a whole number of minor units: 50000 or "50000"',

@@ -10,11 +10,14 @@ interface Program {
   apt: string
   dnf: string
   brew: string
+  /** A file to read instead. */
+  isData?: boolean
   /** systemd units that the Debian package brings. */
   units: string[]
 }
 
 const POSTGRES = { apt: 'postgresql', dnf: 'postgresql-server', brew: 'postgresql@17', units: ['postgresql'] }
+const POPPLER = { apt: 'poppler-utils', dnf: 'poppler-utils', brew: 'poppler', units: [] }
 const PROGRAMS = {
   postgres: { names: ['postgres'], ...POSTGRES },
   initdb: { names: ['initdb'], ...POSTGRES },
@@ -63,6 +66,30 @@ const PROGRAMS = {
     brew: 'pgbouncer',
     units: ['pgbouncer'],
   },
+  pdftotext: { names: ['pdftotext'], ...POPPLER },
+  pdftoppm: { names: ['pdftoppm'], ...POPPLER },
+  'hb-shape': {
+    names: ['hb-shape'],
+    apt: 'libharfbuzz-bin',
+    dnf: 'harfbuzz-devel',
+    brew: 'harfbuzz',
+    units: [],
+  },
+  chromium: {
+    names: ['chromium', 'chromium-browser'],
+    apt: 'chromium',
+    dnf: 'chromium-headless',
+    brew: 'chromium',
+    units: [],
+  },
+  'unicode-data': {
+    names: ['BidiCharacterTest.txt'],
+    isData: true,
+    apt: 'unicode-data',
+    dnf: 'unicode-ucd',
+    brew: 'unicode-data',
+    units: [],
+  },
 } satisfies Record<string, Program>
 
 export type ProgramName = keyof typeof PROGRAMS
@@ -70,10 +97,10 @@ export type ProgramName = keyof typeof PROGRAMS
 /** Where a program is; undefined when it is on neither PATH nor in the distribution's usual folders. Installs nothing. */
 export function findProgram(name: ProgramName, path = process.env.PATH ?? ''): string | undefined {
   const folders = [...path.split(delimiter).filter(Boolean), ...usualFolders()]
+  const { names, isData }: Program = PROGRAMS[name]
+  const isThere = isData ? existsSync : isExecutable
   for (const folder of folders) {
-    for (const binary of PROGRAMS[name].names) {
-      if (isExecutable(join(folder, binary))) return join(folder, binary)
-    }
+    for (const file of names) if (isThere(join(folder, file))) return join(folder, file)
   }
   return undefined
 }
@@ -118,6 +145,7 @@ function usualFolders(): string[] {
     '/usr/sbin',
     '/usr/bin',
     '/usr/local/bin',
+    '/usr/share/unicode',
     '/opt/homebrew/bin',
     ...listFolder('/opt/homebrew/opt')
       .filter((name) => name.startsWith('postgresql'))
