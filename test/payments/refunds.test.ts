@@ -39,12 +39,10 @@ beforeEach(async () => {
 const inTenant = <T>(id: string, work: (tx: Transaction) => Promise<T>) =>
   asTenant(database.service, id, work)
 const approvers = (names: unknown) =>
-  inTenant(tenantId, (tx) =>
-    tx.query('insert into tabib.tenant_profile (tenant_id, document) values ($1, $2)', [
-      tenantId,
-      JSON.stringify({ refunds: { approvers: names } }),
-    ]),
-  )
+  database.db.query('insert into tabib.tenant_profile (tenant_id, document) values ($1, $2)', [
+    tenantId,
+    JSON.stringify({ refunds: { approvers: names } }),
+  ])
 const request = (count: number, hoursAgo: number, refund: Partial<NewRefund> = {}) =>
   inTenant(tenantId, async (tx) => {
     const ids: string[] = []

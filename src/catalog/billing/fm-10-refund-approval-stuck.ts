@@ -33,12 +33,12 @@ export default failureMode({
     inject: async (world) => {
       const tenantId = await world.tenant()
       const [clinician, supervisor] = ['u-clinician', 'u-supervisor']
+      await world.db.query(
+        `insert into tabib.tenant_profile (tenant_id, document) values ($1, $2)
+         on conflict (tenant_id) do update set document = excluded.document`,
+        [tenantId, JSON.stringify({ refunds: { approvers: [supervisor] } })],
+      )
       await asTenant(world.service, tenantId, async (tx) => {
-        await tx.query(
-          `insert into tabib.tenant_profile (tenant_id, document) values ($1, $2)
-           on conflict (tenant_id) do update set document = excluded.document`,
-          [tenantId, JSON.stringify({ refunds: { approvers: [supervisor] } })],
-        )
         for (let n = 0; n < REFUNDS; n += 1) {
           await requestRefund(tx, {
             tenantId,
