@@ -43,8 +43,8 @@ create table billing.entry (
   -- 1, 2, 3 … without a gap in its account.
   seq bigint not null check (seq > 0),
   transaction_id uuid not null,
-  -- Debit positive, credit negative.
-  amount_minor bigint not null check (amount_minor <> 0),
+  -- Debit positive, credit negative; nothing only where an adjustment notes a fault that moved no amount.
+  amount_minor bigint not null,
   currency text not null check (currency ~ '^[A-Z]{3}$'),
   -- The account's balance after this entry.
   balance_minor bigint not null,
@@ -56,6 +56,26 @@ create table billing.entry (
   foreign key (tenant_id, transaction_id) references billing.journal_transaction (tenant_id, id)
 );
 create index entry_transaction on billing.entry (tenant_id, transaction_id);
+
+-- What verification found in an account's history and two people explained. History stays as it is, so the same fault is
+-- found for ever: here it is known, exactly as it was seen then, with the transaction that made up for it.
+create table billing.mended_fault (
+  tenant_id uuid not null,
+  account_id uuid not null,
+  -- The adjusting transaction.
+  transaction_id uuid not null,
+  check_name text not null,
+  -- The entry; null where the fault is the account's.
+  seq bigint,
+  -- The transaction that the fault is in.
+  of_transaction uuid,
+  expected text,
+  seen text,
+  mended_at timestamptz not null default clock_timestamp(),
+  unique nulls not distinct (tenant_id, account_id, transaction_id, check_name, seq, of_transaction, expected, seen),
+  foreign key (tenant_id, account_id) references billing.balance (tenant_id, account_id),
+  foreign key (tenant_id, transaction_id) references billing.journal_transaction (tenant_id, id)
+);
 
 create function billing.refuse_ledger_change() returns trigger
 language plpgsql
@@ -69,6 +89,8 @@ $$;
 create trigger entry_append_only before update or delete or truncate on billing.entry
   for each statement execute function billing.refuse_ledger_change();
 create trigger transaction_append_only before update or delete or truncate on billing.journal_transaction
+  for each statement execute function billing.refuse_ledger_change();
+create trigger mended_append_only before update or delete or truncate on billing.mended_fault
   for each statement execute function billing.refuse_ledger_change();
 
 -- Whoever inserts without billing.post meets the freeze as well. The lock makes one that is being frozen wait its turn.
@@ -134,6 +156,7 @@ declare
   v_entry record;
   v_account record;
   v_first record;
+  v_last record;
   v_balance numeric;
 begin
   if p_tenant_id is distinct from nullif(current_setting('app.tenant_id', true), '')::uuid then
@@ -146,7 +169,8 @@ begin
   end if;
   if p_kind is null or p_kind !~ '^[a-z][a-z-]{0,39}$' or p_business_key is null
     or length(p_business_key) not between 1 and 300
-    or cardinality(p_account_ids) is null or cardinality(p_account_ids) < 2
+    or coalesce(cardinality(p_account_ids), 0) = 0
+    or (cardinality(p_account_ids) = 1 and p_incident_id is null)
     or cardinality(p_account_ids) <> cardinality(p_amounts_minor)
     or cardinality(p_account_ids) is distinct from cardinality(p_currencies)
   then
@@ -155,7 +179,7 @@ begin
   end if;
   for v_entry in
     select a.amount, a.ord from unnest(p_amounts_minor) with ordinality as a(amount, ord)
-    where a.amount is null or a.amount = 0 or a.amount <> trunc(a.amount) or a.amount not between -v_max and v_max
+    where a.amount is null or (a.amount = 0 and p_incident_id is null) or a.amount <> trunc(a.amount) or a.amount not between -v_max and v_max
   loop
     raise exception 'entry %: the amount % is not a whole number of minor units between 1 and % (credit: negative)',
       v_entry.ord, coalesce(v_entry.amount::text, 'null'), v_max using errcode = 'LG004';
@@ -231,6 +255,15 @@ begin
       raise exception 'account % is kept in %, and the entry is in %', v_entry.account_id, v_account.currency,
         coalesce(v_entry.currency, 'null') using errcode = 'LG003';
     end if;
+    if v_account.frozen_at is null then
+      select e.seq, e.balance_minor into v_last from billing.entry e
+      where e.tenant_id = p_tenant_id and e.account_id = v_entry.account_id order by e.seq desc limit 1;
+      if (v_account.seq, v_account.balance_minor) is distinct from (coalesce(v_last.seq, 0), coalesce(v_last.balance_minor, 0)) then
+        raise exception 'account %: its balance is % at sequence %, and its last entry says % at %', v_entry.account_id,
+          v_account.balance_minor, v_account.seq, coalesce(v_last.balance_minor, 0), coalesce(v_last.seq, 0)
+          using errcode = 'LG010', detail = v_entry.account_id::text;
+      end if;
+    end if;
     v_balance := v_account.balance_minor + v_entry.amount;
     if v_balance not between -v_max and v_max then
       raise exception 'account %: its balance would be %, and the largest is %', v_entry.account_id, v_balance, v_max
@@ -254,11 +287,82 @@ $$;
 revoke all on function billing.post from public;
 grant execute on function billing.post to tabib_app, tabib_relay;
 
+-- Mends a frozen account, for tabib alone: takes its balance from its entries again, posts one adjusting transaction of
+-- the account's incident for what they lack (against another account of the tenant, or nothing), and notes what it
+-- explains. `p_seq` is the number that the sequence goes on after. Repeated under the same key it changes nothing.
+create function billing.mend(
+  p_tenant_id uuid,
+  p_account_id uuid,
+  p_incident_id uuid,
+  p_business_key text,
+  p_amount_minor numeric,
+  p_against uuid,
+  p_currency text,
+  p_seq bigint,
+  p_faults jsonb
+) returns table (transaction_id uuid, posted_before boolean)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_posted record;
+  v_new record;
+  v_sum numeric;
+  v_last record;
+  v_frozen uuid;
+begin
+  if p_tenant_id is distinct from nullif(current_setting('app.tenant_id', true), '')::uuid then
+    raise exception 'the account is of tenant %, and app.tenant_id is %', p_tenant_id,
+      coalesce(nullif(current_setting('app.tenant_id', true), ''), 'not set') using errcode = 'LG009';
+  end if;
+  select b.frozen_incident into v_frozen from billing.balance b
+  where b.tenant_id = p_tenant_id and b.account_id = p_account_id for no key update;
+  if v_frozen is distinct from p_incident_id or p_incident_id is null then
+    raise exception 'account % is not frozen by incident %', p_account_id, coalesce(p_incident_id::text, 'null')
+      using errcode = 'LG011';
+  end if;
+  if not exists (select from billing.journal_transaction t where t.tenant_id = p_tenant_id and t.business_key = p_business_key) then
+    select coalesce(sum(e.amount_minor), 0) as total into v_sum from billing.entry e
+    where e.tenant_id = p_tenant_id and e.account_id = p_account_id;
+    select e.seq, e.balance_minor into v_last from billing.entry e
+    where e.tenant_id = p_tenant_id and e.account_id = p_account_id order by e.seq desc limit 1;
+    update billing.balance b set balance_minor = v_sum, seq = p_seq
+    where b.tenant_id = p_tenant_id and b.account_id = p_account_id;
+  end if;
+  select * into v_posted from billing.post(p_tenant_id, 'adjustment', p_business_key,
+    case when p_amount_minor = 0 then array[p_account_id] else array[p_account_id, p_against] end,
+    case when p_amount_minor = 0 then array[0] else array[p_amount_minor, -p_amount_minor] end,
+    case when p_amount_minor = 0 then array[p_currency] else array[p_currency, p_currency] end,
+    null, p_incident_id);
+  if v_posted.posted_before then
+    return query select v_posted.transaction_id, true;
+    return;
+  end if;
+  insert into billing.mended_fault (tenant_id, account_id, transaction_id, check_name, seq, of_transaction, expected, seen)
+  select p_tenant_id, p_account_id, v_posted.transaction_id, f."check", f.seq, f."transactionId", f.expected, f.seen
+  from jsonb_to_recordset(p_faults) as f("check" text, seq bigint, "transactionId" uuid, expected text, seen text);
+  -- Where the new entry takes up the true balance and sequence, it does not follow from the one before.
+  select e.seq, e.amount_minor, e.balance_minor into v_new from billing.entry e
+  where e.tenant_id = p_tenant_id and e.transaction_id = v_posted.transaction_id and e.account_id = p_account_id;
+  insert into billing.mended_fault (tenant_id, account_id, transaction_id, check_name, seq, of_transaction, expected, seen)
+  select p_tenant_id, p_account_id, v_posted.transaction_id, own.check_name, v_new.seq, v_posted.transaction_id,
+    own.expected::text, own.seen::text
+  from (values
+    ('sequence', (coalesce(v_last.seq, 0) + 1)::numeric, v_new.seq::numeric),
+    ('chain', coalesce(v_last.balance_minor, 0) + v_new.amount_minor::numeric, v_new.balance_minor::numeric)
+  ) as own(check_name, expected, seen)
+  where own.expected <> own.seen;
+  return query select v_posted.transaction_id, false;
+end
+$$;
+revoke all on function billing.mend from public;
+grant execute on function billing.mend to tabib_relay;
+
 do $$
 declare
   name text;
 begin
-  foreach name in array array['balance', 'journal_transaction', 'entry'] loop
+  foreach name in array array['balance', 'journal_transaction', 'entry', 'mended_fault'] loop
     execute format('alter table billing.%I enable row level security', name);
     execute format('alter table billing.%I force row level security', name);
     -- The owner, as whom billing.post runs, is held to the tenant like everyone.
@@ -282,7 +386,7 @@ create policy tenant_lock on billing.journal_transaction for update to current_u
   with check (tenant_id = (select nullif(current_setting('app.tenant_id', true), '')::uuid));
 -- A service that tries it gets the trigger's words; no policy would show it a row to change.
 grant update, delete on billing.entry, billing.journal_transaction to tabib_app;
--- tabib freezes, and nothing else.
+-- tabib freezes, and mends by billing.mend.
 create policy freezes on billing.balance for update to tabib_relay using (true) with check (true);
 create policy relay on billing.balance for select to tabib_relay using (true);
 create policy relay_insert on billing.balance for insert to tabib_relay with check (true);

@@ -58,6 +58,7 @@ export const ERROR_CODES = {
   KEY_ELSEWHERE: EXIT.refused,
   SESSION_ENDED: EXIT.refused,
   ACCOUNT_FROZEN: EXIT.refused,
+  LEDGER_DRIFT: EXIT.refused,
   BUSINESS_KEY_TAKEN: EXIT.refused,
   REVERSAL_REFUSED: EXIT.refused,
   PLAN_STALE: EXIT.stalePlan,

@@ -29,7 +29,8 @@ export interface NewTransaction {
  * before is given back (`again`) and nothing is posted. Holds the accounts' balances locked until the commit, in the
  * order of their ids; post several in one transaction only where no two callers can meet in another order.
  * @throws TabibError, after which the caller's transaction can only be rolled back: ACCOUNT_UNKNOWN, ACCOUNT_FROZEN,
- * CURRENCY_MISMATCH, AMOUNT_INVALID, TRANSACTION_UNBALANCED, BALANCE_OVERFLOW, BUSINESS_KEY_TAKEN (the key is of a
+ * LEDGER_DRIFT (the account's
+ * balance is not what its last entry says), CURRENCY_MISMATCH, AMOUNT_INVALID, TRANSACTION_UNBALANCED, BALANCE_OVERFLOW, BUSINESS_KEY_TAKEN (the key is of a
  * transaction with another content), REVERSAL_REFUSED, NOT_AUTHORISED (another tenant, or an incident posted by a
  * service), USAGE.
  */
@@ -70,6 +71,8 @@ const REFUSALS: Record<string, ErrorCode> = {
   LG007: 'BUSINESS_KEY_TAKEN',
   LG008: 'REVERSAL_REFUSED',
   LG009: 'NOT_AUTHORISED',
+  LG010: 'LEDGER_DRIFT',
+  LG011: 'NOT_NEEDED',
 }
 
 function refusal(cause: unknown): unknown {
@@ -77,10 +80,10 @@ function refusal(cause: unknown): unknown {
   const { code, detail } = cause as Error & { code?: string; detail?: string }
   const known = REFUSALS[code ?? '']
   if (known === undefined) return cause
-  const frozen = known === 'ACCOUNT_FROZEN'
+  const stopped = known === 'ACCOUNT_FROZEN' || known === 'LEDGER_DRIFT'
   return new TabibError(known, cause.message, {
     cause,
-    ...(frozen && {
+    ...(stopped && {
       suggestions: [`tabib ledger verify --account ${detail}`, `tabib ledger reconcile ${detail} --dry-run`],
       ref: 'runbooks/billing/fm-07-ledger-drift.md',
     }),

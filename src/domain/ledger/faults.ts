@@ -1,0 +1,67 @@
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Account } from './account.ts'
+
+/** One place where an account is not what was posted to it. The same fault is the same in every member each time it is found. */
+export interface Fault {
+  check: 'balance' | 'balance-sequence' | 'sequence' | 'chain' | 'currency' | 'zero-sum' | 'transaction'
+  /** The entry; null where the fault is in the balance. */
+  seq: bigint | null
+  transactionId: string | null
+  /** Amounts in minor units, sequence numbers, currencies. */
+  expected: string
+  seen: string
+}
+
+/**
+ * Everything that is wrong in one account, entry by entry, as one snapshot shows it, less what was explained and made up
+ * for (`billing.mended_fault`). Reads every entry of the account, so it is for one account, not for all.
+ */
+export function accountFaults(
+  db: Queryable,
+  { tenantId, id }: Pick<Account, 'tenantId' | 'id'>,
+): Promise<Fault[]> {
+  return db.query<Fault>(
+    `with own as materialized (
+       select seq, transaction_id, amount_minor, currency, balance_minor,
+         lag(seq, 1, 0::bigint) over w as before, lag(balance_minor, 1, 0::bigint) over w as balance_before
+       from billing.entry where tenant_id = $1 and account_id = $2 window w as (order by seq)
+     ), last as (
+       select coalesce(max(seq), 0) as seq, coalesce(sum(amount_minor), 0) as total from own
+     ), balance as (
+       select coalesce(max(balance_minor), 0) as balance_minor, coalesce(max(seq), 0) as seq
+       from billing.balance where tenant_id = $1 and account_id = $2
+     ), fault as (
+       select 'balance' as check_name, null::bigint as seq, null::uuid as transaction_id, total::text as expected,
+         balance_minor::text as seen
+       from balance, last where balance_minor <> total
+       union all
+       select 'balance-sequence', null, null, last.seq::text, balance.seq::text from balance, last where balance.seq <> last.seq
+       union all
+       select 'sequence', seq, transaction_id, (before + 1)::text, seq::text from own where seq <> before + 1
+       union all
+       select 'chain', seq, transaction_id, (balance_before::numeric + amount_minor)::text, balance_minor::text
+       from own where balance_minor <> balance_before::numeric + amount_minor
+       union all
+       select 'currency', own.seq, own.transaction_id, account.currency, own.currency
+       from own join billing.account on account.tenant_id = $1 and account.id = $2 where own.currency <> account.currency
+       union all
+       select 'transaction', seq, transaction_id, transaction_id::text, 'none' from own
+       where not exists (select from billing.journal_transaction t where t.tenant_id = $1 and t.id = own.transaction_id)
+       union all
+       select 'zero-sum', min(own.seq), own.transaction_id, '0', legs.total::text
+       from own join lateral (
+         select sum(e.amount_minor) as total from billing.entry e
+         where e.tenant_id = $1 and e.transaction_id = own.transaction_id group by e.currency) legs on legs.total <> 0
+       group by own.transaction_id, legs.total
+     )
+     select check_name as "check", seq, transaction_id as "transactionId", expected, seen from fault
+     where not exists (
+       select from billing.mended_fault m
+       where m.tenant_id = $1 and m.check_name = fault.check_name
+         and (m.of_transaction, m.expected, m.seen) is not distinct from (fault.transaction_id, fault.expected, fault.seen)
+         -- A transaction's sum is of all its accounts; every other fault is one account's.
+         and (m.check_name = 'zero-sum' or (m.account_id = $2 and m.seq is not distinct from fault.seq)))
+     order by seq nulls last, check_name`,
+    [tenantId, id],
+  )
+}
