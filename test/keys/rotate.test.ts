@@ -4,13 +4,17 @@ import { afterAll, expect, inject, test } from 'vitest'
 import type { KeyStore } from '../../src/adapters/keystore/client.ts'
 import { openNats } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
-import { attestKeys, listVerifiers } from '../../src/domain/keys/attest.ts'
+import { attestKeys, listVerifiers, type VerifierReport } from '../../src/domain/keys/attest.ts'
+import { signJws } from '../../src/domain/keys/jws.ts'
 import { jwksHash, publishedKeys } from '../../src/domain/keys/key-set.ts'
 import { type KeyPolicy, listKeys } from '../../src/domain/keys/phase.ts'
-import { planRevocation, revokeKey } from '../../src/domain/keys/revoke.ts'
+import { refusedTokens } from '../../src/domain/keys/refused-tokens.ts'
+import { compareRevocations, REVOCATION_TYPE } from '../../src/domain/keys/remember.ts'
+import { planRevocation, recallRevocations, revokeKey } from '../../src/domain/keys/revoke.ts'
 import { planRollback, rollbackRotation } from '../../src/domain/keys/rollback.ts'
 import { advanceKeys, type KeySystems, planRotation, rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { activeKey, signToken } from '../../src/domain/keys/sign.ts'
+import { keysStatus } from '../../src/domain/keys/status.ts'
 import { TabibError } from '../../src/errors.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
@@ -48,7 +52,15 @@ const age = (purpose: string, seconds: number) =>
     [purpose, seconds],
   )
 const attest = (purpose: string, instance: string, hash: string) =>
-  attestKeys(database.service, { purpose, instance, hash, accepted: 0, refused: {}, unknownKeys: {} })
+  attestKeys(database.service, {
+    purpose,
+    instance,
+    hash,
+    run: crypto.randomUUID(),
+    accepted: 0,
+    refused: {},
+    unknownKeys: {},
+  })
 const currentHash = async (purpose: string) =>
   jwksHash((await publishedKeys(database, { purpose })).keys.map(({ kid }) => kid))
 
@@ -316,4 +328,90 @@ test('a key is revoked by two at once: one successor, and both name it', async (
   )
   expect(second).toMatchObject({ revoked: false, successor: (await first)?.successor })
   expect(await phases(purpose)).toEqual(['revoked', 'activate'])
+})
+
+/** As a restore to before a revocation leaves the database. */
+const restoreBefore = async (kid: string, successor: string) => {
+  await database.owner.query('delete from tabib.key_revocation where kid = $1', [kid])
+  await database.owner.query(`update tabib.signing_key set phase = 'retire' where kid = $1`, [successor])
+  await database.owner.query(`update tabib.signing_key set phase = 'activate' where kid = $1`, [kid])
+}
+
+test('a restore to before a revocation does not un-revoke the key, and status says so', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const asked = { reason: 'leaked', by, runId: crypto.randomUUID() }
+  const { successor } = await revokeKey(systems(), { kid, ...asked })
+  expect(await recallRevocations(systems())).toBe(0)
+  await restoreBefore(kid, successor!)
+
+  const { unrevoked } = await compareRevocations(systems())
+  expect(unrevoked).toEqual([{ kid, purpose }])
+  const status = await keysStatus(database, { purpose, maxAgeS: 1e6, unrevoked })
+  expect(status).toMatchObject([
+    { problems: [expect.stringContaining(`${kid} was revoked, and this database`)] },
+  ])
+  expect(await recallRevocations(systems())).toBe(1)
+  expect(await publishedKeys(database, { purpose })).toMatchObject({ revoked: [kid] })
+  const [row] = await database.db.query('select reason from tabib.key_revocation where kid = $1', [kid])
+  expect(row).toEqual({ reason: 'revoked before; the database was restored to a time before that' })
+  expect(await recallRevocations(systems())).toBe(0)
+})
+
+test('a revocation that NATS did not hear of is remembered later, and nobody without the key can say one', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const asked = { reason: 'leaked', by, runId: crypto.randomUUID() }
+  const away = async () => {
+    throw new TabibError('NATS_UNREACHABLE', 'away')
+  }
+  const deaf = { ...systems(), nats: { ...nats, notify: away, ping: away, store: away } }
+  const { successor, announced } = await revokeKey(deaf, { kid, ...asked })
+  expect(announced).toBe(false)
+  await recallRevocations(systems())
+  await restoreBefore(kid, successor!)
+  expect(await recallRevocations(systems())).toBe(1)
+
+  const { kid: target } = await rotate(newPurpose())
+  const { key: other } = await activeKey(database, { purpose })
+  const forged = await signJws(
+    { keyStore: keys.store },
+    { key: other, typ: REVOCATION_TYPE, payload: { kid: target } },
+  )
+  for (const [i, text] of [forged, 'nonsense'].entries()) {
+    const payload = Buffer.from(text)
+    await nats.store({
+      subject: `tabib.revoked.${target}`,
+      messageId: `${target}${i}`,
+      headers: new Map(),
+      payload,
+    })
+    expect(await recallRevocations(systems())).toBe(0)
+  }
+})
+
+test('a burst of refusals is seen until two minutes after, whatever was reported since', async () => {
+  const purpose = newPurpose()
+  const { kid } = await rotate(purpose)
+  const run = crypto.randomUUID()
+  const said = (over: Partial<VerifierReport>) =>
+    attestKeys(database.service, {
+      ...{ purpose, instance: 'a', hash: 'of no set', run, accepted: 0, refused: {}, unknownKeys: {} },
+      ...over,
+    })
+  const mine = async () => (await refusedTokens(database)).refused.filter((one) => one.purpose === purpose)
+  await said({ accepted: 100, unknownKeys: { [kid]: 30, forged: 500 } })
+  // Told twice, and nothing new since: counted once.
+  for (const _ of [1, 2, 3]) await said({ accepted: 170, unknownKeys: { [kid]: 30, forged: 500 } })
+  expect(await mine()).toEqual([{ purpose, instance: 'a', kid, count: 30 }])
+  // Started again, it counts from zero.
+  await said({ run: crypto.randomUUID(), accepted: 5, unknownKeys: { [kid]: 2 } })
+  expect(await mine()).toMatchObject([{ count: 32 }])
+  const accepted = await database.db.query<{ n: number }>(
+    `select sum(n)::int as n from tabib.verifier_count where purpose = $1 and kid = ''`,
+    [purpose],
+  )
+  expect(accepted).toEqual([{ n: 175 }])
+  await database.owner.query(`update tabib.verifier_count set minute = minute - interval '2 min'`)
+  expect(await mine()).toEqual([])
 })

@@ -153,6 +153,19 @@ test('a revoked key is refused with its next load when NATS says nothing', async
   await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')))
 })
 
+test('a database that was restored to before a revocation un-revokes nothing for a verifier that heard of it', async () => {
+  const { sign, revoke, kid, verifier: open, state } = await issuer()
+  await using verifier = await open({ reloadEveryMs: 20 })
+  const token = await sign()
+  const before = await publishedKeys(database, { purpose: verifier.purpose })
+  await revoke(kid)
+  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')))
+  state.alter = () => before
+  const loads = state.loads
+  await vi.waitFor(() => expect(state.loads).toBeGreaterThan(loads + 1))
+  await expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked'))
+})
+
 test('an announcement that is not true refuses nothing for longer than a load takes', async () => {
   const { sign, kid, purpose, verifier: open, state } = await issuer()
   await using verifier = await open({ nats })

@@ -1,4 +1,5 @@
 import { TabibCommand } from '../../command.ts'
+import { compareRevocations } from '../../domain/keys/remember.ts'
 import { keysStatus, type PurposeStatus } from '../../domain/keys/status.ts'
 import { purposeFlag } from '../../flags.ts'
 import { mark } from '../../render.ts'
@@ -15,7 +16,10 @@ export default class KeysStatus extends TabibCommand<typeof KeysStatus> {
   async run(): Promise<void> {
     const app = await this.openApp()
     const { maxAgeS } = app.config.keys
-    const result = await keysStatus(app, { purpose: this.flags.purpose, maxAgeS })
+    // NATS that is away hides nothing that this database says.
+    const remembered =
+      app.config.natsUrl === undefined ? undefined : await compareRevocations(app).catch(() => undefined)
+    const result = await keysStatus(app, { purpose: this.flags.purpose, maxAgeS, ...remembered })
     this.succeed({
       result,
       status: result.some(({ problems }) => problems.length > 0) ? 'findings' : 'ok',

@@ -4,8 +4,10 @@ import type { SigningKey } from './phase.ts'
 /** A verifier that was not heard from for so long is silent: it may be dead, or cut off and still verifying. */
 const SILENT_AFTER_S = 30
 
-/** What a verifier did since its last report. */
+/** What a verifier did since it started; a report that is lost or told twice changes nothing. */
 export interface VerifierReport {
+  /** Names this start of it: the counts of each begin at zero. */
+  run: string
   accepted: number
   /** Tokens refused, by reason. */
   refused: Record<string, number>
@@ -22,13 +24,32 @@ export async function attestKeys(
   attestation: { purpose: string; instance: string; hash: string; stopped?: boolean } & VerifierReport,
 ): Promise<string> {
   const [answer] = await db.query<{ current: string }>(
-    `with said as (
+    `with before as (
+       select '' as kid, accepted as n from tabib.verifier where purpose = $1 and instance = $2 and run = $8
+       union all
+       select key, value::bigint from tabib.verifier, jsonb_each_text(unknown_keys)
+       where purpose = $1 and instance = $2 and run = $8
+     ), said as (
        insert into tabib.verifier
-         (purpose, instance, jwks_hash, attested_at, stopped_at, accepted, refused, unknown_keys)
-       values ($1, $2, $3, clock_timestamp(), case when $4 then clock_timestamp() end, $5, $6, $7)
+         (purpose, instance, jwks_hash, attested_at, stopped_at, accepted, refused, unknown_keys, run)
+       values ($1, $2, $3, clock_timestamp(), case when $4 then clock_timestamp() end, $5, $6, $7, $8)
        on conflict (purpose, instance) do update set
          jwks_hash = excluded.jwks_hash, attested_at = excluded.attested_at, stopped_at = excluded.stopped_at,
-         accepted = excluded.accepted, refused = excluded.refused, unknown_keys = excluded.unknown_keys)
+         accepted = excluded.accepted, refused = excluded.refused, unknown_keys = excluded.unknown_keys,
+         run = excluded.run
+     ), now as (
+       select '' as kid, $5::bigint as n
+       union all
+       select key, value::bigint from jsonb_each_text($7::jsonb)
+       where exists (select from tabib.signing_key k where k.kid = key and k.purpose = $1)
+     ), counted as (
+       insert into tabib.verifier_count as seen (purpose, instance, minute, kid, n)
+       select $1, $2, date_trunc('minute', clock_timestamp()), kid, grown
+       from now left join before using (kid),
+         lateral (select case when before.n <= now.n then now.n - before.n else now.n end) as g (grown)
+       where grown > 0
+       on conflict (purpose, instance, minute, kid) do update set n = seen.n + excluded.n
+     )
      select tabib.jwks_hash($1) as current`,
     [
       attestation.purpose,
@@ -38,6 +59,7 @@ export async function attestKeys(
       attestation.accepted,
       JSON.stringify(attestation.refused),
       JSON.stringify(attestation.unknownKeys),
+      attestation.run,
     ],
   )
   return answer!.current
@@ -51,6 +73,7 @@ export interface VerifierOnRecord {
   /** `live`, or `silent`: not heard from for half a minute, and it did not say that it was stopping. */
   state: 'live' | 'silent'
   heardS: number
+  /** Since it started. */
   accepted: number
   refused: number
 }
@@ -90,7 +113,8 @@ export async function activationWaits(db: Queryable, key: SigningKey): Promise<s
   ]
 }
 
-/** Forgets verifiers that were not heard from for a day. */
+/** Forgets verifiers that were not heard from for a day, and what any counted before. */
 export async function forgetVerifiers({ db }: { db: Queryable }): Promise<void> {
   await db.query(`delete from tabib.verifier where attested_at < clock_timestamp() - interval '1 day'`)
+  await db.query(`delete from tabib.verifier_count where minute < clock_timestamp() - interval '1 day'`)
 }

@@ -1,5 +1,8 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 
+/** This minute and those before it: longer than anybody waits between two looks. */
+const MINUTES = 2
+
 export interface RefusedTokens {
   /** Share of good tokens that were refused because a verifier did not hold their key; 0 when none was verified. */
   ratio: number
@@ -8,31 +11,22 @@ export interface RefusedTokens {
 }
 
 /**
- * How verifiers fared by their last reports, if those are not older than a minute. Only tokens whose key is published
- * count: what names a key that never was is a forgery, and no reason to roll a rotation back.
+ * How verifiers fared in the last one to two minutes. Only tokens whose key is published count: what names a key that
+ * never was is a forgery, and no reason to roll a rotation back. Those of a key that was rolled back count no more: it
+ * signs nothing, and there is nothing left to do.
  */
 export async function refusedTokens({ db }: { db: Queryable }): Promise<RefusedTokens> {
-  const rows = await db.query<{
-    purpose: string
-    instance: string
-    accepted: number
-    kid: string | null
-    count: number
-  }>(
-    `select v.purpose, v.instance, v.accepted::float8 as accepted, k.kid, coalesce(n.value::int, 0) as count
-     from tabib.verifier v
-     left join lateral jsonb_each_text(v.unknown_keys) n on true
-     left join tabib.signing_key k
-       on k.kid = n.key and k.purpose = v.purpose and k.phase in ('publish', 'attest', 'activate', 'drain')
-     where v.stopped_at is null and v.attested_at > clock_timestamp() - interval '1 min'`,
+  const rows = await db.query<{ purpose: string; instance: string; kid: string; count: number }>(
+    `select c.purpose, instance, c.kid, sum(n)::float8 as count
+     from tabib.verifier_count c
+     left join tabib.signing_key k using (kid)
+     where minute >= date_trunc('minute', clock_timestamp()) - make_interval(mins => $1 - 1)
+       and (c.kid = ''
+            or k.phase in ('publish', 'attest', 'activate', 'drain') and k.barred is distinct from 'rolled-back')
+     group by c.purpose, instance, c.kid order by c.purpose, instance, c.kid`,
+    [MINUTES],
   )
-  const refused = rows.flatMap(({ purpose, instance, kid, count }) =>
-    kid === null ? [] : [{ purpose, instance, kid, count }],
-  )
-  const accepted = new Map(
-    rows.map(({ purpose, instance, accepted }) => [`${purpose} ${instance}`, accepted]),
-  )
-  const sum = (counts: Iterable<number>) => [...counts].reduce((total, count) => total + count, 0)
-  const refusals = sum(refused.map(({ count }) => count))
-  return { ratio: refusals === 0 ? 0 : refusals / (refusals + sum(accepted.values())), refused }
+  const refused = rows.filter(({ kid }) => kid !== '')
+  const sum = (counted: typeof rows) => counted.reduce((total, { count }) => total + count, 0)
+  return { ratio: refused.length === 0 ? 0 : sum(refused) / sum(rows), refused }
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
@@ -11,6 +12,7 @@ import {
   lockKeys,
   type SigningKey,
 } from './phase.ts'
+import { compareRevocations, rememberRevocation } from './remember.ts'
 import { CANDIDATE, destroyEnded, type KeySystems, kidIn, prepareKey } from './rotate.ts'
 
 export interface RevocationPlan {
@@ -74,8 +76,9 @@ export async function revokeKey(
     return entered
   })
   // Whoever holds a copy is refused already; what does not answer soon hears of it at the worker's next pass.
-  const [announced, undestroyed] = await Promise.all([
+  const [announced, , undestroyed] = await Promise.all([
     soon(announceKeys(systems, { purpose, revoked: [kid] })),
+    soon(rememberRevocation(systems, { kid }).catch(() => {})),
     soon(destroyEnded(systems, { purpose }).catch(() => undefined)),
   ])
   // Another may have come to sign, or to sign no more, since the key was looked up.
@@ -90,6 +93,21 @@ export async function revokeKey(
       `the private half of ${kid} is not destroyed yet: the key store has not answered`,
     ],
   }
+}
+
+/**
+ * Revokes again what a restore of the database has un-revoked, and has NATS remember what it did not hear of.
+ * @returns how many were revoked again.
+ * @throws TabibError NATS_UNREACHABLE
+ */
+export async function recallRevocations(systems: KeySystems): Promise<number> {
+  const { unrevoked, unremembered } = await compareRevocations(systems)
+  for (const { kid } of unrevoked) {
+    const reason = 'revoked before; the database was restored to a time before that'
+    await revokeKey(systems, { kid, reason, by: 'key-rotation', runId: randomUUID() })
+  }
+  for (const kid of unremembered) await rememberRevocation(systems, { kid })
+  return unrevoked.length
 }
 
 const NOT_REVOKED = KEY_PHASES.filter((phase) => phase !== 'revoked')

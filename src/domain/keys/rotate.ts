@@ -21,13 +21,14 @@ import {
   lockKeys,
   type SigningKey,
 } from './phase.ts'
+import { REVOCATION_TYPE } from './remember.ts'
 
 export { SIGNING_ALGORITHMS }
 
 /** What changing keys takes; the store is opened only when a key pair is made or destroyed. */
 export interface KeySystems {
   readonly db: Database
-  readonly nats: Pick<Nats, 'notify' | 'ping'>
+  readonly nats: Pick<Nats, 'notify' | 'ping' | 'store' | 'messages'>
   keyStore(): Promise<KeyStore>
 }
 
@@ -107,15 +108,17 @@ export async function prepareKey(
   const key = await generateTypable(keyStore, algorithm)
   const { kid } = key.publicJwk
   const probe = await signJws({ keyStore }, { key, typ: PROBE_TYPE, payload: { purpose, kid } })
+  // Made while the key can still be used: when it is revoked, its store may be away.
+  const revocation = await signJws({ keyStore }, { key, typ: REVOCATION_TYPE, payload: { purpose, kid } })
   const store = await keyStore.identity(key.ref)
   const theirs = await db.transaction(async (tx) => {
     await lockKeys(tx, purpose)
     const other = next(await listKeys({ db: tx }, { purpose }))
     if (other !== null && other !== active) return other
     await tx.query(
-      `insert into tabib.signing_key (kid, purpose, algorithm, ref, store, public_jwk, probe, phase,
+      `insert into tabib.signing_key (kid, purpose, algorithm, ref, store, public_jwk, probe, revocation, phase,
          overlap_s, cache_age_s, skew_s, token_lifetime_s, all_attest)
-       values ($1, $2, $3, $4, $5, $6, $7, 'prepare', $8, $9, $10, $11, $12)`,
+       values ($1, $2, $3, $4, $5, $6, $7, $8, 'prepare', $9, $10, $11, $12, $13)`,
       [
         kid,
         purpose,
@@ -124,6 +127,7 @@ export async function prepareKey(
         store,
         JSON.stringify(key.publicJwk),
         probe,
+        revocation,
         policy.overlapS,
         policy.cacheAgeS,
         policy.skewS,

@@ -25,13 +25,30 @@ export interface PurposeStatus {
 /** How the keys of every purpose stand, or of one; reads only. */
 export async function keysStatus(
   { db }: { db: Queryable },
-  { purpose, maxAgeS }: { purpose?: string | undefined; maxAgeS: number },
+  {
+    purpose,
+    maxAgeS,
+    unrevoked = [],
+  }: {
+    purpose?: string | undefined
+    maxAgeS: number
+    /** Keys that are remembered as revoked outside of this database; see `compareRevocations`. */
+    unrevoked?: readonly { kid: string; purpose: string }[]
+  },
 ): Promise<PurposeStatus[]> {
   const known = await db.query<{ purpose: string }>(
     'select distinct purpose from tabib.signing_key where $1::text is null or purpose = $1 order by purpose',
     [purpose],
   )
-  return Promise.all(known.map((one) => statusOf(db, one.purpose, maxAgeS)))
+  const all = await Promise.all(known.map((one) => statusOf(db, one.purpose, maxAgeS)))
+  return all.map((status) => {
+    const forgotten = unrevoked.filter((key) => key.purpose === status.purpose)
+    const problems = forgotten.map(
+      ({ kid }) =>
+        `${kid} was revoked, and this database does not say so: it was restored; next: tabib worker run key-rotation --once`,
+    )
+    return { ...status, problems: [...status.problems, ...problems] }
+  })
 }
 
 async function statusOf(db: Queryable, purpose: string, maxAgeS: number): Promise<PurposeStatus> {

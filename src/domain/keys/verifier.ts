@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { compactVerify, decodeProtectedHeader, errors, importJWK, type JWTPayload, jwtVerify } from 'jose'
 import * as z from 'zod'
@@ -85,6 +86,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   let keys: Keys | undefined
   /** Announced as revoked, and when: a load that began later knows better. */
   let announced = new Map<string, number>()
+  const revokedEver = new Set<string>()
   let lastBeganAt = Number.NEGATIVE_INFINITY
   let failures = 0
   let running: Promise<void> | undefined
@@ -95,7 +97,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   let saying = false
   let wasReady = false
   let waiting = 0
-  let report = emptyReport()
+  const report: VerifierReport = { run: randomUUID(), accepted: 0, refused: {}, unknownKeys: {} }
   const stop = new AbortController()
 
   const loadNow = async (): Promise<void> => {
@@ -104,6 +106,8 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     try {
       const signal = AbortSignal.any([stop.signal, AbortSignal.timeout(LOAD_WITHIN_MS)])
       keys = { ...(await proveKeys(await load(signal), keys)), loadedAt: beganAt }
+      // A database that was restored to before a revocation does not say any more what it said.
+      for (const kid of keys.revoked) revokedEver.add(kid)
       announced = new Map([...announced].filter(([, at]) => at >= beganAt))
       failures = 0
     } catch (error) {
@@ -139,21 +143,18 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     if (!attest || !keys || saying) return
     saying = true
     const { hash } = keys
-    const sent = report
-    report = emptyReport()
     try {
       const current = await attestKeys(attest.db, {
         purpose,
         instance: attest.instance,
         hash,
         stopped,
-        ...sent,
+        ...report,
       })
       attested = { hash, current }
       if (current !== hash && !stopped) reload().catch(() => {})
     } catch {
       // Told next time; who cannot attest counts as silent meanwhile.
-      report = addReports(sent, report)
     } finally {
       saying = false
     }
@@ -170,7 +171,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
       listening = undefined
     })
   }
-  const isRevoked = (kid: string) => announced.has(kid) || keys?.revoked.has(kid) === true
+  const isRevoked = (kid: string) => announced.has(kid) || revokedEver.has(kid)
   const refuse = (reason: string, message: string, cause?: unknown): TabibError => {
     report.refused[reason] = (report.refused[reason] ?? 0) + 1
     if (reason === 'unavailable') return new TabibError('KEYS_UNAVAILABLE', message, { cause })
@@ -335,27 +336,12 @@ function readAnnouncement(payload: Uint8Array): Announcement {
   }
 }
 
-const emptyReport = (): VerifierReport => ({ accepted: 0, refused: {}, unknownKeys: {} })
-
 function countUnknown({ unknownKeys }: VerifierReport, kid: string): void {
   // The id is whatever a caller wrote: only what could be a key's is kept, and of these the last ones.
   if (!KID.test(kid)) return
   const known = Object.keys(unknownKeys)
   if (!(kid in unknownKeys) && known.length === MOST_UNKNOWN_KEYS) delete unknownKeys[known[0]!]
   unknownKeys[kid] = (unknownKeys[kid] ?? 0) + 1
-}
-
-function addReports(a: VerifierReport, b: VerifierReport): VerifierReport {
-  const sum = (x: Record<string, number>, y: Record<string, number>) => {
-    const total = { ...x }
-    for (const [name, count] of Object.entries(y)) total[name] = (total[name] ?? 0) + count
-    return total
-  }
-  return {
-    accepted: a.accepted + b.accepted,
-    refused: sum(a.refused, b.refused),
-    unknownKeys: sum(a.unknownKeys, b.unknownKeys),
-  }
 }
 
 function keyIdOf(token: string): string | undefined {

@@ -5,6 +5,7 @@ import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { packageRoot } from '../../package-root.ts'
 import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
+import { REVOCATION_STREAM } from '../keys/remember.ts'
 
 export interface MigrationStatus {
   applied: string[]
@@ -114,7 +115,7 @@ async function databaseStatus({ db }: { db: Database }): Promise<{ applied: stri
 
 function streamsNeeded({ replicas, dedupeWindowMs }: { replicas: number; dedupeWindowMs: number }) {
   const nanos = (ms: number) => ms * 1_000_000
-  return SERVICES.flatMap((service) => [
+  const events = SERVICES.flatMap((service) => [
     {
       name: eventStreamOf(service),
       subjects: [`${service}.evt.>`],
@@ -133,4 +134,5 @@ function streamsNeeded({ replicas, dedupeWindowMs }: { replicas: number; dedupeW
       max_age: nanos(90 * 86_400_000),
     },
   ])
+  return [...events, { ...REVOCATION_STREAM, num_replicas: replicas }]
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import * as z from 'zod'
 import type { KeyStore } from '../../adapters/keystore/client.ts'
-import type { Database, Transaction } from '../../adapters/postgres/client.ts'
+import type { Database, Queryable, Transaction } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { signToken } from '../keys/sign.ts'
 import type { Tally } from './tally.ts'
@@ -89,6 +89,20 @@ export async function isRevoked(tx: Transaction, kid: string): Promise<boolean> 
   await tx.query('select pg_advisory_xact_lock_shared(hashtext($1))', [kid])
   const revoked = await tx.query('select kid from tabib.key_revocation where kid = $1', [kid])
   return revoked.length > 0
+}
+
+/**
+ * Forgets tokens that expired ninety days ago, a few thousand at a time; those of a revoked key stay, since they are
+ * what was accepted under it.
+ */
+export async function forgetJoinTokens({ db }: { db: Queryable }): Promise<void> {
+  await db.query(
+    `delete from virtual_care.join_token where jti in (
+       select jti from virtual_care.join_token t
+       where expires_at < now() - interval '90 days'
+         and not exists (select from tabib.key_revocation r where r.kid = t.kid)
+       order by expires_at limit 5000)`,
+  )
 }
 
 /**
