@@ -1,4 +1,4 @@
-import { fastify } from 'fastify'
+import { type FastifyInstance, fastify } from 'fastify'
 import type { App } from '../app.ts'
 import type { Verifier } from '../domain/keys/verifier.ts'
 import { TabibError } from '../errors.ts'
@@ -7,7 +7,6 @@ import { healthRoutes } from './health.ts'
 import { keyRoutes } from './keys.ts'
 import { metricsRoute } from './metrics.ts'
 import { type SessionApi, sessionRoutes } from './sessions.ts'
-import { verifyRoute } from './verify.ts'
 
 export interface ApiServer extends AsyncDisposable {
   /** `http://127.0.0.1:9464` */
@@ -16,7 +15,7 @@ export interface ApiServer extends AsyncDisposable {
 
 /**
  * Serves /livez, /readyz and /metrics of one process's workers, the key sets, and, where given, the API of sessions
- * and what asks a verifier; port 0 takes any free one.
+ * and further routes; port 0 takes any free one.
  *
  * @throws TabibError USAGE when the address cannot be listened on.
  */
@@ -28,12 +27,20 @@ export async function serve(
     port,
     sessions,
     verifiers = [],
-  }: { host: string; port: number; sessions?: SessionApi; verifiers?: readonly Verifier[] },
+    routes,
+  }: {
+    host: string
+    port: number
+    sessions?: SessionApi
+    /** Readiness waits for their keys. */
+    verifiers?: readonly Verifier[]
+    routes?: (server: FastifyInstance) => void
+  },
 ): Promise<ApiServer> {
   const server = fastify({ forceCloseConnections: 'idle', bodyLimit: 16 * 1024 })
   healthRoutes(server, app, fleet, sessions ? [sessions, ...verifiers] : verifiers)
   keyRoutes(server, app)
-  for (const verifier of verifiers) verifyRoute(server, verifier)
+  routes?.(server)
   if (sessions) sessionRoutes(server, app, sessions)
   await metricsRoute(server, app, fleet)
   try {

@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { decodeProtectedHeader } from 'jose'
-import { listKeys } from '../domain/keys/phase.ts'
+import { announceKeys } from '../domain/keys/announce.ts'
+import { enterPhase, listKeys } from '../domain/keys/phase.ts'
 import { revokeKey } from '../domain/keys/revoke.ts'
 import { planRollback, rollbackRotation } from '../domain/keys/rollback.ts'
-import { advanceKeys, rotateKeys } from '../domain/keys/rotate.ts'
+import { advanceKeys, prepareKey, rotateKeys } from '../domain/keys/rotate.ts'
 import { activeKey, signToken } from '../domain/keys/sign.ts'
 import { TabibError } from '../errors.ts'
 import { type Chance, randomFrom } from '../sandbox/random.ts'
@@ -24,8 +25,8 @@ export interface RotationsResult {
   rotations: number
   /** Of these, how many were rolled back after the new key had signed. */
   rolledBack: number
-  /** Replicas killed (SIGKILL) in the midst of a phase and started again. */
-  restarts: number
+  /** Replicas killed (SIGKILL) in the midst of a phase and started again, by the phase that the keys were in then. */
+  killedIn: Record<KillPhase, number>
   /** Tokens sent to replicas, and answered. */
   tokens: number
   /** Answers other than 200 to a token that was valid then. */
@@ -35,6 +36,10 @@ export interface RotationsResult {
   /** Seconds from the revocation until a replica refused, for each replica. */
   refusedAfterS: { natsUp: number[]; natsDown: number[] }
 }
+
+/** `drain`: the new key signs, and tokens of the old one are about; `retire`: while the old one leaves the key set. */
+const KILL_PHASES = ['prepare', 'publish', 'attest', 'drain', 'retire'] as const
+type KillPhase = (typeof KILL_PHASES)[number]
 
 const PURPOSE = 'service-token'
 const BY = 'rehearsal'
@@ -68,7 +73,7 @@ export async function runRotations(world: World, options: RotationsOptions): Pro
   const result: Omit<RotationsResult, 'tokens' | 'rejected'> = {
     rotations: 0,
     rolledBack: 0,
-    restarts: 0,
+    killedIn: { prepare: 0, publish: 0, attest: 0, drain: 0, retire: 0 },
     activationS: [],
     refusedAfterS: { natsUp: [], natsDown: [] },
   }
@@ -76,21 +81,33 @@ export async function runRotations(world: World, options: RotationsOptions): Pro
     while (result.rotations < options.rotations) {
       signal.throwIfAborted()
       const beganAt = performance.now()
-      const { kid } = await rotateKeys(world.app, ask)
-      const restarted = fleet.restart(chance, chance.below(300))
+      const victim = KILL_PHASES[result.rotations % KILL_PHASES.length]!
+      let restarted = Promise.resolve()
+      const during = async (phase: KillPhase) => {
+        if (phase !== victim) return
+        restarted = (await fleet.restart(chance)).back
+        result.killedIn[phase] += 1
+      }
+      const kid = await prepareKey(world.app, ask)
+      await during('prepare')
+      await enterPhase(world.db, { kid, from: ['prepare'], to: 'publish', by: BY })
+      await during('publish')
+      await enterPhase(world.db, { kid, from: ['publish'], to: 'attest', by: BY })
+      await announceKeys(world.app, ask)
+      await during('attest')
       await waitFor(signal, `${kid} to sign`, async () => {
         await advanceKeys(world.app, ask)
         return (await activeKey(world.app, ask)).key.publicJwk.kid === kid
       })
       result.activationS.push(seconds(beganAt))
-      await restarted
-      result.restarts += 1
+      await during('drain')
       result.rotations += 1
       if (result.rotations % ROLLBACK_EVERY === 0) {
         await rollbackRotation(world.app, { plan: await planRollback(world.app, ask), by: BY })
         result.rolledBack += 1
       }
-      await retireDraining(world, signal, traffic)
+      await retireDraining(world, signal, traffic, () => during('retire'))
+      await restarted
       say?.(
         `${result.rotations}/${options.rotations} rotated, ${traffic.tokens()} tokens, ${traffic.rejected.length} rejected`,
       )
@@ -116,8 +133,8 @@ export async function runRotations(world: World, options: RotationsOptions): Pro
 interface Fleet extends AsyncDisposable {
   /** URLs of the replicas that are in service. */
   urls(): string[]
-  /** Kills one after a while and starts it again in its place; it is in service once it says that it is ready. */
-  restart(chance: Chance, afterMs: number): Promise<void>
+  /** Kills one and starts it again in its place; `back` settles once that says that it is ready. */
+  restart(chance: Chance): Promise<{ back: Promise<void> }>
 }
 
 async function openReplicas(world: World, keysUrl: string, silent: number): Promise<Fleet> {
@@ -137,13 +154,12 @@ async function openReplicas(world: World, keysUrl: string, silent: number): Prom
   await Promise.all(Array.from({ length: REPLICAS }, (_, i) => start(i)))
   return {
     urls: () => replicas.flatMap(({ url }) => (url === undefined ? [] : [url])),
-    async restart(chance, afterMs) {
-      await delay(afterMs)
+    async restart(chance) {
       const i = chance.below(REPLICAS)
       const { process } = replicas[i]!
       process.signal('SIGKILL')
       await process.exited
-      await start(i)
+      return { back: start(i) }
     },
     async [Symbol.asyncDispose]() {
       await Promise.all(replicas.map(({ process }) => process[Symbol.asyncDispose]()))
@@ -198,7 +214,12 @@ async function openTraffic(world: World, fleet: Fleet, chance: Chance): Promise<
 }
 
 /** Retires what drains as soon as none of its tokens is valid any more. */
-async function retireDraining(world: World, signal: AbortSignal, traffic: Traffic): Promise<void> {
+async function retireDraining(
+  world: World,
+  signal: AbortSignal,
+  traffic: Traffic,
+  meanwhile: () => Promise<void>,
+): Promise<void> {
   const draining = (await listKeys(world.app, { purpose: PURPOSE })).filter(({ phase }) => phase === 'drain')
   await waitFor(signal, 'tokens to expire', async () =>
     draining.every(({ kid }) => Date.now() > traffic.lastExpiryOf(kid)),
@@ -209,7 +230,7 @@ async function retireDraining(world: World, signal: AbortSignal, traffic: Traffi
      where purpose = $1 and phase in ('activate', 'drain')`,
     [PURPOSE],
   )
-  await advanceKeys(world.app, { purpose: PURPOSE, by: BY })
+  await Promise.all([advanceKeys(world.app, { purpose: PURPOSE, by: BY }), meanwhile()])
 }
 
 /** Revokes the key that signs; returns the seconds until each replica refused its token. */

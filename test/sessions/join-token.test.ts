@@ -161,11 +161,12 @@ test('a participant joins with a token, and comes back with the same one', async
 test('a service calls with the token that an operator issued it, for its tenant alone', async () => {
   const other = await otherVisit()
   const file = join(folder, 'service.jwt')
-  const issue = (tenantId: string) =>
-    tabib('token', 'issue', '--service', 'scheduling', '--tenant', tenantId, '--file', file)
-  expect(await issue('nobody')).toMatchObject({
+  const issue = (tenantId: string, ...more: string[]) =>
+    tabib('token', 'issue', '--service', 'scheduling', '--tenant', tenantId, '--file', file, ...more)
+  expect(await issue(other.tenantId)).toMatchObject({ exitCode: 5, stderr: expect.stringMatching(/--yes/) })
+  expect(await issue('nobody', '--yes')).toMatchObject({
     exitCode: 2,
-    stderr: expect.stringMatching(/no tenant nobody/),
+    stderr: expect.stringMatching(/no tenant "nobody"/),
   })
   for (const more of [
     ['--lifetime', '999ms'],
@@ -174,8 +175,11 @@ test('a service calls with the token that an operator issued it, for its tenant 
     const argv = ['--service', 'scheduling', '--tenant', other.tenantId, '--file', file, ...more]
     expect(await tabib('token', 'issue', ...argv)).toMatchObject({ exitCode: 2 })
   }
-  expect(await issue(other.tenantId)).toMatchObject({ exitCode: 0 })
-  expect(await issue(other.tenantId)).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/EEXIST/) })
+  expect(await issue(other.tenantId, '--yes')).toMatchObject({ exitCode: 0 })
+  expect(await issue(other.tenantId, '--yes')).toMatchObject({
+    exitCode: 2,
+    stderr: expect.stringMatching(/EEXIST/),
+  })
   const serviceToken = await readFile(file, 'utf8')
   expect((await stat(file)).mode & 0o777).toBe(0o600)
   expect((await ask({ ...other, serviceToken })).status).toBe(201)

@@ -37,7 +37,9 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
     const { serve } = await import('../../api/server.ts')
     const { openSessionApi } = await import('../../api/sessions.ts')
     {
-      await using sessions = await openSessionApi(app, `api@${hostname()}:${port}`)
+      // Replicas that take any free port are told apart by their process.
+      const place = port === 0 ? `process ${process.pid}` : port
+      await using sessions = await openSessionApi(app, `api@${hostname()}:${place}`)
       const noWorkers = startWorkers(app, [], thisInstance(this.config.version))
       await using server = await serve(app, noWorkers, { host, port, sessions })
       this.note(`listening on ${server.url}: /api/v1/virtual-care /livez /readyz /metrics`)

@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
 import { keySetAt, openVerifier } from '../../domain/keys/verifier.ts'
+import { verifyRoute } from '../../drill/verify-route.ts'
 import { purposeFlag } from '../../flags.ts'
 
 export default class DrillVerifier extends TabibCommand<typeof DrillVerifier> {
@@ -32,7 +33,12 @@ export default class DrillVerifier extends TabibCommand<typeof DrillVerifier> {
     })
     const { serve } = await import('../../api/server.ts')
     const nobody = { running: [], scheduled: undefined, drain: async () => [] }
-    await using server = await serve(app, nobody, { host: '127.0.0.1', port: 0, verifiers: [verifier] })
+    await using server = await serve(app, nobody, {
+      host: '127.0.0.1',
+      port: 0,
+      verifiers: [verifier],
+      routes: (server) => verifyRoute(server, verifier),
+    })
     this.note(`listening on ${server.url}: /readyz /api/v1/keys/${purpose}/verify`)
     await stopped
     this.succeed({ result: { instance }, text: () => '' })

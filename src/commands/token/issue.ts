@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { Flags } from '@oclif/core'
-import { durationFlag, TabibCommand } from '../../command.ts'
+import { durationFlag, moderate, TabibCommand } from '../../command.ts'
 import { TabibError } from '../../errors.ts'
 
 const DEFAULT_MS = 300_000
@@ -11,13 +11,14 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
     'Signed with the active key of "service-token". It is a secret: written to a file that nobody else may read, and not ' +
     'printed. It cannot be taken back before it expires, but by revoking the key.'
   static override examples = [
-    '<%= config.bin %> token issue --service scheduling --tenant <tenant id> --file scheduling.jwt',
+    '<%= config.bin %> token issue --service scheduling --tenant <tenant id> --file scheduling.jwt --yes',
   ]
   static override flags = {
     service: Flags.string({ required: true, helpValue: '<name>', description: 'who will call' }),
     tenant: Flags.string({ required: true, helpValue: '<id>', description: 'the tenant it may call for' }),
     lifetime: durationFlag({ description: 'how long it is good: five minutes when not given' }),
     file: Flags.string({ required: true, helpValue: '<file>', description: 'where to write it, mode 600' }),
+    ...moderate,
   }
 
   async run(): Promise<void> {
@@ -34,6 +35,7 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
     }
     const app = await this.openApp()
     const { issueServiceToken } = await import('../../domain/sessions/caller.ts')
+    await this.confirmModerate(`Letting ${service} call for tenant ${tenant}`)
     const targets = [`service ${service}`, `tenant ${tenant}`]
     const { kid, expiresAt } = await this.mutate({ targets }, async () => {
       const issued = await issueServiceToken(app, {

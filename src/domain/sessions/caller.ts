@@ -25,9 +25,9 @@ export interface Caller {
 /** @throws TabibError NOT_FOUND for a tenant or key that is not there, OVERLAP_TOO_SHORT, KEY_STORE_UNREACHABLE. */
 export async function issueServiceToken(
   { db, keyStore }: { db: Queryable; keyStore(): Promise<KeyStore> },
-  { service, tenantId, lifetimeS }: Caller & { lifetimeS: number },
+  { service, tenantId: named, lifetimeS }: Caller & { lifetimeS: number },
 ): Promise<{ token: string; kid: string; expiresAt: Date }> {
-  await findTenant({ db }, tenantId)
+  const { id: tenantId } = await findTenant({ db }, named)
   const { purpose, typ, issuer, audience } = SERVICE_TOKEN
   const claims = { iss: issuer, aud: audience, sub: service, tenant_id: tenantId }
   return signToken({ db, keyStore: await keyStore() }, { purpose, typ, lifetimeS, claims })

@@ -3,8 +3,8 @@ import type { Verifier } from '../domain/keys/verifier.ts'
 import { EXIT, TabibError } from '../errors.ts'
 
 /**
- * `GET /api/v1/keys/<purpose>/verify?typ=`: whether the bearer token holds, for a proxy that asks before it lets a
- * request through. 200 with its claims; 401 with the reason; 503 when nobody can tell.
+ * `GET /api/v1/keys/<purpose>/verify?typ=`: whether the bearer token holds, as a service that verifies would
+ * find. 200 with its claims; 401 with the reason; 503 when nobody can tell.
  */
 export function verifyRoute(server: FastifyInstance, verifier: Verifier): void {
   server.get<{ Querystring: { typ?: string } }>(
