@@ -1,13 +1,13 @@
-import { randomBytes, randomInt, randomUUID } from 'node:crypto'
 import pg from 'pg'
 import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Catalog, Relation } from './catalog.ts'
-import { columnName, type Judging, settingsFor } from './confinement.ts'
-import { NoRow, RowMaker, readShapes, type StoredRow } from './rows.ts'
+import { columnName, type Judging } from './confinement.ts'
+import type { StoredRow } from './rows.ts'
 import { finding } from './rules/family.ts'
 import { tellsOfOthers } from './rules/keys.ts'
 import { rulesOf } from './rules.ts'
+import { kept, rolledBack, type Seeded, Seeding } from './seed.ts'
 import type { TenantTables } from './tenant-tables.ts'
 
 /** What the attempts look for; a finding's id is one of these. */
@@ -34,6 +34,8 @@ type AttemptRule =
   | 'live-reference'
   | 'live-oracle'
 
+type LiveRule = AttemptRule | 'live-copy' | 'live-cascade' | 'live-side-effect'
+
 /** One statement of the application's role that must find nothing to do. */
 interface Attempt {
   rule: AttemptRule
@@ -56,18 +58,6 @@ interface Outcome {
 
 // Keys are checked after the policy has let a row through.
 const PASSED = ['23503', '23505']
-
-/** A table that both tenants have a row in. */
-interface Seeded {
-  relation: Relation
-  columns: string[]
-  a: StoredRow
-  b: StoredRow
-  /** How many of its rows are A's, as the owner counts them. */
-  ownA: number
-  /** Whether only one of them can have rows in it. */
-  soleTenant: boolean
-}
 
 export interface AttemptOptions {
   judging: Judging
@@ -118,63 +108,52 @@ class Attempts {
   /** A session that has never set the tenant. */
   readonly #stranger: Connection
   #connection: Connection
+  readonly #options: AttemptOptions
   readonly #judging: Judging
   readonly #catalog: Catalog
-  readonly #tenants: TenantTables
   readonly #careful: boolean
   readonly #role: string
-  readonly #byName: Map<string, Relation>
-  readonly #refused = new Map<string, string>()
-  readonly #hits = new Map<
-    string,
-    {
-      rule: AttemptRule | 'live-copy' | 'live-cascade' | 'live-side-effect'
-      relation: string
-      says: Set<string>
-    }
-  >()
-  #maker!: RowMaker
+  /** By rule and table, what was done. */
+  readonly #hits = new Map<string, { rule: LiveRule; relation: string; says: Set<string> }>()
+  #rows!: Seeding
   #attempts = 0
 
-  constructor(seeding: Connection, stranger: Connection, { judging, tenants, careful }: AttemptOptions) {
+  constructor(seeding: Connection, stranger: Connection, options: AttemptOptions) {
     this.#seeding = seeding
     this.#stranger = stranger
     this.#connection = seeding
-    this.#judging = judging
-    this.#catalog = judging.catalog
-    this.#tenants = tenants
-    this.#careful = careful
-    this.#byName = new Map([...this.#catalog.relations.values()].map((one) => [one.name, one]))
-    this.#role = pg.escapeIdentifier(judging.catalog.role.name)
+    this.#options = options
+    this.#judging = options.judging
+    this.#catalog = options.judging.catalog
+    this.#careful = options.careful
+    this.#role = pg.escapeIdentifier(this.#catalog.role.name)
   }
 
   async run(): Promise<AttemptResult> {
-    const targets = this.#targets()
+    this.#rows = await Seeding.open(this.#seeding, this.#options)
+    const { refused, telling } = this.#rows
+    const targets = this.#rows.targets()
     const reachable = targets.length
     const cannot = await this.#try(`set local role ${this.#role}; reset role`)
     if (cannot) return this.#nothing(`may not become ${this.#role}: ${cannot}`, reachable)
-    this.#maker = new RowMaker(await readShapes(this.#connection))
-    const names = this.#tenantNames()
-    const seeded = await this.#seed(targets, names)
+    const seeded = await this.#rows.seed(targets)
+    for (const name of telling) {
+      this.#hit('live-read', name, 'shows what one tenant has written to a tenant that never existed')
+    }
     if (!this.#careful) {
       await this.#seeding.raw.query('commit')
       this.#connection = this.#stranger
     }
     await this.#readColumnPrivileges(seeded)
-    await this.#attemptAll(seeded, names)
+    await this.#attemptAll(seeded)
     const findings = [...this.#hits.values()].map(({ rule, relation, says }) =>
       finding(rule, relation, [...says].join('; '), { severity: 'critical' }),
     )
-    if (this.#refused.size > 0) {
-      const evidence = Object.fromEntries([...this.#refused].slice(0, 50))
-      findings.push(
-        finding(
-          'live-not-attempted',
-          `${this.#refused.size} of ${reachable} tables`,
-          'nothing was tried in them, since no row could be made',
-          { severity: 'info', evidence },
-        ),
-      )
+    if (refused.size > 0) {
+      const object = `${refused.size} of ${reachable} tables`
+      const message = 'nothing was tried in them, since no row could be made'
+      const evidence = Object.fromEntries([...refused].slice(0, 50))
+      findings.push(finding('live-not-attempted', object, message, { severity: 'info', evidence }))
     }
     return { findings, attempts: this.#attempts, tried: seeded.length, reachable }
   }
@@ -187,237 +166,8 @@ class Attempts {
     return { findings: [only], attempts: 0, tried: 0, reachable }
   }
 
-  /** Tenant tables that the role can reach, parents before children where keys say so. */
-  #targets(): Relation[] {
-    return [...this.#tenants.tables.keys()].flatMap((oid) => {
-      const relation = this.#catalog.relations.get(oid)
-      const reached =
-        relation &&
-        ['SELECT', 'INSERT', 'UPDATE', 'DELETE'].some((one) => relation.privileges.has(one as 'SELECT'))
-      // What only shares rows with a child says nothing of whose they are.
-      const told =
-        relation &&
-        (this.#columnsOf(relation).length > 0 ||
-          this.#catalog.foreignKeys.some((key) => key.relation === oid))
-      return relation && reached && told && relation.kind !== 'foreign' ? [relation] : []
-    })
-  }
-
-  /** What else the role can read: it must look the same whatever a tenant writes. */
-  #bystanders(): Relation[] {
-    const readsRoot = (oid: number, depth = 0): boolean =>
-      this.#tenants.roots.has(oid) ||
-      (depth < 20 && (this.#catalog.reads.get(oid) ?? []).some((source) => readsRoot(source, depth + 1)))
-    return [...this.#catalog.relations.values()].filter(
-      ({ oid, privileges, kind }) =>
-        privileges.has('SELECT') && kind !== 'foreign' && !this.#tenants.tables.has(oid) && !readsRoot(oid),
-    )
-  }
-
-  #tenantNames(): { a: string; b: string; never: string } {
-    const types = new Set<string>()
-    let length = 64
-    for (const [oid, { columns }] of this.#tenants.tables) {
-      const relation = this.#catalog.relations.get(oid)
-      const shape = relation && this.#maker.shape(relation.name)
-      for (const name of columns) {
-        const column = shape?.columns.get(name)
-        if (!column) continue
-        types.add(column.base)
-        length = Math.min(length, column.length ?? 64)
-      }
-    }
-    const listed = [...this.#tenants.tables.keys()].flatMap((oid) => {
-      const shape = this.#maker.shape(this.#catalog.relations.get(oid)?.name ?? '')
-      return shape?.partitionedBy.includes(this.#catalog.tenantColumn) ? [shape.bounds] : []
-    })
-    const [first, second] = listed.find((bounds) => bounds.length >= 2) ?? []
-    const fresh = () => {
-      if (types.has('uuid')) return randomUUID()
-      if (types.has('smallint')) return String(randomInt(30_000, 32_000))
-      if ([...types].some((type) => /^(integer|bigint|numeric)/.test(type)))
-        return String(randomInt(1_900_000_000, 2_100_000_000))
-      return `t${randomBytes(8).toString('hex')}`.slice(0, length)
-    }
-    return { a: first ?? fresh(), b: second ?? fresh(), never: fresh() }
-  }
-
-  // ---- rows of two tenants
-
-  async #seed(targets: Relation[], names: { a: string; b: string; never: string }): Promise<Seeded[]> {
-    const forced = this.#careful ? [] : await this.#unforce()
-    const stored = new Map<string, StoredRow | NoRow>()
-    const tenants = { a: names.a, b: names.b } as const
-    const rowOf = async (table: string, whose: 'a' | 'b', path: string[]): Promise<StoredRow> => {
-      const oid = this.#byName.get(table)?.oid
-      const shared = oid === undefined || !(this.#tenants.tables.has(oid) || this.#tenants.roots.has(oid))
-      const key = `${shared ? '' : whose} ${table}`
-      const known = stored.get(key)
-      if (known instanceof NoRow) throw known
-      if (known) return known
-      try {
-        const given = await this.#given(
-          table,
-          tenants[whose],
-          (parent) => rowOf(parent, whose, [...path, table]),
-          path,
-        )
-        const row = await this.#store(table, given, tenants[whose])
-        stored.set(key, row)
-        return row
-      } catch (error) {
-        if (error instanceof NoRow) stored.set(key, error)
-        throw error
-      }
-    }
-    const tableOf = (relation: Relation) => this.#topParent(relation)
-    for (const relation of targets)
-      await this.#refusing(relation, () => rowOf(tableOf(relation).name, 'a', []))
-    const ownA = await this.#count(targets, names.a)
-    // Shared rows are there by now, so what a bystander shows from here on comes from one tenant.
-    const watched = this.#careful ? [] : this.#bystanders()
-    const before = await fingerprints(this.#connection, watched, this.#become(names.never))
-    for (const relation of targets)
-      await this.#refusing(relation, () => rowOf(tableOf(relation).name, 'b', []))
-    const after = await fingerprints(this.#connection, watched, this.#become(names.never))
-    for (const [name, seen] of before) {
-      if (after.has(name) && after.get(name) !== seen) {
-        this.#hit('live-read', name, 'shows what one tenant has written to a tenant that never existed')
-      }
-    }
-    const ownB = await this.#count(targets, names.b)
-    await this.#try('set constraints all immediate')
-    for (const table of forced)
-      await this.#connection.raw.query(`alter table ${table} force row level security`)
-    const seeded: Seeded[] = []
-    for (const relation of targets) {
-      const [a, b] = [stored.get(`a ${tableOf(relation).name}`), stored.get(`b ${tableOf(relation).name}`)]
-      if (!a || !b || a instanceof NoRow || b instanceof NoRow) continue
-      const [ofA, ofB] = [ownA.get(relation.name) ?? 1, ownB.get(relation.name) ?? 1]
-      const own = { relation, columns: this.#columnsOf(relation), a, ownA: ofA }
-      if (ofA === 0 && ofB === 0) this.#refused.set(relation.name, 'the rows lie in other partitions')
-      // In a partition of one tenant alone, that one is the other to every stranger.
-      else seeded.push({ ...own, b: ofB === 0 ? a : b, soleTenant: ofA === 0 || ofB === 0 })
-    }
-    return seeded
-  }
-
-  async #refusing(relation: Relation, work: () => Promise<unknown>): Promise<void> {
-    try {
-      await work()
-    } catch (error) {
-      if (!(error instanceof NoRow)) throw error
-      this.#refused.set(relation.name, error.message)
-    }
-  }
-
-  #columnsOf(relation: Relation): string[] {
-    const held = this.#tenants.tables.get(relation.oid)?.columns ?? new Set<string>()
-    return held.size > 0 || this.#topParent(relation) === relation
-      ? [...held]
-      : this.#columnsOf(this.#topParent(relation))
-  }
-
-  #topParent(relation: Relation): Relation {
-    const parent = this.#catalog.relations.get(relation.parents[0] ?? 0)
-    // Of inheritance a child takes rows itself; of partitions only the right one does.
-    return parent?.kind === 'partitioned' ? this.#topParent(parent) : relation
-  }
-
-  /** What a row must hold: the tenant, and the keys of its parents. */
-  async #given(
-    table: string,
-    tenant: string,
-    parent: (table: string) => Promise<StoredRow>,
-    path: string[],
-  ): Promise<StoredRow> {
-    const shape = this.#maker.shape(table)
-    const relation = this.#byName.get(table)
-    const given: StoredRow = {}
-    if (!shape) return given
-    if (relation) for (const column of this.#judging.tenantColumns(relation)) given[column] = tenant
-    for (const key of shape.parents) {
-      const needed = key.columns.some((name) => shape.columns.get(name)?.required)
-      if (key.table === table || path.includes(key.table)) {
-        if (needed && key.table !== table) throw new NoRow(`${key.name} closes a circle of tables`)
-        continue
-      }
-      try {
-        const row = await parent(key.table)
-        key.columns.forEach((name, i) => {
-          given[name] = row[key.referenced[i]!] ?? null
-        })
-      } catch (error) {
-        if (needed || !(error instanceof NoRow)) throw error
-      }
-    }
-    return given
-  }
-
-  /** Inserts as the owner; where that is refused with the tenant set, and where that is too as the role itself. */
-  async #store(table: string, given: StoredRow, tenant: string): Promise<StoredRow> {
-    const inserts = (prefix: string) => async (sql: string) => {
-      const before = prefix ? [prefix] : []
-      const after = prefix ? ['reset role', this.#setTenant('')] : []
-      const results = await inSavepoint(this.#connection.raw, [...before, sql, ...after], 'kept')
-      const row = results.find(({ command }) => command === 'INSERT')?.rows[0]
-      if (!row) throw new NoRow('a trigger or rule kept the row out')
-      return row as StoredRow
-    }
-    const set = this.#setTenant(tenant)
-    const ways = [...(this.#careful ? [] : ['']), set, `set local role ${this.#role}; ${set}`]
-    let failure: unknown
-    for (const way of ways) {
-      try {
-        return await this.#maker.store(table, given, inserts(way))
-      } catch (error) {
-        if (!(error instanceof NoRow)) throw error
-        failure ??= error
-      }
-    }
-    throw failure
-  }
-
-  /** So that the owner may put rows in: taken back before anything is tried. */
-  async #unforce(): Promise<string[]> {
-    const [{ bypasses }] = (
-      await this.#connection.raw.query(
-        'select rolsuper or rolbypassrls as bypasses from pg_roles where rolname = current_user',
-      )
-    ).rows as [{ bypasses: boolean }]
-    if (bypasses) return []
-    const done: string[] = []
-    for (const { name, forced, kind } of this.#catalog.relations.values()) {
-      if (!forced || (kind !== 'table' && kind !== 'partitioned')) continue
-      if ((await this.#try(`alter table ${name} no force row level security`)) === undefined) done.push(name)
-    }
-    return done
-  }
-
-  /** Rows of a tenant, as the owner counts them; of tables that only their parent gives a tenant, all so far. */
-  async #count(relations: Relation[], tenant: string): Promise<Map<string, number>> {
-    const parts = relations.map((relation, i) => {
-      const [column] = this.#columnsOf(relation)
-      const mine =
-        column === undefined ? 'true' : `${pg.escapeIdentifier(column)}::text = ${pg.escapeLiteral(tenant)}`
-      return `select ${i} as i, (select count(*)::int from ${relation.name} where ${mine}) as n`
-    })
-    if (this.#careful || parts.length === 0) return new Map()
-    const raw = this.#connection.raw
-    await raw.query('savepoint counted')
-    try {
-      const { rows } = await raw.query<{ i: number; n: number }>(parts.join(' union all '))
-      return new Map(rows.map(({ i, n }) => [relations[i]!.name, n]))
-    } catch {
-      return new Map()
-    } finally {
-      await raw.query('rollback to savepoint counted; release savepoint counted')
-    }
-  }
-
-  // ---- attempts
-
-  async #attemptAll(seeded: Seeded[], names: { a: string; b: string; never: string }): Promise<void> {
+  async #attemptAll(seeded: Seeded[]): Promise<void> {
+    const { names } = this.#rows
     const strangers = seeded.flatMap((one) => this.#asStranger(one))
     for (const [tenant, who] of [
       [undefined, 'with no tenant set'],
@@ -428,13 +178,13 @@ class Attempts {
     }
     const both = seeded.filter(({ soleTenant }) => !soleTenant)
     await this.#execute(
-      both.flatMap((one) => this.#asTenant(one, both, names)),
+      both.flatMap((one) => this.#asTenant(one, both)),
       names.a,
       'as one tenant',
     )
     await this.#copies(both, names.a)
-    await this.#cascades(both, names)
-    await this.#sideEffects(both, names)
+    await this.#cascades(both)
+    await this.#sideEffects(both)
   }
 
   #asStranger({ relation, b, columns }: Seeded): Attempt[] {
@@ -461,11 +211,7 @@ class Attempts {
     return attempts
   }
 
-  #asTenant(
-    { relation, a, b, ownA, columns }: Seeded,
-    seeded: Seeded[],
-    names: { a: string; b: string },
-  ): Attempt[] {
+  #asTenant({ relation, a, b, ownA, columns }: Seeded, seeded: Seeded[]): Attempt[] {
     const { name, privileges } = relation
     const attempts: Attempt[] = []
     const add = (rule: AttemptRule, sql: string, says: string, more: Partial<Attempt> = {}) =>
@@ -496,8 +242,8 @@ class Attempts {
       )
     }
     if (privileges.has('UPDATE') && tenantColumn) {
-      const type = this.#maker.shape(name)?.columns.get(tenantColumn)?.type
-      const target = `${pg.escapeLiteral(names.b)}::${type}`
+      const type = this.#rows.maker.shape(name)?.columns.get(tenantColumn)?.type
+      const target = `${pg.escapeLiteral(this.#rows.names.b)}::${type}`
       const column = pg.escapeIdentifier(tenantColumn)
       add(
         'live-move',
@@ -519,7 +265,8 @@ class Attempts {
         add('live-reference', sql, `${key} accepts another's row`, { allowed: 0 })
       }
       for (const index of this.#catalog.uniqueIndexes) {
-        if (index.relation !== relation.oid || !tellsOfOthers(this.#judging, this.#tenants, index)) continue
+        if (index.relation !== relation.oid || !tellsOfOthers(this.#judging, this.#options.tenants, index))
+          continue
         const key = Object.fromEntries(
           index.columns.map((number) => [
             columnName(relation, number),
@@ -562,7 +309,10 @@ class Attempts {
 
   /** The tenant and the parents of a stored row. */
   #keys(table: string, row: StoredRow, columns: string[]): StoredRow {
-    const names = [...columns, ...(this.#maker.shape(table)?.parents ?? []).flatMap((key) => key.columns)]
+    const names = [
+      ...columns,
+      ...(this.#rows.maker.shape(table)?.parents ?? []).flatMap((key) => key.columns),
+    ]
     return Object.fromEntries(
       names.filter((name) => row[name] !== undefined).map((name) => [name, row[name]!]),
     )
@@ -574,7 +324,7 @@ class Attempts {
       ...this.#keys(table, row, columns),
       ...Object.fromEntries(columns.map((name) => [name, row[name] ?? null])),
     }
-    return this.#maker.insert(table, given, this.#insertable.get(table))
+    return this.#rows.maker.insert(table, given, this.#insertable.get(table))
   }
 
   #onlyOf(row: StoredRow, columns: string[]): string {
@@ -589,7 +339,7 @@ class Attempts {
   /** An assignment that reads nothing, so that only the policies for writing stand in its way. */
   #assignment({ oid, name }: Relation, row: StoredRow): string | undefined {
     const may = this.#updatable.get(name)
-    const shape = this.#maker.shape(name)
+    const shape = this.#rows.maker.shape(name)
     const relation = this.#catalog.relations.get(oid)!
     const keys = new Set([
       ...this.#judging.tenantColumns(relation),
@@ -623,10 +373,7 @@ class Attempts {
     }
   }
 
-  /**
-   * Executes attempts as the role, in one round trip: each in a block of its own that is rolled back, so that none sees
-   * what another did.
-   */
+  /** Executes attempts as the role; none sees what another did. */
   async #execute(
     attempts: Attempt[],
     tenant: string | undefined,
@@ -635,45 +382,27 @@ class Attempts {
   ): Promise<void> {
     if (attempts.length === 0) return
     this.#attempts += attempts.length
-    const list = attempts.map(({ sql, counts }) => ({ sql, counts }))
-    const block = `
-      do $tabib$
-      declare
-        one jsonb;
-        n bigint;
-        outcomes jsonb := '[]';
-      begin
-        for one in select * from jsonb_array_elements(current_setting('tabib.attempts')::jsonb) loop
-          n := null;
-          begin
-            if one->>'counts' = 'result' then execute one->>'sql' into n;
-            else
-              execute one->>'sql';
-              get diagnostics n = row_count;
-              set constraints all immediate;
-            end if;
-            raise exception using errcode = 'TB001';
-          exception
-            when sqlstate 'TB001' then outcomes := outcomes || jsonb_build_object('n', n, 'state', null);
-            when others then outcomes := outcomes || jsonb_build_object('n', null, 'state', sqlstate);
-          end;
-        end loop;
-        perform set_config('tabib.attempts', outcomes::text, true);
-      end
-      $tabib$`
     await raw.query('savepoint attempts')
     try {
-      await raw.query(`select set_config('tabib.attempts', $1, true)`, [JSON.stringify(list)])
       await raw.query(`set local role ${this.#role}`)
-      if (tenant !== undefined) await raw.query(this.#setTenant(tenant))
-      await raw.query(block)
-      const { rows } = await raw.query(`select current_setting('tabib.attempts')::json as outcomes`)
-      this.#judge(attempts, rows[0].outcomes as Outcome[], who)
+      if (tenant !== undefined) await raw.query(this.#rows.setTenant(tenant))
+      this.#judge(attempts, await this.#perform(raw, attempts), who)
     } catch (error) {
-      this.#refused.set(`attempts ${who}`, (error as Error).message)
+      this.#rows.refused.set(`attempts ${who}`, (error as Error).message)
     } finally {
       await raw.query('rollback to savepoint attempts; release savepoint attempts')
     }
+  }
+
+  /** Each statement in a block of its own, which is rolled back unless it keeps what it did. */
+  async #perform(
+    raw: Connection['raw'],
+    statements: { sql: string; counts: string; keeps?: boolean }[],
+  ): Promise<Outcome[]> {
+    await raw.query(`select set_config('tabib.attempts', $1, true)`, [JSON.stringify(statements)])
+    await raw.query(PERFORM)
+    const { rows } = await raw.query(`select current_setting('tabib.attempts')::json as outcomes`)
+    return rows[0].outcomes
   }
 
   #judge(attempts: Attempt[], outcomes: Outcome[], who: string): void {
@@ -685,20 +414,30 @@ class Attempts {
   }
 
   async #copies(seeded: Seeded[], tenant: string): Promise<void> {
-    for (const { relation, ownA } of seeded) {
-      if (!relation.privileges.has('SELECT') || this.#careful) continue
-      this.#attempts += 1
+    const readable = seeded.filter(({ relation }) => relation.privileges.has('SELECT'))
+    if (this.#careful || readable.length === 0) return
+    this.#attempts += readable.length
+    const copy = async (some: Seeded[]) => {
       // Partitioned tables are copied as a query only.
-      const source = relation.kind === 'partitioned' ? `(select * from ${relation.name})` : relation.name
-      const copied = await rolledBack(this.#connection.raw, this.#become(tenant), `copy ${source} to stdout`)
-      if (copied && (copied.rowCount ?? 0) > ownA)
-        this.#hit('live-copy', relation.name, "copies another's rows")
+      const statements = some.map(({ relation: { kind, name } }) =>
+        kind === 'partitioned' ? `copy (select * from ${name}) to stdout` : `copy ${name} to stdout`,
+      )
+      const results = await rolledBack(this.#connection.raw, this.#rows.become(tenant), ...statements)
+      results.slice(-some.length).forEach(({ rowCount }, i) => {
+        const { relation, ownA } = some[i]!
+        if ((rowCount ?? 0) > ownA) this.#hit('live-copy', relation.name, "copies another's rows")
+      })
     }
+    // One that is refused, of columns that may not be read, takes the others with it.
+    await copy(readable).catch(async () => {
+      for (const one of readable) await copy([one]).catch(() => {})
+    })
   }
 
   /** Where a row of A may hang on a parent of B's: B deletes the parent, and A's row must still be there. */
-  async #cascades(seeded: Seeded[], names: { a: string; b: string }): Promise<void> {
+  async #cascades(seeded: Seeded[]): Promise<void> {
     const raw = this.#connection.raw
+    const { names } = this.#rows
     for (const key of this.#catalog.foreignKeys) {
       if (key.onDelete !== 'cascade') continue
       const child = seeded.find(({ relation }) => relation.oid === key.relation)
@@ -710,13 +449,13 @@ class Attempts {
       this.#attempts += 1
       await raw.query('savepoint cascade')
       try {
-        await raw.query(`set local role ${this.#role}; ${this.#setTenant(names.a)}`)
+        await raw.query(`set local role ${this.#role}; ${this.#rows.setTenant(names.a)}`)
         await raw.query(crossing.sql)
         const count = async () =>
           Number((await raw.query(`select count(*) as n from ${child.relation.name}`)).rows[0].n)
         const before = await count()
-        await raw.query(`${this.#setTenant(names.b)}; delete from ${parent.relation.name}`)
-        await raw.query(this.#setTenant(names.a))
+        await raw.query(`${this.#rows.setTenant(names.b)}; delete from ${parent.relation.name}`)
+        await raw.query(this.#rows.setTenant(names.a))
         if ((await count()) < before)
           this.#hit(
             'live-cascade',
@@ -732,68 +471,63 @@ class Attempts {
   }
 
   /** A writes where it may; what other tenants have must be as before. */
-  async #sideEffects(seeded: Seeded[], names: { a: string; b: string }): Promise<void> {
+  async #sideEffects(seeded: Seeded[]): Promise<void> {
+    const { names } = this.#rows
+    const raw = this.#connection.raw
     const withTriggers = new Set(
       this.#catalog.attached.filter(({ kind }) => kind === 'trigger').map(({ relation }) => relation),
     )
-    const known = seeded.filter(({ columns }) => columns.length > 0)
+    const writing = seeded.filter(({ relation }) => withTriggers.has(relation.oid))
+    if (writing.length === 0 || this.#careful) return
+    const prints = seeded.flatMap(({ relation: { name }, columns: [column] }) => {
+      if (column === undefined) return []
+      const theirs = `${pg.escapeIdentifier(column)}::text = ${pg.escapeLiteral(names.b)}`
+      return `select ${pg.escapeLiteral(name)} as name, concat(count(*), ' ', coalesce(sum(hashtext(one::text)), 0)) as seen from ${name} one where ${theirs}`
+    })
     const fingerprint = async () => {
-      const parts = known.map(
-        ({ relation: { name }, columns: [column] }, i) =>
-          `select ${i} as i, count(*) as n, coalesce(sum(hashtext(one::text)), 0) as h from ${name} one where ${pg.escapeIdentifier(column!)}::text = ${pg.escapeLiteral(names.b)}`,
-      )
-      return new Map(
-        (await this.#connection.raw.query(parts.join(' union all '))).rows.map(({ i, n, h }) => [
-          known[i]!.relation.name,
-          `${n} ${h}`,
-        ]),
-      )
+      const { rows } = await raw.query<{ name: string; seen: string }>(prints.join(' union all '))
+      return new Map(rows.map(({ name, seen }) => [name, seen]))
     }
-    const raw = this.#connection.raw
-    for (const { relation, a, columns } of seeded) {
-      if (!withTriggers.has(relation.oid) || this.#careful) continue
-      await raw.query('savepoint effects')
-      try {
-        await this.#unforce()
-        const before = await fingerprint()
-        const { privileges, name } = relation
-        const change = this.#assignment(relation, a)
-        const writes = [
-          ...(privileges.has('INSERT') ? [this.#freshRow(name, a, columns)] : []),
-          ...(privileges.has('UPDATE') && change ? [`update ${name} set ${change}`] : []),
-          ...(privileges.has('DELETE') ? [`delete from ${name}`] : []),
-        ]
-        await raw.query(`set local role ${this.#role}; ${this.#setTenant(names.a)}`)
-        this.#attempts += writes.length
-        for (const sql of writes) await this.#try(sql)
+    const writesTo = ({ relation, a, columns }: Seeded) => {
+      const { privileges, name } = relation
+      const change = this.#assignment(relation, a)
+      return [
+        ...(privileges.has('INSERT') ? [this.#freshRow(name, a, columns)] : []),
+        ...(privileges.has('UPDATE') && change ? [`update ${name} set ${change}`] : []),
+        ...(privileges.has('DELETE') ? [`delete from ${name}`] : []),
+      ]
+    }
+    await raw.query('savepoint effects')
+    try {
+      await this.#rows.unforce()
+      const before = await fingerprint()
+      /** The tables of B that it changes when A writes to these. */
+      const changedBy = async (some: Seeded[]) => {
+        const writes = some.flatMap(writesTo).map((sql) => ({ sql, counts: 'touched', keeps: true }))
+        await raw.query('savepoint written')
+        await raw.query(this.#rows.become(names.a))
+        await this.#perform(raw, writes)
         await raw.query('reset role')
         const after = await fingerprint()
-        for (const [table, seen] of before) {
-          if (after.get(table) !== seen)
-            this.#hit('live-side-effect', name, `writing here changes another tenant's rows in ${table}`)
-        }
-      } catch (error) {
-        this.#refused.set(relation.name, (error as Error).message)
-      } finally {
-        await raw.query('rollback to savepoint effects; release savepoint effects')
+        await raw.query('rollback to savepoint written; release savepoint written')
+        this.#attempts += writes.length
+        return [...before].flatMap(([table, seen]) => (after.get(table) === seen ? [] : [table]))
       }
+      if ((await changedBy(writing)).length === 0) return
+      for (const one of writing) {
+        for (const table of await changedBy([one])) {
+          const says = `writing here changes another tenant's rows in ${table}`
+          this.#hit('live-side-effect', one.relation.name, says)
+        }
+      }
+    } catch (error) {
+      this.#rows.refused.set('triggers', (error as Error).message)
+    } finally {
+      await raw.query('rollback to savepoint effects; release savepoint effects')
     }
   }
 
-  // ---- sending
-
-  #setTenant(tenant: string): string {
-    const settings = settingsFor(this.#judging.tenantSetting, tenant).map(
-      ([name, value]) => `set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, true)`,
-    )
-    return `select ${settings.join(', ')}`
-  }
-
-  #hit(
-    rule: AttemptRule | 'live-copy' | 'live-cascade' | 'live-side-effect',
-    relation: string,
-    says: string,
-  ): void {
+  #hit(rule: LiveRule, relation: string, says: string): void {
     const known = this.#hits.get(`${rule} ${relation}`) ?? { rule, relation, says: new Set() }
     known.says.add(says)
     this.#hits.set(`${rule} ${relation}`, known)
@@ -802,59 +536,39 @@ class Attempts {
   /** Runs one statement and keeps its effect; the server's message where it refused. */
   async #try(sql: string): Promise<string | undefined> {
     try {
-      await inSavepoint(this.#connection.raw, [sql], 'kept')
+      await kept(this.#connection.raw, sql)
       return undefined
     } catch (error) {
       return (error as Error).message
     }
   }
-
-  #become(tenant: string): string {
-    return `set local role ${this.#role}; ${this.#setTenant(tenant)}`
-  }
 }
 
-/** What is seen of each relation after `become`, as a count and a hash; absent where it cannot be read or is never the same twice. */
-async function fingerprints(
-  { raw }: Connection,
-  relations: Relation[],
-  become: string,
-): Promise<Map<string, string>> {
-  const seen = new Map<string, string>()
-  for (const { name } of relations) {
-    const sql = `select concat(count(*), ' ', coalesce(sum(hashtext(one::text)), 0)) as seen from ${name} one`
-    const twice = [await rolledBack(raw, become, sql), await rolledBack(raw, become, sql)].map(
-      (one) => one?.rows[0].seen,
-    )
-    if (twice[0] !== undefined && twice[0] === twice[1]) seen.set(name, twice[0])
-  }
-  return seen
-}
-
-async function rolledBack(
-  raw: Connection['raw'],
-  become: string,
-  sql: string,
-): Promise<pg.QueryResult | undefined> {
-  try {
-    return (await inSavepoint(raw, [become, sql], 'rolled back')).at(-1)
-  } catch {
-    return undefined
-  }
-}
-
-/** Sends statements in one message, and returns a result for each; where one is refused nothing of them is left. */
-async function inSavepoint(
-  raw: Connection['raw'],
-  statements: string[],
-  end: 'kept' | 'rolled back',
-): Promise<pg.QueryResult[]> {
-  const ends = [...(end === 'kept' ? [] : ['rollback to savepoint one']), 'release savepoint one']
-  try {
-    const results: unknown = await raw.query(['savepoint one', ...statements, ...ends].join('; '))
-    return (results as pg.QueryResult[]).slice(1, -ends.length)
-  } catch (error) {
-    await raw.query('rollback to savepoint one; release savepoint one')
-    throw error
-  }
-}
+const PERFORM = `
+  do $tabib$
+  declare
+    one jsonb;
+    n bigint;
+    outcomes jsonb := '[]';
+  begin
+    for one in select * from jsonb_array_elements(current_setting('tabib.attempts')::jsonb) loop
+      n := null;
+      begin
+        if one->>'counts' = 'result' then execute one->>'sql' into n;
+        else
+          execute one->>'sql';
+          get diagnostics n = row_count;
+          set constraints all immediate;
+        end if;
+        if one ? 'keeps' then
+          continue;
+        end if;
+        raise exception using errcode = 'TB001';
+      exception
+        when sqlstate 'TB001' then outcomes := outcomes || jsonb_build_object('n', n, 'state', null);
+        when others then outcomes := outcomes || jsonb_build_object('n', null, 'state', sqlstate);
+      end;
+    end loop;
+    perform set_config('tabib.attempts', outcomes::text, true);
+  end
+  $tabib$`

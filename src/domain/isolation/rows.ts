@@ -134,7 +134,8 @@ export class RowMaker {
       const wanted = given[column.name]
       if (wanted !== undefined) values.set(column.name, wanted)
       else if (learned?.has(column.name)) values.set(column.name, learned.get(column.name)!)
-      else if (column.required && !column.made) values.set(column.name, this.#value(column))
+      else if (column.required && !column.made)
+        values.set(column.name, firstListed(shape, column) ?? this.#value(column))
     }
     if (only) for (const name of values.keys()) if (!only.has(name)) values.delete(name)
     const made = [...values.keys()].some((name) => shape.columns.get(name)?.made)
@@ -144,6 +145,14 @@ export class RowMaker {
     return `insert into ${table} (${columns})${made ? ' overriding system value' : ''} values (${cells})`
   }
 
+  /** The same, which returns the row as it is stored. */
+  insertReturning(table: string, given: StoredRow): string {
+    const returning = [...(this.#shapes.get(table)?.columns.keys() ?? [])]
+      .map((name) => `${pg.escapeIdentifier(name)}::text as ${pg.escapeIdentifier(name)}`)
+      .join(', ')
+    return `${this.insert(table, given)} returning ${returning}`
+  }
+
   /**
    * Inserts a fresh row and returns it as it was stored.
    * @throws NoRow with the server's reason, when every try was refused.
@@ -151,10 +160,7 @@ export class RowMaker {
   async store(table: string, given: StoredRow, insert: Inserter): Promise<StoredRow> {
     const shape = this.#shapes.get(table)
     if (!shape) throw new NoRow('its shape is not known')
-    const returning = [...shape.columns.keys()]
-      .map((name) => `${pg.escapeIdentifier(name)}::text as ${pg.escapeIdentifier(name)}`)
-      .join(', ')
-    const tryIt = () => insert(`${this.insert(table, given)} returning ${returning}`)
+    const tryIt = () => insert(this.insertReturning(table, given))
     let failure: pg.DatabaseError
     try {
       return await tryIt()
@@ -280,6 +286,12 @@ const VALUES: Record<string, () => string> = {
   tsrange: () => '[2026-01-01,2026-01-02)',
   tstzrange: () => '[2026-01-01,2026-01-02)',
   ltree: () => 'a',
+}
+
+/** The first of the values that a check lists for a column. */
+function firstListed({ checks }: TableShape, { name }: ColumnShape): string | undefined {
+  const check = checks.find(({ columns }) => columns.length === 1 && columns[0] === name)
+  return check?.definition.includes('ARRAY[') ? literalsOf(check.definition)[0] : undefined
 }
 
 function literalsOf(text: string): string[] {
