@@ -3,6 +3,7 @@ import type { App } from '../app.ts'
 import type { Verifier } from '../domain/keys/verifier.ts'
 import { TabibError } from '../errors.ts'
 import type { Fleet } from '../worker.ts'
+import { billingRoutes } from './billing.ts'
 import { healthRoutes } from './health.ts'
 import { keyRoutes } from './keys.ts'
 import { metricsRoute } from './metrics.ts'
@@ -14,8 +15,8 @@ export interface ApiServer extends AsyncDisposable {
 }
 
 /**
- * Serves /livez, /readyz and /metrics of one process's workers, the key sets, and, where given, the API of sessions
- * and further routes; port 0 takes any free one.
+ * Serves /livez, /readyz and /metrics of one process's workers, the key sets, and, where given, the API of sessions and
+ * billing, and further routes; port 0 takes any free one.
  *
  * @throws TabibError USAGE when the address cannot be listened on.
  */
@@ -41,7 +42,10 @@ export async function serve(
   healthRoutes(server, app, fleet, sessions ? [sessions, ...verifiers] : verifiers)
   keyRoutes(server, app)
   routes?.(server)
-  if (sessions) sessionRoutes(server, app, sessions)
+  if (sessions) {
+    sessionRoutes(server, app, sessions)
+    billingRoutes(server, app, sessions.callers)
+  }
   await metricsRoute(server, app, fleet)
   try {
     const url = await server.listen({ host, port })

@@ -1,13 +1,16 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import * as z from 'zod'
 import type { App } from '../app.ts'
+import { answeredBefore, answerOnce, type Work } from '../domain/idempotency/once.ts'
 import { publishedKeys } from '../domain/keys/key-set.ts'
 import { openVerifier, type Verifier } from '../domain/keys/verifier.ts'
 import { admit } from '../domain/sessions/admit.ts'
 import { authenticateCaller, SERVICE_TOKEN } from '../domain/sessions/caller.ts'
-import { issueJoinToken, JOIN_TOKEN } from '../domain/sessions/join-token.ts'
+import { JOIN_TOKEN, prepareJoinToken, recordJoinToken } from '../domain/sessions/join-token.ts'
 import { openTally, type Tally } from '../domain/sessions/tally.ts'
-import { type ErrorCode, TabibError } from '../errors.ts'
+import { asTenant } from '../domain/sessions/tenant.ts'
+import { TabibError } from '../errors.ts'
+import { answer, bearerOf, callOf, parse, refusingScope, send } from './answer.ts'
 
 /** What the routes of sessions share: who verifies, and who counts. */
 export interface SessionApi extends AsyncDisposable {
@@ -46,25 +49,38 @@ const paramsSchema = z.object({ id: z.uuid() })
 const askSchema = z.strictObject({ participantId: z.uuid() })
 
 /**
- * `POST …/sessions/:id/join-token` with `{ participantId }` and a service token of the tenant: 201 with a token.
+ * `POST …/sessions/:id/join-token` with `{ participantId }` and a service token of the tenant: 201 with a token, and with
+ * an Idempotency-Key the same one for 24 hours.
  * `POST …/sessions/:id/join` with a join token as bearer: 200 with who was let in; 401 `TOKEN_EXPIRED` has the link that
- * gives another. Every refusal is `{ statusCode, code, message }`.
+ * gives another. It looks at the token each time, and so takes no Idempotency-Key into account.
  */
 export function sessionRoutes(
   server: FastifyInstance,
   app: App,
   { callers, joins, tally }: SessionApi,
 ): void {
-  void server.register(async (scope) => {
-    scope.setErrorHandler((error, request, reply) => refuse(app, error, request, reply))
-
+  refusingScope(server, app, (scope) => {
     scope.post(`${PATH}/join-token`, async (request, reply) => {
       const { tenantId } = await authenticateCaller({ verifier: callers }, { token: bearerOf(request) })
       const { id: sessionId } = parse(paramsSchema, request.params)
       const { participantId } = parse(askSchema, request.body)
+      const seat = { tenantId, sessionId, participantId }
       const systems = { db: app.db, keyStore: app.keyStore, tally }
-      const issued = await issueJoinToken(systems, { tenantId, sessionId, participantId })
-      return reply.code(201).header('cache-control', 'no-store').send(issued)
+      const call = callOf(request, { service: 'virtual-care', tenantId })
+      const before = call && (await answeredBefore(app, call))
+      if (before) return send(reply, before)
+      // Signed first: until it is recorded it opens nothing, and a transaction does not wait for a KMS.
+      const signed = await prepareJoinToken(systems, seat)
+      const issued: Work = async (tx) => {
+        const { token, expiresAt } = signed
+        await recordJoinToken(tx, signed, seat)
+        return { status: 201, body: JSON.stringify({ token, expiresAt }) }
+      }
+      const answered = call
+        ? await answerOnce({ db: app.db }, call, issued)
+        : { ...(await asTenant(app.db, tenantId, issued)), replayed: false }
+      if (!answered.replayed) tally.count('issued', signed.kid)
+      return send(reply, answered)
     })
 
     scope.post(`${PATH}/join`, async (request, reply) => {
@@ -83,52 +99,3 @@ export function sessionRoutes(
     })
   })
 }
-
-function bearerOf(request: FastifyRequest): string {
-  const token = /^Bearer ([\w.-]+)$/i.exec(request.headers.authorization ?? '')?.[1]
-  if (token !== undefined) return token
-  throw new TabibError('TOKEN_INVALID', 'a bearer token is wanted', { context: { reason: 'malformed' } })
-}
-
-function parse<T>(schema: z.ZodType<T>, value: unknown): T {
-  const parsed = schema.safeParse(value)
-  if (parsed.success) return parsed.data
-  throw new TabibError('USAGE', z.prettifyError(parsed.error))
-}
-
-const STATUS: Partial<Record<ErrorCode, number>> = {
-  USAGE: 400,
-  TOKEN_EXPIRED: 401,
-  TOKEN_INVALID: 401,
-  NOT_FOUND: 404,
-  SESSION_ENDED: 409,
-  KEYS_UNAVAILABLE: 503,
-  KEY_STORE_UNREACHABLE: 503,
-  POSTGRES_UNREACHABLE: 503,
-}
-
-function refuse(app: App, thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  // What Fastify itself refuses (no JSON, a body too large) brings its status with it.
-  const { statusCode = 500 } = thrown as { statusCode?: number }
-  const error =
-    statusCode < 500
-      ? new TabibError('USAGE', (thrown as Error).message, { context: { statusCode } })
-      : thrown
-  if (error instanceof TabibError && error.code in STATUS) return answer(reply, error)
-  app.log.error({ err: error, route: request.routeOptions.url }, 'a request failed')
-  return reply.code(500).send({ statusCode: 500, code: 'BUG', message: 'the request failed' })
-}
-
-function answer(reply: FastifyReply, error: TabibError, links: object = {}): FastifyReply {
-  const { code, message, context } = error
-  const statusCode = Number(context.statusCode ?? STATUS[code])
-  if (statusCode === 401) reply.header('www-authenticate', 'Bearer error="invalid_token"')
-  if (statusCode === 503) reply.header('retry-after', '5')
-  return reply
-    .code(statusCode)
-    .header('cache-control', 'no-store')
-    .send({ statusCode, code, message: statusCode === 503 ? LATER : message, ...links })
-}
-
-/** What is away, and why, is for operators: in the log and in `tabib status`. */
-const LATER = 'this cannot be done now; nothing was changed, ask again later'

@@ -1,4 +1,20 @@
+import { randomUUID } from 'node:crypto'
+import type { Database } from '../adapters/postgres/client.ts'
+import { writeTenant } from '../domain/tenants/apply.ts'
 import { type Tenant, tenantSchema } from '../domain/tenants/tenant.ts'
+
+/** Makes a live tenant in Kabul that charges in afghani and lacks nothing, and returns its id. */
+export async function makeTenant({ db }: { db: Database }, id: string = randomUUID()): Promise<string> {
+  const names = { slug: `rehearsal-${id}`, name: 'Rehearsal', region: 'AF', currency: 'AFN' }
+  await db.transaction(async (tx) => {
+    await writeTenant(tx, id, completeTenant(names))
+    await tx.query(`update tabib.tenant set status = 'live' where id = $1`, [id])
+  })
+  return id
+}
+
+/** A remote consultation: 70 AFN to the dollar. */
+const FEE_MINOR: Record<string, number> = { AFN: 50_000, USD: 714 }
 
 /** A tenant that lacks nothing which its document could say; times lie two years back. */
 export function completeTenant(names: {
@@ -23,7 +39,12 @@ export function completeTenant(names: {
     timeZone: 'Asia/Kabul',
     items: [{ code: 'CONSULT-REMOTE', tax: 'standard' }],
     priceLists: [
-      { name: 'standing', currency, from: at, prices: [{ item: 'CONSULT-REMOTE', amountMinor: 50_000 }] },
+      {
+        name: 'standing',
+        currency,
+        from: at,
+        prices: [{ item: 'CONSULT-REMOTE', amountMinor: FEE_MINOR[currency] ?? 50_000 }],
+      },
     ],
     tax: { country: 'AF', registration: '1000123456', rates: { standard: 10 } },
     accounts: ['cash', 'receivable', 'refunds', 'revenue', 'tax'].map((code) => ({

@@ -25,6 +25,7 @@ import { type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
 import { type Phone, startPhone } from './simulators/phone.ts'
+import { makeTenant } from './tenants.ts'
 import { type Api, apiAt, ensureKey, makeVisit, type Visit } from './visit.ts'
 
 /** A `tabib` process that the world started: the same binary an operator runs, pointed at the sandbox. */
@@ -85,8 +86,8 @@ export interface World extends AsyncDisposable {
   onCall(answer: (page: Page) => Promise<void>): Promise<Phone>
   /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
   visit(): Promise<Visit>
-  /** Makes a live tenant in Kabul that charges in afghani, and returns its id. */
-  tenant(): Promise<string>
+  /** Makes a live tenant in Kabul that charges in afghani, lacks nothing that could be configured, and returns its id. */
+  tenant(id?: string): Promise<string>
   /**
    * Stores a published event again, `times` times, each under a new message id, as a producer's retry or a replay long
    * after does it: the stream's own dedupe does not see that it is one event.
@@ -269,7 +270,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       return phone
     },
     visit: async () =>
-      makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app.db)),
+      makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app)),
     async startVerifier({ purpose, keysUrl, instance, silent = false }) {
       const argv = ['drill', 'verifier', '--purpose', purpose, '--keys', keysUrl, '--instance', instance]
       if (silent) argv.push('--silent')
@@ -278,7 +279,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       return started
     },
     produce: (target, events) => produce({ service, owner }, target, events),
-    tenant: () => makeTenant(app.db),
+    tenant: (id) => makeTenant(app, id),
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
       await Promise.all([...processes, ...phones].map((one) => one[Symbol.asyncDispose]()))
@@ -444,16 +445,6 @@ async function produce(
     )
     return rows.map(({ id }) => id)
   })
-}
-
-async function makeTenant(db: Database): Promise<string> {
-  const id = randomUUID()
-  await db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency, status)
-     values ($1, $2, 'Rehearsal', 'AF', 'AFN', 'live')`,
-    [id, `rehearsal-${id}`],
-  )
-  return id
 }
 
 async function deliverAgain(nats: Nats, service: Service, eventId: string, times: number): Promise<void> {

@@ -1,5 +1,7 @@
+import { forgetKeys } from '../domain/idempotency/forget.ts'
 import { forgetInbox } from '../domain/inbox/forget.ts'
 import { retainOutbox } from '../domain/outbox/retain.ts'
+import { forgetCurrencyRefusals } from '../domain/payments/refusals.ts'
 import { forgetHeartbeats } from '../domain/workers/heartbeat.ts'
 import { SERVICES } from '../service.ts'
 import type { ScheduledWorker } from '../worker.ts'
@@ -9,7 +11,8 @@ const INBOX_RETENTION_MS = 45 * 86_400_000
 
 export const outboxRetention: ScheduledWorker = {
   name: 'outbox-retention',
-  describe: 'makes and drops the daily partitions of each outbox, forgets old inbox entries',
+  describe:
+    'makes and drops the daily partitions of each outbox, forgets old inbox entries and idempotency keys',
   cadence: { everyMs: 3_600_000, limitMs: 1_800_000 },
   needs: [],
   async pass(app, signal) {
@@ -18,8 +21,10 @@ export const outboxRetention: ScheduledWorker = {
     for (const service of SERVICES) {
       const outbox = tables[service] ? {} : await retainOutbox(app, { service, retentionMs })
       const forgotten = await forgetInbox(app, { service, retentionMs: INBOX_RETENTION_MS }, { signal })
-      result[service] = { ...outbox, forgotten }
+      const expiredKeys = await forgetKeys(app, { service }, { signal })
+      result[service] = { ...outbox, forgotten, expiredKeys }
     }
+    await forgetCurrencyRefusals(app.db)
     await forgetHeartbeats(app)
     return result
   },

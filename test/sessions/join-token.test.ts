@@ -21,7 +21,8 @@ import {
   joinTokenSigning,
   leakedKeys,
 } from '../../src/domain/sessions/join-failures.ts'
-import { issueJoinToken, JOIN_TOKEN } from '../../src/domain/sessions/join-token.ts'
+import { JOIN_TOKEN, prepareJoinToken, recordJoinToken } from '../../src/domain/sessions/join-token.ts'
+import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
 import { makeVisit, type Visit } from '../../src/sandbox/visit.ts'
@@ -483,12 +484,12 @@ test('a token whose key was revoked while it was signed is not handed out', asyn
       return signature
     },
   }
-  const { participantIds, ...seat } = visit
-  const issuing = issueJoinToken(
-    { db: app.db, keyStore: async () => slow, tally: api.tally },
-    { ...seat, participantId: participantIds[0] },
-  )
-  await expect(issuing).rejects.toMatchObject({ code: 'KEYS_UNAVAILABLE' })
+  const { participantIds, ...session } = visit
+  const seat = { ...session, participantId: participantIds[0] }
+  const signed = await prepareJoinToken({ db: app.db, keyStore: async () => slow, tally: api.tally }, seat)
+  await expect(
+    asTenant(app.db, seat.tenantId, (tx) => recordJoinToken(tx, signed, seat)),
+  ).rejects.toMatchObject({ code: 'KEYS_UNAVAILABLE' })
   expect((await ask()).status).toBe(201)
 })
 

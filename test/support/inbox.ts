@@ -3,7 +3,9 @@ import { beforeAll } from 'vitest'
 import type { Nats } from '../../src/adapters/nats/client.ts'
 import type { Database, Transaction } from '../../src/adapters/postgres/client.ts'
 import type { ConsumerSpec } from '../../src/domain/inbox/consumers.ts'
+import { writeTenant } from '../../src/domain/tenants/apply.ts'
 import type { NatsServer } from '../../src/sandbox/servers/nats.ts'
+import { completeTenant } from '../../src/sandbox/tenants.ts'
 import { useDatabase } from './database.ts'
 import { useNats } from './nats.ts'
 
@@ -46,11 +48,8 @@ export function useInbox(): InboxWorld {
         await nats.client.ensureStream({ name: `${service}-${kind}`, subjects: [`${service}.${kind}.>`] })
       }
     }
-    await database.db.query(
-      `insert into tabib.tenant (id, slug, name, region, currency)
-       values ($1, 'herat-markaz', 'Herat', 'af-herat', 'AFN')`,
-      [tenantId],
-    )
+    const names = { slug: 'herat-markaz', name: 'Herat', region: 'af-herat', currency: 'AFN' }
+    await database.db.transaction((tx) => writeTenant(tx, tenantId, completeTenant(names)))
   })
   let consumers = 0
   let published = 0

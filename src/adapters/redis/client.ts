@@ -4,8 +4,8 @@ import { TabibError } from '../../errors.ts'
 export type { Redis }
 
 /**
- * Opens one Redis connection lazily. Commands fail at once while Redis is away instead of queueing without bound;
- * with `queue`, as BullMQ needs it, they wait until it is back.
+ * Opens one Redis connection lazily. Commands fail at once while Redis is away instead of queueing without bound, and
+ * within 250 ms while it hangs; with `queue`, as BullMQ needs it, they wait until it is back.
  */
 export function openRedis({
   url,
@@ -20,6 +20,8 @@ export function openRedis({
     connectionName: name,
     lazyConnect: true,
     connectTimeout: 5_000,
+    // BullMQ blocks on purpose; of everybody else, nobody waits for a Redis that hangs.
+    ...(queue ? {} : { commandTimeout: 250 }),
     maxRetriesPerRequest: queue ? null : 1,
     enableOfflineQueue: queue,
     retryStrategy: (attempt) => Math.min(250 * attempt, 5_000) * (0.5 + Math.random() / 2),

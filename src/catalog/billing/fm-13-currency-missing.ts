@@ -1,3 +1,4 @@
+import { currencyRefusals } from '../../domain/payments/refusals.ts'
 import { tenantsWithoutCurrency } from '../../domain/tenants/without-currency.ts'
 import { counted } from '../../render.ts'
 import { failureMode } from '../failure-mode.ts'
@@ -12,7 +13,8 @@ export default failureMode({
     metric: 'billing_tenants_without_currency',
     measure: async (app) => {
       const tenants = await tenantsWithoutCurrency(app)
-      return { value: tenants.length, evidence: { tenants: tenants.slice(0, 20) } }
+      const refused = await currencyRefusals(app)
+      return { value: tenants.length, evidence: { tenants: tenants.slice(0, 20), refusedIn15Min: refused } }
     },
     fires: { above: 0 },
     says: (count) =>

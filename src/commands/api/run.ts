@@ -6,10 +6,10 @@ import { assertMigrated } from '../../domain/schema/migrate.ts'
 import { startWorkers, thisInstance } from '../../worker.ts'
 
 export default class ApiRun extends TabibCommand<typeof ApiRun> {
-  static override summary = 'Serve the API of virtual-care sessions until SIGTERM.'
+  static override summary = 'Serve the API of virtual-care sessions, payments and charges until SIGTERM.'
   static override description =
-    'POST /api/v1/virtual-care/sessions/:id/join-token and …/join (docs/join-tokens.md), the key sets, /livez, /readyz and ' +
-    '/metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
+    'POST /api/v1/virtual-care/sessions/:id/join-token and …/join (docs/join-tokens.md), POST /api/v1/billing/payments and ' +
+    '…/charges (docs/idempotency.md), the key sets, /livez, /readyz and /metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
   static override examples = [
     '<%= config.bin %> api run',
     '<%= config.bin %> api run --host 0.0.0.0 --port 8080 --context staging',
@@ -42,7 +42,7 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
       await using sessions = await openSessionApi(app, `api@${hostname()}:${place}`)
       const noWorkers = startWorkers(app, [], thisInstance(this.config.version))
       await using server = await serve(app, noWorkers, { host, port, sessions })
-      this.note(`listening on ${server.url}: /api/v1/virtual-care /livez /readyz /metrics`)
+      this.note(`listening on ${server.url}: /api/v1 /livez /readyz /metrics`)
       await stopped
     }
     this.signal.throwIfAborted()

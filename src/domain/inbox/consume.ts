@@ -254,8 +254,10 @@ async function settle(
         if (handled.late) pass.late += 1
         return undefined
       },
-      (error: unknown) => {
+      async (error: unknown) => {
         if (isOutage(error)) throw error
+        // What was not counted must not keep the event from its next delivery.
+        await consumer.onFailure?.(db, error).catch(() => {})
         return describeFailure(name, error)
       },
     )

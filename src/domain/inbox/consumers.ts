@@ -1,6 +1,7 @@
-import type { Transaction } from '../../adapters/postgres/client.ts'
+import type { Queryable, Transaction } from '../../adapters/postgres/client.ts'
 import { eventStreamOf, type Service } from '../../service.ts'
-import { captureCharge } from '../ledger/capture-charge.ts'
+import { captureCharge } from '../payments/capture-charge.ts'
+import { countRefusal } from '../payments/refusals.ts'
 import { scheduleSession } from '../sessions/schedule.ts'
 import type { InboxEvent } from './event.ts'
 
@@ -30,6 +31,8 @@ export interface ConsumerSpec {
   stream: string
   subject: string
   handler: EventHandler
+  /** Hears what the handler threw, when that has been undone. */
+  onFailure?(db: Queryable, error: unknown): Promise<void>
   policy?: DeliveryPolicy
 }
 
@@ -44,6 +47,7 @@ export const CONSUMERS: readonly ConsumerSpec[] = [
     stream: eventStreamOf('virtual-care'),
     subject: 'virtual-care.evt.session.ended',
     handler: captureCharge,
+    onFailure: countRefusal,
   },
   {
     service: 'communication',

@@ -36,17 +36,25 @@ export interface Seat {
 /** A participant may join until the session is over. */
 export const JOINABLE = ['scheduled', 'waiting', 'active']
 
+/** A join token that is signed, and opens nothing until it is on record. */
+export interface SignedJoinToken {
+  jti: string
+  token: string
+  kid: string
+  expiresAt: Date
+}
+
 /**
- * Signs a token that opens one session to one participant for two minutes. It is on record before the caller has it:
- * what is not on record was forged. Each call makes another; those before stay good until they expire.
+ * Signs a token that opens one session to one participant for two minutes, once `recordJoinToken` has put it on record.
+ * Outside of a transaction: signing may wait for a KMS.
  *
  * @throws TabibError NOT_FOUND for a session or participant that the tenant does not have, SESSION_ENDED;
- * KEY_STORE_UNREACHABLE whatever keeps it from being signed; KEYS_UNAVAILABLE when its key was revoked that moment.
+ * KEY_STORE_UNREACHABLE whatever keeps it from being signed.
  */
-export async function issueJoinToken(
+export async function prepareJoinToken(
   { db, tally, ...systems }: { db: Database; keyStore(): Promise<KeyStore>; tally: Tally },
   ask: Seat,
-): Promise<{ token: string; expiresAt: Date }> {
+): Promise<SignedJoinToken> {
   const { tenantId, sessionId, participantId } = ask
   await asTenant(db, tenantId, async (tx) => {
     const [session] = await tx.query<{ status: string }>(
@@ -61,24 +69,31 @@ export async function issueJoinToken(
     }
     if (!JOINABLE.includes(session.status)) throw sessionEnded(sessionId, session.status)
   })
-  // Outside of a transaction: signing may wait for a KMS.
-  const signed = await signJoinToken({ db, ...systems }, ask).catch((error) => {
+  return signJoinToken({ db, ...systems }, ask).catch((error) => {
     if (error instanceof TabibError && error.code === 'KEY_STORE_UNREACHABLE') tally.count('unsigned')
     throw error
   })
-  const { jti, token, kid, expiresAt } = signed
-  await asTenant(db, tenantId, async (tx) => {
-    if (await isRevoked(tx, kid)) {
-      throw new TabibError('KEYS_UNAVAILABLE', 'the key was revoked while it signed; ask again')
-    }
-    await tx.query(
-      `insert into virtual_care.join_token (jti, tenant_id, session_id, participant_id, kid, expires_at)
-       values ($1, $2, $3, $4, $5, $6)`,
-      [jti, tenantId, sessionId, participantId, kid, expiresAt],
-    )
-  })
-  tally.count('issued', kid)
-  return { token, expiresAt }
+}
+
+/**
+ * Puts a token on record, in a transaction of its tenant's, before the caller has it: what is not on record was forged.
+ * Each makes another; those before stay good until they expire.
+ *
+ * @throws TabibError KEYS_UNAVAILABLE when its key was revoked while it signed.
+ */
+export async function recordJoinToken(
+  tx: Transaction,
+  { jti, kid, expiresAt }: SignedJoinToken,
+  { tenantId, sessionId, participantId }: Seat,
+): Promise<void> {
+  if (await isRevoked(tx, kid)) {
+    throw new TabibError('KEYS_UNAVAILABLE', 'the key was revoked while it signed; ask again')
+  }
+  await tx.query(
+    `insert into virtual_care.join_token (jti, tenant_id, session_id, participant_id, kid, expires_at)
+     values ($1, $2, $3, $4, $5, $6)`,
+    [jti, tenantId, sessionId, participantId, kid, expiresAt],
+  )
 }
 
 /**
@@ -112,7 +127,7 @@ export async function forgetJoinTokens({ db }: { db: Queryable }): Promise<void>
 export async function signJoinToken(
   { db, keyStore }: { db: Database; keyStore(): Promise<KeyStore> },
   { tenantId, sessionId, participantId }: Seat,
-): Promise<{ jti: string; token: string; kid: string; expiresAt: Date }> {
+): Promise<SignedJoinToken> {
   const { purpose, typ, issuer, audience } = JOIN_TOKEN
   const jti = randomUUID()
   const claims = {
