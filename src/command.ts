@@ -428,6 +428,12 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     return acceptApproval({ db }, { ...operation, planHash: operation.planHash!, approval })
   }
 
+  /** What `--approval` names, for what is verified and recorded without a database. @throws TabibError APPROVAL_REQUIRED */
+  protected async approvalOf(planHash: string): Promise<string> {
+    const approval = await this.#approval(await this.loadConfig(), planHash, true)
+    return approval!
+  }
+
   /** What `--approval` names; undefined when none is given and none demanded. */
   async #approval(
     config: Config,

@@ -101,6 +101,10 @@ const residency = z.strictObject({
   /** JWK Set (RFC 7517) of the keys whose manifests are believed. */
   trustedKeys: z.string().optional(),
   maxManifestAge: duration.default(parseDuration('26h')),
+  /** JWK Set of the operators, by which breaking the glass is verified where no database can be asked. */
+  operators: z.string().optional(),
+  /** Folder of what was done while no database took writes, until `residency journal` has taken it into the audit. */
+  journal: z.string().optional(),
   /** Network policies in force, for `residency check`. */
   policies: z.array(z.string()).default([]),
 })
@@ -369,6 +373,8 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       ...context.residency,
       ...defined('manifests', context.residency.manifests && beside(context.residency.manifests)),
       ...defined('trustedKeys', context.residency.trustedKeys && beside(context.residency.trustedKeys)),
+      ...defined('operators', context.residency.operators && beside(context.residency.operators)),
+      ...defined('journal', context.residency.journal && beside(context.residency.journal)),
       policies: context.residency.policies.map(beside),
     },
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',

@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { Args, Flags } from '@oclif/core'
 import { durationFlag, TabibCommand } from '../../command.ts'
 import { createApproval, LONGEST_LIFETIME_S } from '../../domain/approval/create.ts'
+import { readOperatorKeys } from '../../domain/approval/operator.ts'
 import { TabibError } from '../../errors.ts'
 import { mark } from '../../render.ts'
 
@@ -37,14 +38,16 @@ export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> 
       throw new TabibError('USAGE', `a lifetime of ${lifetimeMs / 1_000} s: it must be between 1s and 24h`)
     }
     const app = await this.openApp()
-    const { db, operatorKeyStore: keyStore } = app
-    const actorProof = await this.proveActor(planHash)
-    const result = await this.mutate({ targets: [`plan:${planHash}`], actorProof, planHash, reason }, () =>
-      createApproval(
-        { db, keyStore },
-        { operator: this.actor, planHash, context: app.config.context, reason, lifetimeMs },
-      ),
-    )
+    const { operatorKeyStore: keyStore } = app
+    const ask = { operator: this.actor, planHash, context: app.config.context, reason, lifetimeMs }
+    const result = await this.#recorded(planHash, reason, () =>
+      createApproval({ db: app.db, keyStore }, ask),
+    ).catch(async (error) => {
+      const operators = app.config.residency?.operators
+      if (operators === undefined || error.code !== 'POSTGRES_UNREACHABLE') throw error
+      this.note('no database takes writes: this consent is on record only with what it is used for')
+      return createApproval({ operators: await readOperatorKeys(operators), keyStore }, ask)
+    })
     if (file !== undefined) {
       await writeFile(file, `${result.approval}\n`).catch((cause) => {
         throw new TabibError('USAGE', `cannot write ${file}: ${cause.code}`, { cause })
@@ -55,5 +58,10 @@ export default class ApprovalCreate extends TabibCommand<typeof ApprovalCreate> 
       result: { ...result, file: file ?? null },
       text: () => (file === undefined ? result.approval : `${mark('ok')} ${file}, to be used until ${until}`),
     })
+  }
+
+  async #recorded<R>(planHash: string, reason: string, work: () => Promise<R>): Promise<R> {
+    const actorProof = await this.proveActor(planHash)
+    return this.mutate({ targets: [`plan:${planHash}`], actorProof, planHash, reason }, work)
   }
 }

@@ -1,22 +1,30 @@
+import { join } from 'node:path'
 import { Flags } from '@oclif/core'
 import { planned, severe, TabibCommand } from '../../command.ts'
+import { readOperatorKeys } from '../../domain/approval/operator.ts'
+import { redactArgv } from '../../domain/audit/operation.ts'
 import { readGateState } from '../../domain/residency/gate.ts'
 import { breakGlass } from '../../domain/residency/glass.ts'
+import { recordBrokenGlass } from '../../domain/residency/journal.ts'
 import { type GateState, judgeTarget } from '../../domain/residency/judge.ts'
 import { tenantSetHash } from '../../domain/residency/tenants.ts'
 import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import { counted, mark } from '../../render.ts'
 
-// Of the second that a decision may take, the rest is the start of the program.
-const LIMIT_MS = 500
+/** Since the program began to start; the rest of the second is for its end. */
+const DECIDED_AFTER_MS = 850
+/** However slowly it started. */
+const LEAST_MS = 500
+/** Two people come to the same plan only if both see the same: what is late for one must not be there for the other. */
+const PATIENT_MS = 3_000
 
 export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
   static override summary = 'Decide whether a cluster may take over: exit 0 yes, 5 no, with every reason.'
   static override description =
     'Every member of the cluster says its region by its Patroni tag, every tenant allows that region, and the newest ' +
     'backup has a signed, fresh manifest of this database, these tenants and regions that they allow. Whatever cannot ' +
-    'be read within half a second is a reason against. With the primary gone, --database-url may name the standby.\n\n' +
+    'be read in time for an answer within a second is a reason against. With the primary gone, --database-url may name the standby.\n\n' +
     '--break-glass goes on against the reasons: two people, on record, with an incident for compliance.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --target herat-dr && patronictl edit-config herat-dr',
@@ -42,8 +50,12 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
 
   async run(): Promise<void> {
     const { target, backup } = this.flags
-    const app = await this.openApp('hurried')
-    const state = await readGateState(app, { target, backup, limitMs: LIMIT_MS })
+    const patient = this.flags['break-glass']
+    const app = await this.openApp(patient ? 'server' : 'hurried')
+    const limitMs = patient
+      ? PATIENT_MS
+      : Math.max(LEAST_MS, Math.round(DECIDED_AFTER_MS - performance.now()))
+    const state = await readGateState(app, { target, backup, limitMs })
     const reasons = judgeTarget(state)
     if (reasons.length === 0) {
       this.succeed({
@@ -55,32 +67,92 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
     if (!this.flags['break-glass']) throw refused(target, reasons)
     const plan = {
       breakGlass: target,
-      against: reasons.map(({ id, object, evidence }) => ({ id, object, evidence })),
+      // How something could not be read differs from one run to the next; that it could not does not.
+      against: reasons.map(({ id, object, evidence }) => ({
+        id,
+        object,
+        evidence: id.endsWith('-unread') ? {} : evidence,
+      })),
       tenants: state.database.read ? tenantSetHash(state.database.value.tenants) : null,
     }
     const hash = await this.settlePlan(plan, () => `Going on to ${target} against:\n${reasonLines(reasons)}`)
     if (hash === undefined) return
     this.note(reasonLines(reasons))
     const { reason } = await this.confirmSevere(target, `Going on to ${target} against ${count(reasons)}`)
-    const { actor } = this
-    const incident = await this.mutateAlone(
-      `cluster:${target}`,
-      {
-        targets: [`cluster:${target}`],
-        planHash: hash,
-        reason,
-        failureMode: 'billing/FM-22',
-        ...(state.database.read ? { tenantCount: state.database.value.tenants.length } : {}),
-      },
-      async () => breakGlass(await this.openApp(), { target, reasons, actor, reason }),
-      { twoPeople: true },
-    )
+    const record = await this.#breakGlass({ target, reasons, reason, hash, database: state.database })
     this.succeed({
-      result: { target, decision: 'broken-glass', incident: incident.id, against: reasons },
-      text: () => `${mark('warning')} ${target} may take over by break-glass, against ${count(reasons)}`,
+      result: { target, decision: 'broken-glass', ...record, against: reasons },
+      text: () =>
+        `${mark('warning')} ${target} may take over by break-glass, against ${count(reasons)}${
+          record.journal === undefined
+            ? ''
+            : `\n  on record in ${record.journal}; next, once the database is back: tabib residency journal`
+        }`,
       warnings: reasons.map(({ object, message }) => `${object}: ${message}`),
     })
   }
+
+  /** On record in the database; in the journal where none takes writes. */
+  async #breakGlass(broken: Broken): Promise<{ incident?: string; journal?: string }> {
+    const { residency } = await this.loadConfig()
+    const hasJournal = residency?.journal !== undefined && residency.operators !== undefined
+    if (hasJournal && !broken.database.read) return { journal: await this.#journal(broken) }
+    const { target, reasons, reason, hash, database } = broken
+    const { actor } = this
+    try {
+      const { id } = await this.mutateAlone(
+        `cluster:${target}`,
+        {
+          targets: [`cluster:${target}`],
+          planHash: hash,
+          reason,
+          failureMode: 'billing/FM-22',
+          ...(database.read ? { tenantCount: database.value.tenants.length } : {}),
+        },
+        async () => breakGlass(await this.openApp(), { target, reasons, actor, reason }),
+        { twoPeople: true },
+      )
+      return { incident: id }
+    } catch (error) {
+      // A standby is read from and takes no writes.
+      if (!(error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE')) throw error
+      if (hasJournal) return { journal: await this.#journal(broken) }
+      error.suggestions.unshift('set residency.operators and residency.journal: docs/residency.md')
+      throw error
+    }
+  }
+
+  async #journal({ target, reasons, reason, hash, database }: Broken): Promise<string> {
+    const { config, operatorKeyStore: keyStore } = await this.openApp()
+    const { operators, journal } = config.residency!
+    const approval = await this.approvalOf(hash)
+    const record = await recordBrokenGlass(
+      { operators: await readOperatorKeys(operators!), keyStore },
+      journal!,
+      {
+        actor: this.actor,
+        runId: this.runId,
+        context: config.context,
+        target,
+        planHash: hash,
+        reason,
+        approval: approval.trim(),
+        against: reasons.map(({ object, message }) => ({ object, message })),
+        ...(database.read ? { tenantCount: database.value.tenants.length } : {}),
+        argsRedacted: redactArgv(this.argv),
+        version: this.config.version,
+      },
+    )
+    return join(journal!, record.name)
+  }
+}
+
+interface Broken {
+  target: string
+  reasons: Finding[]
+  reason: string
+  hash: string
+  database: GateState['database']
 }
 
 function refused(target: string, reasons: readonly Finding[]): TabibError {

@@ -4,7 +4,7 @@ import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { APPROVAL_TYPE, type ApprovalClaims, LONGEST_LIFETIME_S } from './create.ts'
-import { findOperator } from './operator.ts'
+import { findOperator, type Registry } from './operator.ts'
 
 /** Seconds since 1970, as far as a Date goes. */
 const moment = z.number().min(0).max(8.64e12)
@@ -46,26 +46,56 @@ function assertLifetime({ iat, exp }: ApprovalClaims, now: number): void {
   throw invalid(`it would be good until ${new Date(exp * 1_000).toISOString()}, and a day is the longest`)
 }
 
+/** What an approval is to open. */
+interface Opening {
+  approval: string
+  planHash: string
+  context: string
+  /** Whom `proveActor` has proved. */
+  actor: string
+}
+
 /**
- * Takes an approval for one operation: signed by another registered operator than the one who acts, whom `proveActor`
- * has proved, for this plan and context, within its time, never used before. Afterwards it is used up, even if the operation fails.
+ * Takes an approval for one operation: one that `judgeApproval` lets pass and that was never used before. Afterwards it
+ * is used up, even if the operation fails.
  * @returns the operator who approved.
- * @throws TabibError APPROVAL_INVALID, saying which of these does not hold.
+ * @throws TabibError APPROVAL_INVALID, saying what does not hold.
  */
 export async function acceptApproval(
   { db }: { db: Queryable },
-  {
-    approval,
-    ...operation
-  }: {
-    approval: string
-    planHash: string
-    context: string
-    actor: string
-    runId: string
-  },
+  { runId, ...operation }: Opening & { runId: string },
 ): Promise<string> {
-  const signer = await findOperator({ db }, { kid: keyIdOf(approval) })
+  const claims = await judgeApproval({ db }, operation)
+  if (await useApproval({ db }, claims, { runId, actor: operation.actor })) return claims.iss
+  throw invalid('it was used before')
+}
+
+/** Notes that an approval was used; false when it was before. */
+export async function useApproval(
+  { db }: { db: Queryable },
+  { jti, planHash, iss }: ApprovalClaims,
+  { runId, actor }: { runId: string; actor: string },
+): Promise<boolean> {
+  const used = await db.query(
+    `insert into tabib.approval_use (jti, plan_hash, approver, actor, run_id) values ($1, $2, $3, $4, $5)
+     on conflict do nothing returning jti`,
+    [jti, planHash, iss, actor, runId],
+  )
+  return used.length > 0
+}
+
+/**
+ * What an approval says that holds for one operation: signed by another operator of the registry than the one who acts,
+ * for this plan and context, within its time. Whether it was used before is the caller's to judge.
+ * @param at When it is to open something, in seconds since 1970: now by the registry's clock, when left out.
+ * @throws TabibError APPROVAL_INVALID, saying which of these does not hold.
+ */
+export async function judgeApproval(
+  registry: Registry,
+  { approval, ...operation }: Opening,
+  at?: number,
+): Promise<ApprovalClaims> {
+  const signer = await findOperator(registry, { kid: keyIdOf(approval) })
   if (signer === undefined) throw invalid('no registered operator has the key that signed it')
   const claims = await verifyApproval(approval, signer.publicJwk)
   if (claims.iss !== signer.name) throw invalid(`it names ${claims.iss}, and ${signer.name} signed it`)
@@ -76,16 +106,10 @@ export async function acceptApproval(
   if (claims.context !== operation.context) {
     throw invalid(`it is for the context "${claims.context}", and this is "${operation.context}"`)
   }
-  if (signer.nowS >= claims.exp)
-    throw invalid(`its time ended at ${new Date(claims.exp * 1_000).toISOString()}`)
-  assertLifetime(claims, signer.nowS)
-  const used = await db.query(
-    `insert into tabib.approval_use (jti, plan_hash, approver, actor, run_id) values ($1, $2, $3, $4, $5)
-     on conflict do nothing returning jti`,
-    [claims.jti, claims.planHash, signer.name, operation.actor, operation.runId],
-  )
-  if (used.length === 0) throw invalid('it was used before')
-  return signer.name
+  const now = at ?? signer.nowS
+  if (now >= claims.exp) throw invalid(`its time ended at ${new Date(claims.exp * 1_000).toISOString()}`)
+  assertLifetime(claims, now)
+  return claims
 }
 
 function keyIdOf(approval: string): string {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { decodeJwt } from 'jose'
 import type { KeyStore } from '../../adapters/keystore/client.ts'
-import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Registry } from './operator.ts'
 import { signAsOperator } from './prove.ts'
 
 /** Keeps an approval from passing for another kind of token (RFC 8725 section 3.11). */
@@ -28,7 +28,7 @@ export interface ApprovalClaims {
  * @throws TabibError OPERATOR_UNPROVED when the operator is not registered, or the store lacks their key.
  */
 export async function createApproval(
-  systems: { db: Queryable; keyStore(): Promise<KeyStore> },
+  systems: Registry & { keyStore(): Promise<KeyStore> },
   ask: { operator: string; planHash: string; context: string; reason: string; lifetimeMs: number },
 ): Promise<{ approval: string; claims: ApprovalClaims }> {
   const { operator, planHash, context, reason, lifetimeMs } = ask

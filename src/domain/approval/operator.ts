@@ -1,4 +1,6 @@
+import { readFile } from 'node:fs/promises'
 import { type CryptoKey, calculateJwkThumbprint, importJWK, type JWK } from 'jose'
+import * as z from 'zod'
 import { type KeyStore, publicMembers, SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
@@ -55,17 +57,71 @@ export async function operatorsIn(keyStore: KeyStore, operators: readonly Operat
   return operators.filter((_, i) => held[i]).map(({ name }) => name)
 }
 
-/** One operator's registered key, ready to verify with, and the database's clock in seconds since 1970. */
+/** Where operators are looked up: in the database, or without any server among keys that were read from a file. */
+export type Registry = { db: Queryable } | { operators: readonly OperatorKey[] }
+
+/** A public key and whose it is. */
+export type OperatorKey = JWK & { kid: string; name: string }
+
+/** One operator's registered key, ready to verify with, and the registry's clock in seconds since 1970. */
 export async function findOperator(
-  { db }: { db: Queryable },
+  registry: Registry,
   by: { name: string } | { kid: string },
 ): Promise<{ name: string; kid: string; publicJwk: JWK; publicKey: CryptoKey; nowS: number } | undefined> {
+  const found = 'db' in registry ? await registered(registry.db, by) : listed(registry.operators, by)
+  return found && { ...found, publicKey: (await importJWK(found.publicJwk)) as CryptoKey }
+}
+
+async function registered(db: Queryable, by: { name: string } | { kid: string }) {
   const [found] = await db.query<{ name: string; kid: string; publicJwk: JWK; nowS: number }>(
     `select name, kid, public_jwk as "publicJwk", floor(extract(epoch from clock_timestamp()))::float8 as "nowS"
      from tabib.operator where name = $1 or kid = $2`,
     'name' in by ? [by.name, null] : [null, by.kid],
   )
-  return found && { ...found, publicKey: (await importJWK(found.publicJwk)) as CryptoKey }
+  return found
+}
+
+function listed(operators: readonly OperatorKey[], by: { name: string } | { kid: string }) {
+  const found = operators.find(({ name, kid }) => ('name' in by ? name === by.name : kid === by.kid))
+  if (found === undefined) return undefined
+  const { name, ...publicJwk } = found
+  return { name, kid: found.kid, publicJwk, nowS: Math.floor(Date.now() / 1_000) }
+}
+
+/** Every operator's public key and name, as a JWK Set (RFC 7517): what needs no server verifies by it. */
+export async function operatorKeys({ db }: { db: Queryable }): Promise<{ keys: OperatorKey[] }> {
+  const keys = await db.query<{ name: string; jwk: JWK & { kid: string } }>(
+    'select name, public_jwk as jwk from tabib.operator order by name',
+  )
+  return { keys: keys.map(({ name, jwk }) => ({ name, ...jwk })) }
+}
+
+const keySet = z.object({
+  keys: z.array(z.looseObject({ kty: z.string(), kid: z.string(), name: z.string().min(1) })),
+})
+
+/**
+ * What `operatorKeys` gave, from a file. Each key is taken under its own thumbprint, whatever its `kid` says.
+ * @throws TabibError CONFIG_INVALID when it is none, or holds a private key.
+ */
+export async function readOperatorKeys(file: string): Promise<OperatorKey[]> {
+  const invalid = (why: string, cause?: unknown) =>
+    new TabibError('CONFIG_INVALID', `residency.operators: ${file} ${why}`, {
+      cause,
+      suggestions: ['tabib operator list --jwks > operators.jwks'],
+    })
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    throw invalid(`cannot be read: ${cause.code}`, cause)
+  })
+  try {
+    const { keys } = keySet.parse(JSON.parse(text))
+    if (keys.some((key) => 'd' in key || 'k' in key)) throw new Error('a private key')
+    return await Promise.all(
+      keys.map(async (key) => ({ ...key, kid: await calculateJwkThumbprint(publicMembers(key as JWK)) })),
+    )
+  } catch (cause) {
+    throw invalid('is no set of operators’ public keys', cause)
+  }
 }
 
 /**

@@ -1,9 +1,8 @@
 import { compactVerify } from 'jose'
 import type { KeyStore } from '../../adapters/keystore/client.ts'
-import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { signJws } from '../keys/jws.ts'
-import { findOperator } from './operator.ts'
+import { findOperator, type Registry } from './operator.ts'
 
 /** Keeps the proof of who acts from passing for an approval, and the other way round (RFC 8725 section 3.11). */
 const PROOF_TYPE = 'tabib-operation+jws'
@@ -14,14 +13,14 @@ const PROOF_TYPE = 'tabib-operation+jws'
  * @throws TabibError OPERATOR_UNPROVED when they are not registered, or the store lacks their key or has another.
  */
 export async function signAsOperator(
-  { db, keyStore: openStore }: { db: Queryable; keyStore(): Promise<KeyStore> },
+  { keyStore: openStore, ...registry }: Registry & { keyStore(): Promise<KeyStore> },
   {
     operator,
     typ,
     claims,
   }: { operator: string; typ: string; claims: (nowS: number) => Record<string, unknown> },
 ): Promise<string> {
-  const known = await findOperator({ db }, { name: operator })
+  const known = await findOperator(registry, { name: operator })
   if (known === undefined) {
     throw unproved(`${operator} is no registered operator`, [
       'tabib operator list',
@@ -49,7 +48,7 @@ export async function signAsOperator(
  * @throws TabibError OPERATOR_UNPROVED, KEY_STORE_UNREACHABLE, NOT_AUTHORISED
  */
 export function proveActor(
-  systems: { db: Queryable; keyStore(): Promise<KeyStore> },
+  systems: Registry & { keyStore(): Promise<KeyStore> },
   { actor, planHash, context, runId }: { actor: string; planHash: string; context: string; runId: string },
 ): Promise<string> {
   return signAsOperator(systems, {

@@ -7,6 +7,7 @@ import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { judgePolicies } from './egress.ts'
 import { beginBackups, findCluster, type ResidencyReader, reading, requireResidency } from './gate.ts'
+import { readJournal, takenRecords } from './journal.ts'
 import { finding, judgeCluster, judgeIdentity, judgeManifest, judgeTenants, unread } from './judge.ts'
 import { readManifest } from './manifest.ts'
 import { readTenancy, type Tenancy } from './tenants.ts'
@@ -41,6 +42,12 @@ const RULES: readonly Rule[] = Object.entries({
     'stale-manifest': 'the newest manifest is fresh',
     'tenants-changed': 'the newest manifest was signed for the tenants of now',
   },
+  journal: {
+    'journal-unread': 'the journal can be read',
+    'journal-untaken': 'the audit trail has whatever was done while no database took writes',
+    'journal-broken':
+      'every record of the journal is signed by two operators and follows from the one before it',
+  },
   egress: {
     'policy-unread': 'every network policy can be read',
     'egress-open': 'no network policy opens more than tenants allow',
@@ -61,10 +68,11 @@ export async function checkResidency(app: ResidencyReader): Promise<ResidencyChe
   const tenancy = await readTenancy(app)
   const clusters = Object.keys(residency.clusters)
   using files = openFiles()
-  const [ofClusters, backups, ofPolicies] = await Promise.all([
+  const [ofClusters, backups, ofPolicies, ofJournal] = await Promise.all([
     Promise.all(clusters.map((name) => checkCluster(app.fetch(), residency, name, tenancy))),
     checkBackups(files, residency, tenancy),
     Promise.all(residency.policies.map((file) => checkPolicy(files, file, residency, tenancy))),
+    checkJournal(app, residency.journal),
   ])
   return {
     check: 'residency check',
@@ -75,6 +83,7 @@ export async function checkResidency(app: ResidencyReader): Promise<ResidencyChe
       ...ofClusters.flat(),
       ...backups.findings,
       ...ofPolicies.flat(),
+      ...ofJournal,
     ],
     facts: {
       tenants: tenancy.tenants.length,
@@ -193,6 +202,35 @@ async function checkPolicy(
   const text = await reading('the file', () => readPolicy(files, file), LIMIT_MS)
   if (!text.read) return [unread('policy', file, text.error)]
   return judgePolicies(text.value, file, { residency, tenants })
+}
+
+/** What was done while no database took writes, and is not in the audit trail yet. */
+async function checkJournal(app: ResidencyReader, folder: string | undefined): Promise<Finding[]> {
+  if (folder === undefined) return []
+  const journal = await reading('the journal', () => readJournal(app, folder), LIMIT_MS)
+  if (!journal.read) return [unread('journal', folder, journal.error)]
+  const { records, broken } = journal.value
+  const taken = await takenRecords(app, records)
+  const missing = records.filter(({ hash }) => !taken.has(hash))
+  return [
+    ...missing.map(({ name, iss, target, iat }) =>
+      finding({
+        id: 'residency/journal-untaken',
+        object: `record ${name}`,
+        message: `${iss} broke the glass for ${target} at ${new Date(iat * 1_000).toISOString()}, and the audit trail does not have it`,
+        fix: 'tabib residency journal',
+      }),
+    ),
+    ...broken.map(({ name, why }) =>
+      finding({
+        id: 'residency/journal-broken',
+        severity: 'critical',
+        object: `record ${name}`,
+        message: `it is not believed: ${why}`,
+        fix: 'tabib residency journal --offline',
+      }),
+    ),
+  ]
 }
 
 const readPolicy = (files: Files, file: string): Promise<string> =>

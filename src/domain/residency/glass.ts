@@ -1,5 +1,4 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
-import type { Finding } from '../../finding.ts'
 import { raiseIncident } from '../incident/raise.ts'
 
 /** Tells ops and compliance that a gate was overruled, and against what; the caller has it approved and on record. */
@@ -10,7 +9,12 @@ export function breakGlass(
     reasons,
     actor,
     reason,
-  }: { target: string; reasons: readonly Finding[]; actor: string; reason: string },
+  }: {
+    target: string
+    reasons: readonly { object: string; message: string }[]
+    actor: string
+    reason: string
+  },
 ): Promise<{ id: string; opened: boolean }> {
   return raiseIncident(db, {
     dedupeKey: `billing/FM-22:break-glass:${target}`,
