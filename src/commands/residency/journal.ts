@@ -34,13 +34,13 @@ export default class ResidencyJournal extends TabibCommand<typeof ResidencyJourn
     )
     const states = this.flags.offline ? new Map<string, string>() : await this.#take(records)
     const rows = [
-      ...records.map(({ name, iat, iss, consent, target, reason, hash }) => ({
+      ...records.map(({ name, iat, iss, consent, target, reason, runId }) => ({
         record: name,
         at: new Date(iat * 1_000).toISOString(),
         target,
         actor: iss,
         approver: consent.iss,
-        state: states.get(hash) ?? 'signed by both',
+        state: states.get(runId) ?? 'signed by both',
         reason,
       })),
       ...broken.map(({ name, why }) => ({ record: name, state: 'not believed', reason: why })),
@@ -61,15 +61,15 @@ export default class ResidencyJournal extends TabibCommand<typeof ResidencyJourn
     })
   }
 
-  /** What became of each record, by its hash. */
+  /** What became of each record, by its run. */
   async #take(records: readonly JournalRecord[]): Promise<Map<string, string>> {
     const app = await this.openApp()
     const known = await takenRecords(app, records)
-    const pending = records.filter(({ hash }) => !known.has(hash))
-    const states = new Map([...known].map((hash) => [hash, 'in the audit trail']))
+    const pending = records.filter(({ runId }) => !known.has(runId))
+    const states = new Map([...known].map((runId) => [runId, 'in the audit trail']))
     for (const record of pending) {
       const { taken } = await takeRecord(app, record)
-      states.set(record.hash, taken ? 'taken now' : 'in the audit trail')
+      states.set(record.runId, taken ? 'taken now' : 'in the audit trail')
     }
     return states
   }

@@ -211,7 +211,7 @@ async function checkJournal(app: ResidencyReader, folder: string | undefined): P
   if (!journal.read) return [unread('journal', folder, journal.error)]
   const { records, broken } = journal.value
   const taken = await takenRecords(app, records)
-  const missing = records.filter(({ hash }) => !taken.has(hash))
+  const missing = records.filter(({ runId }) => !taken.has(runId))
   return [
     ...missing.map(({ name, iss, target, iat }) =>
       finding({

@@ -113,16 +113,16 @@ export async function readJournal(registry: Registry, folder: string): Promise<J
   return journal
 }
 
-/** Which of these records the audit trail has. */
+/** The runs of those of these records that the audit trail has. */
 export async function takenRecords(
   { db }: { db: Queryable },
   records: readonly JournalRecord[],
 ): Promise<Set<string>> {
-  const rows = await db.query<{ record: string }>(
-    `select record #>> '{journal,record}' as record from tabib.audit where run_id = any($1::uuid[])`,
+  const rows = await db.query<{ runId: string }>(
+    `select run_id as "runId" from tabib.audit where run_id = any($1::uuid[]) and record ? 'journal'`,
     [records.map(({ runId }) => runId)],
   )
-  return new Set(rows.map(({ record }) => record))
+  return new Set(rows.map(({ runId }) => runId))
 }
 
 /**
@@ -135,7 +135,7 @@ export async function takeRecord(
 ): Promise<{ taken: boolean }> {
   return db.transaction(async (tx) => {
     await lockAudit(tx)
-    if ((await takenRecords({ db: tx }, [record])).has(record.hash)) return { taken: false }
+    if ((await takenRecords({ db: tx }, [record])).has(record.runId)) return { taken: false }
     const { runId, iss: actor, consent, target, planHash, reason, against, context } = record
     const incident = await breakGlass({ db: tx }, { target, actor, reason, reasons: against })
     const entry: Omit<AuditEntry, 'phase'> = {
