@@ -369,6 +369,9 @@ test('a revocation that NATS did not hear of is remembered later, and nobody wit
   const { successor, announced } = await revokeKey(deaf, { kid, ...asked })
   expect(announced).toBe(false)
   await recallRevocations(systems())
+  // Who may publish cannot make it forgotten.
+  const payload = Buffer.from('nonsense')
+  await nats.store({ subject: `tabib.revoked.${kid}`, messageId: 'x', headers: new Map(), payload })
   await restoreBefore(kid, successor!)
   expect(await recallRevocations(systems())).toBe(1)
 

@@ -5,11 +5,10 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 /** Keeps a statement of revocation from passing for a token (RFC 8725 section 3.11). */
 export const REVOCATION_TYPE = 'tabib-revocation+jws'
 
-/** Where revocations are kept outside of the database: one message a key, for good. */
+/** Where revocations are kept outside of the database, for good; what others put there counts for nothing. */
 export const REVOCATION_STREAM = {
   name: 'tabib_revocations',
   subjects: ['tabib.revoked.*'],
-  max_msgs_per_subject: 1,
   deny_delete: true,
   deny_purge: true,
 }
@@ -42,26 +41,37 @@ export async function compareRevocations({ db, nats }: { db: Queryable; nats: Re
   unrevoked: { kid: string; purpose: string }[]
   unremembered: string[]
 }> {
-  const said = new Map<string, string>()
-  for await (const { subject, payload } of nats.messages(REVOCATION_STREAM.name, 0, { payloads: true }))
-    said.set(subject.split('.').at(-1)!, Buffer.from(payload).toString())
+  const said = new Map<string, string[]>()
+  for await (const { subject, payload } of nats.messages(REVOCATION_STREAM.name, 0, { payloads: true })) {
+    const kid = subject.split('.').at(-1)!
+    said.set(kid, [...(said.get(kid) ?? []), Buffer.from(payload).toString()])
+  }
   const known = await db.query<{ kid: string; purpose: string; publicJwk: JWK; revoked: boolean }>(
     `select kid, purpose, public_jwk as "publicJwk", phase = 'revoked' as revoked from tabib.signing_key
      where kid = any($1) and phase <> 'revoked' or phase = 'revoked' and revocation is not null`,
     [[...said.keys()]],
   )
-  const unrevoked = []
-  for (const { kid, purpose, publicJwk, revoked } of known)
-    if (!revoked && (await isGenuine(said.get(kid)!, kid, publicJwk))) unrevoked.push({ kid, purpose })
-  const unremembered = known.filter(({ kid, revoked }) => revoked && !said.has(kid)).map(({ kid }) => kid)
-  return { unrevoked, unremembered }
+  const judged = await Promise.all(
+    known.map(async (key) => ({ ...key, remembered: await anyGenuine(said.get(key.kid) ?? [], key) })),
+  )
+  return {
+    unrevoked: judged
+      .filter(({ revoked, remembered }) => remembered && !revoked)
+      .map(({ kid, purpose }) => ({ kid, purpose })),
+    unremembered: judged.filter(({ revoked, remembered }) => revoked && !remembered).map(({ kid }) => kid),
+  }
 }
 
-async function isGenuine(statement: string, kid: string, publicJwk: JWK): Promise<boolean> {
-  try {
-    const { payload, protectedHeader } = await compactVerify(statement, await importJWK(publicJwk))
-    return protectedHeader.typ === REVOCATION_TYPE && JSON.parse(Buffer.from(payload).toString()).kid === kid
-  } catch {
-    return false
+/** Whether one of these is the key's own word. */
+async function anyGenuine(
+  statements: readonly string[],
+  { kid, publicJwk }: { kid: string; publicJwk: JWK },
+): Promise<boolean> {
+  const key = await importJWK(publicJwk)
+  for (const statement of statements) {
+    const verified = await compactVerify(statement, key).catch(() => undefined)
+    if (verified?.protectedHeader.typ !== REVOCATION_TYPE) continue
+    if (JSON.parse(Buffer.from(verified.payload).toString()).kid === kid) return true
   }
+  return false
 }
