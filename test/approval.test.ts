@@ -8,7 +8,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type KeyStore, openKeyStore } from '../src/adapters/keystore/client.ts'
 import { acceptApproval, verifyApproval } from '../src/domain/approval/accept.ts'
 import { createApproval } from '../src/domain/approval/create.ts'
-import { addOperator, parsePublicKey } from '../src/domain/approval/operator.ts'
+import { addOperator, assertOperatorName, parsePublicKey } from '../src/domain/approval/operator.ts'
 import { proveActor } from '../src/domain/approval/prove.ts'
 import { signJws } from '../src/domain/keys/jws.ts'
 import { TabibError } from '../src/errors.ts'
@@ -36,6 +36,12 @@ test('a private key is no operator’s public key, and is not repeated', async (
   await expect(refused).rejects.not.toThrow(/the-secret/)
   await expect(parsePublicKey('nonsense', 'mine.jwk')).rejects.toThrow('mine.jwk holds no JSON')
   await expect(parsePublicKey('{"kty":"oct"}', 'mine.jwk')).rejects.toMatchObject({ code: 'USAGE' })
+})
+
+test('a name that a list could not show is no operator’s', () => {
+  for (const name of ['maryam@ops', 'مریم@ops', 'omid.k']) assertOperatorName(name)
+  for (const name of ['', ' ', 'x\u001b[2J', '--json', 'a b', 'a'.repeat(65)])
+    expect(() => assertOperatorName(name)).toThrow(/no operator's name/)
 })
 
 test('an approval opens one operation of another operator, once, for its plan and context, within its time', async () => {

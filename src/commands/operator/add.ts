@@ -1,6 +1,12 @@
 import { Args, Flags } from '@oclif/core'
 import { severe, TabibCommand } from '../../command.ts'
-import { addOperator, listOperators, operatorsIn, parsePublicKey } from '../../domain/approval/operator.ts'
+import {
+  addOperator,
+  assertOperatorName,
+  listOperators,
+  operatorsIn,
+  parsePublicKey,
+} from '../../domain/approval/operator.ts'
 import { planHash } from '../../domain/audit/canonical-json.ts'
 import { mark } from '../../render.ts'
 import { readTextFile } from '../../text-file.ts'
@@ -23,6 +29,7 @@ export default class OperatorAdd extends TabibCommand<typeof OperatorAdd> {
 
   async run(): Promise<void> {
     const { name } = this.args
+    assertOperatorName(name)
     const file = this.flags['public-key']
     const given = file === undefined ? undefined : await parsePublicKey(await readTextFile(file), file)
     const app = await this.openApp()

@@ -13,6 +13,13 @@ export interface Operator {
   addedAt: Date
 }
 
+/** @throws TabibError USAGE for what cannot be read in a list, a trail or a command line. */
+export function assertOperatorName(name: string): void {
+  if (/^[\p{L}\p{N}][\p{L}\p{N}\p{M}._+@:-]{0,63}$/u.test(name)) return
+  const seen = JSON.stringify(name)
+  throw new TabibError('USAGE', `${seen} is no operator's name: letters, digits and . _ + @ : - alone`)
+}
+
 /**
  * Registers who may approve. The same name with the same key again changes nothing.
  * @throws TabibError NOT_NEEDED when the name or the key belongs to another entry.
