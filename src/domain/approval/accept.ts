@@ -34,10 +34,18 @@ export async function verifyApproval(approval: string, publicJwk: JWK): Promise<
   }
   if (verified.protectedHeader.typ !== APPROVAL_TYPE)
     throw invalid(`it is a "${verified.protectedHeader.typ}"`)
-  const claims = claimsSchema.safeParse(JSON.parse(new TextDecoder().decode(verified.payload)))
+  const claims = claimsSchema.safeParse(parseJson(verified.payload))
   if (!claims.success) throw invalid('its claims are not those of an approval', claims.error)
   assertLifetime(claims.data, claims.data.iat)
   return claims.data
+}
+
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes))
+  } catch {
+    return undefined
+  }
 }
 
 /** Who signs says when that was; what counts is when it is used. */
