@@ -68,3 +68,9 @@ create policy relay on billing.price_refusal to tabib_relay using (true) with ch
 create policy relay on billing.refund_escalation to tabib_relay using (true) with check (true);
 grant select, insert, update, delete on billing.price_refusal to tabib_relay;
 grant select, insert on billing.refund_escalation to tabib_relay;
+
+-- What a charge might repeat, and which charge or payment accounts for a posting (src/domain/ledger/duplicates.ts).
+create index charge_session on billing.charge (tenant_id, session_id);
+create index charge_patient on billing.charge (tenant_id, patient_id, captured_at);
+create index charge_transaction on billing.charge (tenant_id, transaction_id);
+create index payment_transaction on billing.payment (tenant_id, transaction_id);

@@ -1,6 +1,7 @@
 import { TabibError } from '../errors.ts'
 import { nearest } from '../nearest.ts'
 import type { Worker } from '../worker.ts'
+import { duplicateReversal } from './duplicate-reversal.ts'
 import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
@@ -21,6 +22,7 @@ export const workers: readonly Worker[] = [
   keyRotation,
   priceWatch,
   refundWatch,
+  duplicateReversal,
   pager,
 ]
 
