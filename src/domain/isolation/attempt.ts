@@ -201,10 +201,14 @@ class Attempts {
       add('live-insert', this.#freshRow(name, b, columns), 'a row can be inserted', { telling: PASSED })
     const change = this.#assignment(relation, b)
     if (privileges.has('UPDATE') && change) {
-      add('live-update', `update ${name} set ${change}${this.#onlyOf(b, columns)}`, 'rows can be changed')
+      add(
+        'live-update',
+        `update ${name} set ${change}${this.#onlyOf(relation, b, columns)}`,
+        'rows can be changed',
+      )
     }
     if (privileges.has('DELETE')) {
-      add('live-delete', `delete from ${name}${this.#onlyOf(b, columns)}`, 'rows can be deleted', {
+      add('live-delete', `delete from ${name}${this.#onlyOf(relation, b, columns)}`, 'rows can be deleted', {
         telling: ['23503', '23001'],
       })
     }
@@ -234,7 +238,7 @@ class Attempts {
     if (privileges.has('UPDATE') && change) {
       add(
         'live-update',
-        `update ${name} set ${change}${this.#onlyOf(b, columns)}`,
+        `update ${name} set ${change}${this.#onlyOf(relation, b, columns)}`,
         "another's rows can be changed",
         {
           allowed: this.#careful ? 0 : ownA,
@@ -247,7 +251,7 @@ class Attempts {
       const column = pg.escapeIdentifier(tenantColumn)
       add(
         'live-move',
-        `update ${name} set ${column} = ${target}${this.#onlyOf(a, columns)}`,
+        `update ${name} set ${column} = ${target}${this.#onlyOf(relation, a, columns)}`,
         'its own rows can be moved to another',
         {
           allowed: 0,
@@ -256,9 +260,14 @@ class Attempts {
       )
     }
     if (privileges.has('DELETE')) {
-      add('live-delete', `delete from ${name}${this.#onlyOf(b, columns)}`, "another's rows can be deleted", {
-        allowed: this.#careful ? 0 : ownA,
-      })
+      add(
+        'live-delete',
+        `delete from ${name}${this.#onlyOf(relation, b, columns)}`,
+        "another's rows can be deleted",
+        {
+          allowed: this.#careful ? 0 : ownA,
+        },
+      )
     }
     if (privileges.has('INSERT')) {
       for (const { sql, key } of this.#references(relation, a, seeded)) {
@@ -327,10 +336,15 @@ class Attempts {
     return this.#rows.maker.insert(table, given, this.#insertable.get(table))
   }
 
-  #onlyOf(row: StoredRow, columns: string[]): string {
-    const [column] = columns
-    if (!this.#careful || column === undefined) return ''
-    return ` where ${pg.escapeIdentifier(column)}::text = ${pg.escapeLiteral(row[column] ?? '')}`
+  /** On a database that others use only rows of our own are touched: by their tenant, or by their own key. */
+  #onlyOf({ oid }: Relation, row: StoredRow, columns: string[]): string {
+    if (!this.#careful) return ''
+    const primary = this.#catalog.uniqueIndexes.find((index) => index.relation === oid && index.primary)
+    const key = primary?.columns.map((number) => columnName(this.#catalog.relations.get(oid)!, number)) ?? []
+    const parts = (columns.length > 0 ? columns.slice(0, 1) : key).map(
+      (column) => `${pg.escapeIdentifier(column)}::text = ${pg.escapeLiteral(row[column] ?? '')}`,
+    )
+    return ` where ${parts.join(' and ') || 'false'}`
   }
 
   readonly #insertable = new Map<string, Set<string>>()

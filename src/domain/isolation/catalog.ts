@@ -151,8 +151,8 @@ export interface Catalog {
     privileges: string[]
   }[]
   settings: { role: string | null; database: string | null; name: string; value: string }[]
-  /** Where the checked role may create: `schema public`, `database app`. */
-  creatable: string[]
+  /** Where the checked role may create: `schema public`, `database app`; by default only as everybody could there before Postgres 15. */
+  creatable: { name: string; byDefault: boolean }[]
   largeObjects: number
   /** Foreign servers, and the wrappers that they are made of. */
   servers: string[]
@@ -513,11 +513,13 @@ async function readSurroundings(
        unnest(s.setconfig) one
      where s.setdatabase in (0, (select oid from pg_database where datname = current_database()))`,
   )
-  const creatable = await db.query<{ name: string }>(
-    `select 'schema ' || quote_ident(n.nspname) as name from pg_namespace n
-     where n.oid = any($1) and 'CREATE' = any(${granted(`coalesce(n.nspacl, acldefault('n', n.nspowner))`)})
+  const creatable = await db.query<Catalog['creatable'][number]>(
+    `select 'schema ' || quote_ident(n.nspname) as name, n.nspname = 'public' and not exists (
+         select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner)))
+         where privilege_type = 'CREATE' and grantee = any($2::oid[]) and grantee <> 0) as "byDefault"
+     from pg_namespace n where n.oid = any($1) and 'CREATE' = any(${granted(`coalesce(n.nspacl, acldefault('n', n.nspowner))`)})
      union all
-     select 'database ' || quote_ident(d.datname) from pg_database d
+     select 'database ' || quote_ident(d.datname), false from pg_database d
      where d.datname = current_database()
        and 'CREATE' = any(${granted(`coalesce(d.datacl, acldefault('d', d.datdba))`)})`,
     [scope, grantees],
@@ -562,7 +564,7 @@ async function readSurroundings(
   return {
     defaultPrivileges,
     settings,
-    creatable: creatable.map(({ name }) => name),
+    creatable,
     largeObjects: large!.n,
     servers: servers.map(({ name }) => name),
     serverObjects: [...serverFunctions, ...serverTables].map(({ name }) => name),

@@ -243,15 +243,16 @@ export const nameOfSetting = (setting: string): string => setting.split(/->|\[/)
 export function settingsFor(setting: string, tenant: string): [name: string, value: string][] {
   const name = nameOfSetting(setting)
   const [, ...fields] = setting.split(/->>?/)
-  if (tenant === '') return [[name, '']]
-  if (setting.endsWith('[]')) return [[name, `{${tenant}}`]]
-  if (fields.length === 0) return [[name, tenant]]
-  const json = fields.reduceRight<unknown>((inner, one) => ({ [one]: inner }), tenant)
+  const held =
+    tenant === ''
+      ? ''
+      : setting.endsWith('[]')
+        ? `{${tenant}}`
+        : fields.length === 0
+          ? tenant
+          : JSON.stringify(fields.reduceRight<unknown>((inner, one) => ({ [one]: inner }), tenant))
   const claim = name === 'request.jwt.claims' && fields.length === 1 && /^\w+$/.test(fields[0]!)
-  return [
-    [name, JSON.stringify(json)],
-    ...(claim ? [[`request.jwt.claim.${fields[0]}`, tenant] as [string, string]] : []),
-  ]
+  return [[name, held], ...(claim ? [[`request.jwt.claim.${fields[0]}`, tenant] as [string, string]] : [])]
 }
 
 // What no tenant is called.

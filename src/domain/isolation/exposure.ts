@@ -23,12 +23,13 @@ export async function exposureOf(
   { db }: { db: Queryable },
   { tables }: { tables: readonly string[] },
 ): Promise<Exposure> {
-  const [extension] = await db.query<{ schema: string }>(
-    `select n.nspname as schema from pg_extension e join pg_namespace n on n.oid = e.extnamespace
-     where e.extname = 'pg_stat_statements'`,
+  const [extension] = await db.query<{ schema: string; tells: boolean }>(
+    `select quote_ident(n.nspname) as schema,
+       to_regclass(format('%I.pg_stat_statements_info', n.nspname)) is not null as tells
+     from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'pg_stat_statements'`,
   )
   const statements = extension && `${extension.schema}.pg_stat_statements`
-  if (statements === undefined || !(await counts(db, statements))) {
+  if (!extension || statements === undefined || !(await counts(db, statements))) {
     const reads = await db.query<Exposure['reads'][number]>(
       `select format('%I.%I', schemaname, relname) as table, null as role, null as statement,
          seq_scan + coalesce(idx_scan, 0) as calls, seq_tup_read + coalesce(idx_tup_fetch, 0) as rows
@@ -48,9 +49,10 @@ export async function exposureOf(
      order by s.rows desc limit 200`,
     [tables],
   )
-  const [reset] = await db.query<{ since: Date | null }>(
-    `select stats_reset as since from ${statements}_info`,
-  )
+  // Before Postgres 14 nothing tells since when.
+  const [reset] = extension.tells
+    ? await db.query<{ since: Date | null }>(`select stats_reset as since from ${statements}_info`)
+    : []
   return { source: 'pg_stat_statements', since: reset?.since ?? null, reads }
 }
 

@@ -308,7 +308,8 @@ export class Seeding {
     if (!shape) return given
     if (relation) for (const column of this.#judging.tenantColumns(relation)) given[column] = tenant
     for (const key of shape.parents) {
-      const needed = key.columns.some((name) => shape.columns.get(name)?.required)
+      // A key of which one column is null points nowhere.
+      const needed = key.columns.every((name) => shape.columns.get(name)?.required)
       if (key.table === table || path.includes(key.table)) {
         if (needed && key.table !== table) throw new NoRow(`${key.name} closes a circle of tables`)
         continue

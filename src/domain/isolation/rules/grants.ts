@@ -78,14 +78,10 @@ function objectFindings({ judging: { catalog }, tenants: { tables } }: Judged): 
       const message = `${role.name} has ${which.join(', ')}: ${set}its value counts the rows of all tenants`
       return found('sequence', name, message, revoke(which.join(', ').toLowerCase(), `sequence ${name}`))
     }),
-    ...catalog.creatable.map((schema) => {
-      // Before Postgres 15 everybody may create in public, of the server's own making.
-      const usual = schema === 'schema public' && catalog.versionNumber < 150_000
+    ...catalog.creatable.map(({ name, byDefault }) => {
       const message = `${role.name} may create there: functions and tables that others take for the real ones`
-      return found('schema-create', schema, message, {
-        severity: usual ? 'warning' : 'error',
-        ...revoke('create', schema),
-      })
+      const severity = byDefault && catalog.versionNumber < 150_000 ? 'warning' : 'error'
+      return found('schema-create', name, message, { severity, ...revoke('create', name) })
     }),
     ...largeObjectFindings(catalog, tables),
     ...catalog.servers.map((server) =>
