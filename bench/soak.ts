@@ -1,6 +1,7 @@
-// npm run soak [-- outbox|keys] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+// npm run soak [-- outbox|keys|payments] [--rounds n] [--seed n]: what the tests run a short version of, for long.
 import { parseArgs } from 'node:util'
 import { runChaos } from '../src/drill/chaos.ts'
+import { runPayments } from '../src/drill/payments.ts'
 import { runRotations } from '../src/drill/rotations.ts'
 import { createWorld, type World } from '../src/sandbox/world.ts'
 import { quantile } from './measurement.ts'
@@ -36,6 +37,11 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
     const natsDown = spread(run.refusedAfterS.natsDown)
     const result = { ...run, activationS: spread(run.activationS), refusedAfterS: { natsUp, natsDown } }
     return { result, ok: run.rejected.length === 0 && natsUp.p99 <= 5 && natsDown.p99 <= 30 }
+  },
+  /** Fifty at once ask for one payment, ten thousand times, while the API and Redis are killed. */
+  async payments(world, { rounds = 10_000, ...options }) {
+    const result = await runPayments(world, { ...options, rounds, duplicates: 50, calm: 40 })
+    return { result, ok: result.doubled.length === 0 }
   },
 }
 

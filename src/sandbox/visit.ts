@@ -5,6 +5,7 @@ import type { Database } from '../adapters/postgres/client.ts'
 import { rotateKeys } from '../domain/keys/rotate.ts'
 import { issueServiceToken, SERVICE_TOKEN } from '../domain/sessions/caller.ts'
 import { JOIN_TOKEN } from '../domain/sessions/join-token.ts'
+import { TabibError } from '../errors.ts'
 
 /** A live session with two people in it, and a service that may ask for their join tokens. */
 export interface Visit {
@@ -16,13 +17,24 @@ export interface Visit {
   readonly serviceToken: string
 }
 
-/** Virtual care's API, as a service and a participant's client call it. */
+/** The API of virtual care and billing, as a service and a participant's client call it. */
 export interface Api {
   readonly url: string
   /** Asks for a join token: the patient's, unless told otherwise. */
   ask(visit: Visit, participantId?: string): Promise<Answer>
   /** Joins with a token. */
   join(visit: Visit, token: string): Promise<Answer>
+  /** Sends a payment or a charge of the visit's tenant under an Idempotency-Key. */
+  write(visit: Visit, route: 'payments' | 'charges', key: string, body: object): Promise<Written>
+  /** Charges somebody new a consultation, and returns the account that they owe it on. */
+  owe(visit: Visit): Promise<string>
+}
+
+export interface Written {
+  status: number
+  /** As it came, byte for byte. */
+  text: string
+  replayed: boolean
 }
 
 export interface Answer {
@@ -39,8 +51,28 @@ export function apiAt(url: string): Api {
     })
     return { status: response.status, body: (await response.json()) as Answer['body'] }
   }
+  const write: Api['write'] = async (visit, route, key, body) => {
+    const response = await fetch(`${url}/api/v1/billing/${route}`, {
+      method: 'POST',
+      headers: {
+        authorization: `Bearer ${visit.serviceToken}`,
+        'content-type': 'application/json',
+        'idempotency-key': `"${key}"`,
+      },
+      body: JSON.stringify(body),
+    })
+    const replayed = response.headers.get('idempotency-replayed') === 'true'
+    return { status: response.status, text: await response.text(), replayed }
+  }
   return {
     url,
+    write,
+    async owe(visit) {
+      const ask = { patientId: randomUUID(), code: 'CONSULT-REMOTE' }
+      const { status, text } = await write(visit, 'charges', randomUUID(), ask)
+      if (status !== 201) throw new TabibError('SERVER_FAILED', `the charge was refused: ${text}`)
+      return JSON.parse(text).accountId
+    },
     ask: (visit, participantId = visit.participantIds[0]) =>
       post(visit, 'join-token', visit.serviceToken, { participantId }),
     join: (visit, token) => post(visit, 'join', token),

@@ -58,9 +58,7 @@ const expireKeys = (schema = 'billing') =>
     `${schema}.idempotency_key`,
     `update ${schema}.idempotency_key set created_at = created_at - interval '24 hours'`,
   )
-const flush = async () => {
-  await world.app.redis.flushall()
-}
+const flush = () => world.redis.flush()
 
 describe('a charge and a payment', () => {
   test('are posted: the patient owes the price in effect, and less by what is paid', async () => {

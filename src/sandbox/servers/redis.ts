@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { openRedis } from '../../adapters/redis/client.ts'
+import { openRedis, type Redis } from '../../adapters/redis/client.ts'
 import { mountSmallDisk } from '../faults/disk.ts'
 import { inFolder, type SandboxFolder } from '../folder.ts'
 import { requirePrograms } from './find.ts'
@@ -12,6 +12,8 @@ import { freePort, type Server, type ServerOptions, startServerProcess } from '.
 export interface RedisServer extends Server {
   /** `redis://:password@127.0.0.1:port/0`, through the link when the server is `proxied`. */
   readonly url: string
+  /** Loses everything that it holds, and goes on. */
+  flush(): Promise<void>
 }
 
 export type RedisOptions = ServerOptions
@@ -63,18 +65,23 @@ async function start(
     ready: /Ready to accept connections/,
     stopSignal: 'SIGTERM',
   })
-  const snapshot = async () => {
+  const asClient = async (work: (redis: Redis) => Promise<unknown>) => {
     const redis = openRedis({ url: `redis://:${password}@127.0.0.1:${port}/0`, name: 'tabib sandbox' })
     try {
       await redis.connect()
-      await redis.bgsave('SCHEDULE')
-      while (/bgsave_in_progress:1/.test(await redis.info('persistence'))) await delay(5)
+      await work(redis)
     } finally {
       redis.disconnect()
     }
   }
+  const snapshot = () =>
+    asClient(async (redis) => {
+      await redis.bgsave('SCHEDULE')
+      while (/bgsave_in_progress:1/.test(await redis.info('persistence'))) await delay(5)
+    })
   return Object.assign(server, {
     url: `redis://:${password}@127.0.0.1:${server.clientPort}/0`,
+    flush: () => asClient((redis) => redis.flushall()),
     fillDisk: withSnapshots(server.fillDisk, snapshot),
   })
 }

@@ -1,0 +1,3 @@
+import { drillsOf } from '../support/drills.ts'
+
+drillsOf('sync')
