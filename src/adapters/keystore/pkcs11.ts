@@ -57,8 +57,12 @@ export async function openPkcs11Store({ url, secretFile }: KeyStoreOptions): Pro
   running = start()
   await running
   return {
-    generate: async (algorithm) =>
-      (await call('generate', [algorithm], GENERATE_LIMIT_MS)) as Awaited<ReturnType<KeyStore['generate']>>,
+    async generate(algorithm) {
+      // A token that has frozen is not waited for as long as one that makes a key.
+      await call('identity', [])
+      const made = await call('generate', [algorithm], GENERATE_LIMIT_MS)
+      return made as Awaited<ReturnType<KeyStore['generate']>>
+    },
     find: async (ref) => (await call('find', [ref])) as Awaited<ReturnType<KeyStore['find']>>,
     sign: async (ref, bytes) => (await call('sign', [ref, bytes])) as Uint8Array,
     destroy: async (ref) => void (await call('destroy', [ref])),
