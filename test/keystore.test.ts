@@ -8,7 +8,7 @@ import { AwsV4Signer } from 'aws4fetch'
 import { execa } from 'execa'
 import fc from 'fast-check'
 import { base64url, compactVerify, importJWK } from 'jose'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type KeyStore, openKeyStore, SIGNING_ALGORITHMS } from '../src/adapters/keystore/client.ts'
 import { p1363FromDer } from '../src/adapters/keystore/der.ts'
 import { signJws } from '../src/domain/keys/jws.ts'
@@ -227,6 +227,14 @@ test('keys in a token are sensitive and cannot be extracted', async () => {
   expect(() => module.C_GetAttributeValue(session, key, [{ type: p11.CKA_VALUE }])).toThrow(/SENSITIVE/)
   module.C_CloseSession(session)
   module.C_Finalize()
+})
+
+test('a PKCS#11 module that crashes takes nobody with it, and is started again', async () => {
+  await using keyStore = await open('pkcs11')
+  const { ref } = await keyStore.generate('ES256')
+  const { stdout } = await execa('pgrep', ['-P', `${process.pid}`, '-f', 'pkcs11-process'])
+  for (const pid of stdout.split('\n')) process.kill(Number(pid), 'SIGSEGV')
+  await vi.waitFor(async () => expect(await keyStore.sign(ref, Buffer.from('x'))).toHaveLength(64))
 })
 
 test.each([

@@ -1,4 +1,4 @@
-import { type ChildProcess, fork } from 'node:child_process'
+import { fork } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { TabibError } from '../../errors.ts'
@@ -10,12 +10,6 @@ import type { Answer, Call } from './pkcs11-process.ts'
 const LIMIT_MS = 4_000
 /** An RSA key pair takes small tokens a while. */
 const GENERATE_LIMIT_MS = 30_000
-
-const FROM_SOURCE = import.meta.url.endsWith('.ts')
-const ENTRY = join(
-  packageRoot(),
-  FROM_SOURCE ? 'src/adapters/keystore/pkcs11-process.ts' : 'dist/adapters/keystore/pkcs11-process.js',
-)
 
 /**
  * Keys in a token behind a PKCS#11 module: made there, sensitive, not extractable. The URL is RFC 7512's, with
@@ -30,32 +24,31 @@ const ENTRY = join(
 export async function openPkcs11Store({ url, secretFile }: KeyStoreOptions): Promise<KeyStore> {
   let running: Promise<ModuleProcess> | undefined
   let refused: TabibError | undefined
-  const start = async (): Promise<ModuleProcess> => {
-    const started = startProcess(() => {
-      running = undefined
+  const start = (): Promise<ModuleProcess> => {
+    const child = startProcess(() => {
+      if (running === starting) running = undefined
     })
-    await started.call('open', [{ url, secretFile }], LIMIT_MS).catch((error) => {
-      started.end()
-      throw error
-    })
-    return started
+    const starting = child.call('open', [{ url, secretFile }], LIMIT_MS).then(
+      () => child,
+      (error) => {
+        child.end()
+        throw error
+      },
+    )
+    running = starting
+    return starting
   }
   const call = async (method: Call['method'], args: unknown[], limitMs = LIMIT_MS) => {
     if (refused) throw refused
-    running ??= start().catch((error) => {
-      running = undefined
-      throw error
-    })
     try {
-      return await (await running).call(method, args, limitMs)
+      return await (await (running ?? start())).call(method, args, limitMs)
     } catch (error) {
       if (error instanceof TabibError && error.code === 'NOT_AUTHORISED') refused = error
       throw error
     }
   }
   // What is wrong with the configuration is told at once.
-  running = start()
-  await running
+  await start()
   return {
     async generate(algorithm) {
       // A token that has frozen is not waited for as long as one that makes a key.
@@ -82,8 +75,10 @@ interface ModuleProcess {
 }
 
 function startProcess(ended: () => void): ModuleProcess {
-  const child: ChildProcess = fork(ENTRY, {
-    execArgv: FROM_SOURCE ? ['--import', createRequire(import.meta.url).resolve('tsx')] : [],
+  const fromSource = import.meta.url.endsWith('.ts')
+  const [folder, suffix] = fromSource ? ['src', 'ts'] : ['dist', 'js']
+  const child = fork(join(packageRoot(), folder, `adapters/keystore/pkcs11-process.${suffix}`), {
+    execArgv: fromSource ? ['--import', createRequire(import.meta.url).resolve('tsx')] : [],
     serialization: 'advanced',
     // Modules write where they please; and nobody may wait for the end of a stream that a frozen process holds.
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
