@@ -3,13 +3,14 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { beforeEach, describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { addOperator } from '../../src/domain/approval/operator.ts'
 import { listIncidents } from '../../src/domain/incident/list.ts'
 import { openAccount } from '../../src/domain/ledger/account.ts'
 import { duplicateCharges, findDuplicates } from '../../src/domain/ledger/duplicates.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
 import { reverseCertainDuplicates, reverseDuplicates } from '../../src/domain/ledger/reverse-duplicates.ts'
+import { decideRefund, requestRefund } from '../../src/domain/payments/refund.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
@@ -131,6 +132,43 @@ describe('a charge', () => {
     expect(await duplicateCharges(database, { tenantId }, { certain: true })).toEqual([])
   })
 
+  test('that two events made is known by them, though it looks like another charge as well', async () => {
+    const session = randomUUID()
+    await charge({ event: 'e-1', session, minutesAgo: 20 })
+    await charge({ minutesAgo: 15 })
+    const again = await charge({ event: 'e-2', session, minutesAgo: 14 })
+    expect(await found()).toEqual([
+      ['session', again.id],
+      ['fingerprint', expect.not.stringMatching(again.id)],
+    ])
+  })
+
+  test('that was paid back is mended', async () => {
+    await charge({ event: 'e-1' })
+    const again = await charge({ event: 'e-1' })
+    await asTenant(database.service, tenantId, async (tx) => {
+      const asked = { tenantId, patientId, chargeId: again.id, amountMinor: 50_000n, currency: 'AFN' }
+      const { id } = await requestRefund(tx, { ...asked, requestedBy: 'u-cashier' })
+      await decideRefund(tx, { tenantId, refundId: id, by: 'u-supervisor', approve: true })
+    })
+    expect(await found()).toEqual([])
+  })
+
+  test('that was reversed is not paid back on top', async () => {
+    await charge({ event: 'e-1' })
+    const again = await charge({ event: 'e-1' })
+    const asked = { tenantId, patientId, chargeId: again.id, amountMinor: 50_000n, currency: 'AFN' }
+    const request = () =>
+      asTenant(database.service, tenantId, (tx) => requestRefund(tx, { ...asked, requestedBy: 'u-cashier' }))
+    const { id } = await request()
+    await reverseAll()
+    const approving = asTenant(database.service, tenantId, (tx) =>
+      decideRefund(tx, { tenantId, refundId: id, by: 'u-supervisor', approve: true }),
+    )
+    await expect(approving).rejects.toMatchObject({ code: 'NOT_NEEDED' })
+    await expect(request()).rejects.toMatchObject({ code: 'NOT_NEEDED' })
+  })
+
   test('that costs nothing repeats nothing', async () => {
     await charge({ event: 'e-1', amount: 0n, posted: false })
     await charge({ event: 'e-1', amount: 0n, posted: false })
@@ -210,6 +248,39 @@ describe('reversing', () => {
     expect(await found()).toEqual([])
     expect(await debt()).toBe(50_000n)
     expect(await count('billing.entry where tenant_id = $1')).toBe(10)
+  })
+
+  test('that is killed half-way goes on under the same incident, and reverses once', async () => {
+    await charge({ event: 'e-1' })
+    await charge({ event: 'e-1' })
+    const reverse = () =>
+      execa(
+        process.execPath,
+        [join(packageRoot(), 'bin/run.js'), 'worker', 'run', 'duplicate-reversal', '--once'],
+        {
+          env: { TABIB_DATABASE_URL: database.url('tabib') },
+          reject: false,
+        },
+      )
+    await using owner = await database.owner.connection()
+    await owner.query('begin')
+    // It waits for the charge once it has its incident.
+    await owner.query('lock table billing.charge in exclusive mode')
+    const killed = reverse()
+    await vi.waitUntil(
+      async () => (await database.db.query('select from pg_locks where not granted')).length > 0,
+      { timeout: 30_000, interval: 20 },
+    )
+    killed.kill('SIGKILL')
+    await killed
+    await owner.query('rollback')
+    expect([await debt(), (await found()).length]).toEqual([100_000n, 1])
+    await database.db.query('delete from tabib.worker_lease')
+    expect((await reverse()).exitCode).toBe(0)
+    expect([await debt(), (await found()).length]).toEqual([50_000n, 0])
+    expect(await count(`tabib.incident where dedupe_key = 'billing/FM-08:' || $1 and occurrences = 1`)).toBe(
+      1,
+    )
   })
 
   test('by itself pages once, does what is certain alone, and leaves what is too much to two people', async () => {

@@ -52,6 +52,8 @@ const live = (row: string, transaction = `${row}.transaction_id`) =>
   `not exists (select from billing.journal_transaction r
      where r.tenant_id = ${row}.tenant_id and r.reverses = ${transaction})`
 
+const SAME_PRICE = '(first.amount_minor, first.currency) = (late.amount_minor, late.currency)'
+
 /**
  * Charges that repeat an earlier one. Two consultations a day are two sessions, and no repetition; what was charged
  * without a session is compared within ten minutes. With `certain` only those that cannot be right, which is quick.
@@ -76,34 +78,38 @@ export function duplicateCharges(
          where other.tenant_id = late.tenant_id and other.transaction_id = late.transaction_id and other.id <> late.id)
      ) own on true
      cross join lateral (
-       select first.id, first.transaction_id, case
+       select first.id, first.transaction_id, shown.basis
+       from billing.charge first cross join lateral (
+         select case
            when first.event_id = late.event_id then 'event'
            when first.session_id = late.session_id and first.event_id <> late.event_id then 'session'
-           else 'fingerprint' end as basis
-       from billing.charge first
+           else 'fingerprint' end as basis) shown
        where first.tenant_id = late.tenant_id and first.code = late.code
          and (first.captured_at, first.id) < (late.captured_at, late.id)
          and first.amount_minor > 0 and ${live('first')}
          and (first.event_id = late.event_id
            or first.patient_id = late.patient_id and first.session_id = late.session_id
-             and (first.event_id <> late.event_id or first.amount_minor = late.amount_minor)
-           or first.patient_id = late.patient_id and first.amount_minor = late.amount_minor
-             and (first.session_id is null or late.session_id is null)
-             and first.captured_at > late.captured_at - interval '10 minutes')
-       order by basis, first.captured_at, first.id limit 1
+             and (first.event_id <> late.event_id or ${SAME_PRICE})
+           or first.patient_id = late.patient_id and (first.session_id is null or late.session_id is null)
+             and ${SAME_PRICE} and first.captured_at > late.captured_at - interval '10 minutes')
+       order by array_position($5, shown.basis), first.captured_at, first.id limit 1
      ) first
      where late.amount_minor > 0 and ${live('late', 'own.id')}
+       -- What was paid back is mended.
+       and not exists (
+         select from billing.refund
+         where refund.tenant_id = late.tenant_id and refund.charge_id = late.id and refund.state in ('approved', 'paid'))
        and ($1::uuid is null or late.tenant_id = $1)
        and ($2::uuid is null or account.id = $2 or exists (
          select from billing.entry where entry.tenant_id = late.tenant_id
            and entry.transaction_id = late.transaction_id and entry.account_id = $2))
        and ($3::timestamptz is null or late.captured_at >= $3)
-       and (not $4 or basis <> 'fingerprint' and ((late.tenant_id, late.event_id) in (
+       and (not $4 or first.basis <> 'fingerprint' and ((late.tenant_id, late.event_id) in (
          select tenant_id, event_id from billing.charge where event_id is not null group by 1, 2 having count(*) > 1)
          or (late.tenant_id, late.session_id) in (
          select tenant_id, session_id from billing.charge where session_id is not null group by 1, 2 having count(*) > 1)))
      order by late.tenant_id, late.captured_at, late.id`,
-    [tenantId, accountId, since, certain],
+    [tenantId, accountId, since, certain, BASES],
   )
 }
 

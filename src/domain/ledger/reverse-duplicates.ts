@@ -65,6 +65,7 @@ async function incidentOf(
 async function reverse(tx: Transaction, duplicate: Duplicate, incidentId: string) {
   const { tenantId } = duplicate
   await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+  if (duplicate.chargeId !== null) await lockCharge(tx, tenantId, duplicate.chargeId)
   const transactionId = duplicate.transactionId ?? (await postCharge(tx, duplicate))
   const entries = await tx.query<NewEntry>(
     `select account_id as "accountId", -amount_minor as "amountMinor", currency from billing.entry
@@ -83,10 +84,21 @@ async function reverse(tx: Transaction, duplicate: Duplicate, incidentId: string
   return { transactionId, reversedBy, incidentId, again }
 }
 
+/** Whoever approves a refund of the charge locks it too: it is reversed or paid back, never both. */
+async function lockCharge(tx: Transaction, tenantId: string, chargeId: string): Promise<void> {
+  const values = [tenantId, chargeId]
+  await tx.query('select from billing.charge where tenant_id = $1 and id = $2 for update', values)
+  const refunds = await tx.query(
+    `select from billing.refund where tenant_id = $1 and charge_id = $2 and state in ('approved', 'paid')`,
+    values,
+  )
+  if (refunds.length > 0) throw new TabibError('NOT_NEEDED', `charge ${chargeId} was paid back meanwhile`)
+}
+
 async function postCharge(tx: Transaction, { tenantId, chargeId }: Duplicate): Promise<string> {
   const [charge] = await tx.query<{ patientId: string; amountMinor: bigint; currency: string }>(
     `select patient_id as "patientId", amount_minor as "amountMinor", currency from billing.charge
-     where tenant_id = $1 and id = $2 for update`,
+     where tenant_id = $1 and id = $2`,
     [tenantId, chargeId],
   )
   const { patientId, amountMinor, currency } = charge!

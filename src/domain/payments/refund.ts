@@ -20,7 +20,7 @@ export interface NewRefund {
 /**
  * Asks for money to go back, in a transaction of the tenant's. Nothing is posted until another person approves.
  * @throws TabibError AMOUNT_INVALID, also when the charge's refunds would exceed it; NOT_FOUND for a charge that the
- * patient does not have.
+ * patient does not have; NOT_NEEDED for one that was reversed.
  */
 export async function requestRefund(tx: Transaction, refund: NewRefund): Promise<{ id: string }> {
   const { tenantId, patientId, chargeId, amountMinor, currency, requestedBy, clinician } = refund
@@ -39,15 +39,10 @@ export async function requestRefund(tx: Transaction, refund: NewRefund): Promise
   return row!
 }
 
-/** Locks the charge, so that two refunds of it are counted one after the other. */
 async function withinCharge(tx: Transaction, refund: NewRefund & { chargeId: string }): Promise<void> {
   const { tenantId, patientId, chargeId, amountMinor, currency } = refund
-  const [charge] = await tx.query<{ amount: bigint; currency: string }>(
-    `select amount_minor as amount, currency from billing.charge
-     where tenant_id = $1 and id = $2 and patient_id = $3 for update`,
-    [tenantId, chargeId, patientId],
-  )
-  if (charge === undefined || charge.currency !== currency) {
+  const charge = await lockCharge(tx, refund)
+  if (charge?.patientId !== patientId || charge.currency !== currency) {
     throw new TabibError('NOT_FOUND', `patient ${patientId} has no charge ${chargeId} in ${currency}`)
   }
   const [before] = await tx.query<{ amount: string }>(
@@ -55,7 +50,7 @@ async function withinCharge(tx: Transaction, refund: NewRefund & { chargeId: str
      where tenant_id = $1 and charge_id = $2 and state <> 'rejected'`,
     [tenantId, chargeId],
   )
-  const left = charge.amount - BigInt(before!.amount)
+  const left = charge.amountMinor - BigInt(before!.amount)
   if (amountMinor > left) {
     throw new TabibError(
       'AMOUNT_INVALID',
@@ -65,10 +60,31 @@ async function withinCharge(tx: Transaction, refund: NewRefund & { chargeId: str
 }
 
 /**
+ * The charge, locked: refunds of it are counted one after the other, and none meets its reversal.
+ * @throws TabibError NOT_NEEDED when it is reversed, as a duplicate is: nobody owes it any more.
+ */
+async function lockCharge(tx: Transaction, { tenantId, chargeId }: { tenantId: string; chargeId: string }) {
+  const values = [tenantId, chargeId]
+  const [charge] = await tx.query<{ patientId: string; amountMinor: bigint; currency: string }>(
+    `select patient_id as "patientId", amount_minor as "amountMinor", currency from billing.charge
+     where tenant_id = $1 and id = $2 for update`,
+    values,
+  )
+  const reversals = await tx.query(
+    `select from billing.charge join billing.journal_transaction r
+       on r.tenant_id = charge.tenant_id and r.reverses = charge.transaction_id
+     where charge.tenant_id = $1 and charge.id = $2`,
+    values,
+  )
+  if (reversals.length === 0) return charge
+  throw new TabibError('NOT_NEEDED', `charge ${chargeId} was reversed: nothing of it is left to pay back`)
+}
+
+/**
  * Decides about a refund, in a transaction of the tenant's; approving posts what is owed to the patient now. The same
  * decision again changes nothing and posts nothing.
- * @throws TabibError NOT_AUTHORISED when the requester decides; NOT_FOUND; NOT_NEEDED when it was decided otherwise; what
- * `postTransaction` throws.
+ * @throws TabibError NOT_AUTHORISED when the requester decides; NOT_FOUND; NOT_NEEDED when it was decided otherwise,
+ * or its charge was reversed; what `postTransaction` throws.
  */
 export async function decideRefund(
   tx: Transaction,
@@ -87,6 +103,7 @@ export async function decideRefund(
     if ((refund.state === 'rejected') === !approve) return { again: true }
     throw alreadyDecided(refundId, refund)
   }
+  if (approve && refund.chargeId !== null) await lockCharge(tx, { tenantId, chargeId: refund.chargeId })
   await tx.query(
     `update billing.refund set state = $3, decided_by = $4, decided_at = clock_timestamp()
      where tenant_id = $1 and id = $2`,
@@ -119,6 +136,7 @@ export async function payRefund(
 interface Refund {
   tenantId: string
   id: string
+  chargeId: string | null
   state: 'requested' | 'approved' | 'rejected' | 'paid'
   requestedBy: string
   decidedBy: string | null
@@ -131,7 +149,7 @@ async function lockRefund(
   { tenantId, refundId }: { tenantId: string; refundId: string },
 ): Promise<Refund> {
   const [refund] = await tx.query<Refund>(
-    `select tenant_id as "tenantId", id, state, requested_by as "requestedBy", decided_by as "decidedBy",
+    `select tenant_id as "tenantId", id, charge_id as "chargeId", state, requested_by as "requestedBy", decided_by as "decidedBy",
        amount_minor as "amountMinor", currency
      from billing.refund where tenant_id = $1 and id = $2 for update`,
     [tenantId, refundId],
