@@ -2,11 +2,12 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { parse as parseYaml } from 'yaml'
+import { Document, isMap, isScalar, isSeq, type Node, parseDocument, parse as parseYaml } from 'yaml'
 import * as z from 'zod'
 import { tenantChecks } from '../../src/domain/tenants/checks/index.ts'
 import { examineTenants } from '../../src/domain/tenants/examine.ts'
 import { parseTenant } from '../../src/domain/tenants/parse.ts'
+import type { Finding } from '../../src/finding.ts'
 import { jsonSchemaOf } from '../../src/output-schema.ts'
 import { packageRoot } from '../../src/package-root.ts'
 
@@ -177,9 +178,71 @@ const FAILING: Record<string, Failing> = {
 async function examine(text: string) {
   const parsed = parseTenant(text)
   if (parsed.kind === 'invalid') throw new Error(JSON.stringify(parsed.problems))
-  const { tenant, lineOf } = parsed
+  const { tenant, document, lineOf } = parsed
   const locate = (path: (string | number)[]) => ({ file: 'tenant.yaml', line: lineOf(path) })
-  return examineTenants([{ tenant, locate }], { now: NOW })
+  return examineTenants([{ tenant, document, locate }], { now: NOW })
+}
+
+/** What a person fills in where a fix leaves something open; the same words for the same thing. */
+const FILLED: [open: RegExp, value: string][] = [
+  [/<user id>/g, 'u-one'],
+  [/<another user id>/g, 'u-two'],
+  [/<host>/g, 'pay.clinics.example'],
+  [/<name>/g, 'webhook'],
+  [/<price in minor units>/g, '5000'],
+  [/<(key|keys\.kms\.ref)>/g, 'key-of-2026'],
+  [/<receiver>/g, 'clinics'],
+  [/<another receiver>/g, 'platform'],
+  [/<e-mail address>/g, 'privacy@clinics.example'],
+  [/<when it (ends|begins)[^>]*>/g, '2027-03-21T00:00:00Z'],
+  [/"?<when [^>]*>"?/g, '2026-11-23T00:00:00Z'],
+  [/<(number|account|label|address|registration)>/g, 'given'],
+]
+const filled = (fix: string) => FILLED.reduce((text, [open, value]) => text.replace(open, value), fix)
+
+/** Pastes a fix as text, where docs/onboarding.md says that it goes. */
+function paste(text: string, path: string[], fix: string): string {
+  const document = parseDocument(text)
+  const at = (steps: (string | number)[]) => document.getIn(steps, true)
+  const steps = path.map((step) => (/^\d+$/.test(step) ? Number(step) : step))
+  const lineStart = (offset: number) => text.lastIndexOf('\n', offset - 1) + 1
+  const columnOf = (offset: number) => offset - lineStart(offset)
+  const insertBefore = (offset: number, indent: string) =>
+    `${text.slice(0, lineStart(offset))}${indent}${fix}\n${text.slice(lineStart(offset))}`
+  // What is written in lines ends with the break of its last.
+  const replace = ([from, to]: readonly number[], by: string) =>
+    text.slice(0, from) + by + (text[to! - 1] === '\n' ? '\n' : '') + text.slice(to)
+  if (fix.startsWith('{')) return fix
+  if (fix.startsWith('#') || fix.startsWith('- ')) {
+    const list = at(steps)
+    if (isSeq(list) && !list.flow) {
+      const dash = text.lastIndexOf('-', (list.items[0] as Node).range![0])
+      return insertBefore(dash, ' '.repeat(columnOf(dash)))
+    }
+    const element = at(steps.slice(0, steps.findLastIndex((step) => typeof step === 'number') + 1)) as Node
+    const [from, to] = element.range!
+    return fix.startsWith('#')
+      ? replace([text.lastIndexOf('-', from), to], fix)
+      : replace([from, to], fix.slice(2))
+  }
+  const key = fix.slice(0, fix.indexOf(':'))
+  const parent = steps.slice(
+    0,
+    steps.findIndex((step) => String(step) === key),
+  )
+  const within = parent.length === 0 ? document.contents : at(parent)
+  if (!isMap(within)) throw new Error(`nothing at ${parent.join('.')} for ${fix}`)
+  const pair = within.items.find((one) => isScalar(one.key) && one.key.value === key)
+  if (pair) {
+    const value = pair.value as Node
+    return replace([(pair.key as Node).range![0], value.range![1]], fix)
+  }
+  const first = (within.items[0]!.key as Node).range![0]
+  const column = columnOf(first)
+  // The first entry of an element of a list has the dash before it.
+  return text.slice(lineStart(first), first).trim() === '-'
+    ? `${text.slice(0, first)}${fix}\n${' '.repeat(column)}${text.slice(first)}`
+    : insertBefore(first, ' '.repeat(column))
 }
 
 test('the document passes the JSON Schema that is published, and one with a wrong name does not', () => {
@@ -216,8 +279,74 @@ describe('the checklist', () => {
     const [finding] = findings
     expect(text.split('\n')[(finding?.location?.line ?? 0) - 1]?.trim()).toBe(line)
     expect(finding?.message).not.toMatch(/undefined|NaN|\[object/)
-    expect(id === 'tenant/placeholders' || finding?.fix).toBeTruthy()
+    expect(finding?.fix).toBeTruthy()
   })
+
+  test.each(Object.entries(FAILING))('%s passes once its fix is pasted', async (id, { edit }) => {
+    let text = edit.reduce((before, [from, to]) => before.replaceAll(from, to), PASSING)
+    const failing = async () => (await examine(text)).findings.filter((one) => one.id === id)
+    for (let left = await failing(); left.length > 0; left = await failing()) {
+      const [{ fix, evidence }] = left as [Finding]
+      text = paste(text, String(evidence.path).split('.'), filled(fix!))
+      expect((await failing()).length, text).toBeLessThan(left.length)
+    }
+  })
+
+  test.each([
+    ['in blocks', (document: Document) => document.toString()],
+    [
+      'in one line each',
+      (document: Document) => document.toString({ collectionStyle: 'flow', lineWidth: 0 }),
+    ],
+    ['without what may be left out', () => 'slug: new\nname: New\n'],
+    ['with shared blocks', () => 'slug: new\nname: New\nrefunds:\n  approvers: &who []\nlocales: *who\n'],
+  ])(
+    'leads from a document %s to one that lacks nothing, by what it says to paste alone',
+    async (_, written) => {
+      const document = new Document({
+        slug: 'new',
+        name: 'New',
+        items: [
+          { code: 'GP', tax: 'luxury' },
+          { code: 'OLD', sellable: false },
+        ],
+        priceLists: [
+          {
+            name: 'a',
+            currency: 'USD',
+            from: '2026-03-21T00:00:00Z',
+            to: '2026-12-01T00:00:00Z',
+            prices: [
+              { item: 'GP', amountMinor: 1 },
+              { item: 'GP', amountMinor: 2 },
+              { item: 'XRAY', amountMinor: 3 },
+            ],
+          },
+          { name: 'b', currency: 'AFN', from: '2026-11-21T00:00:00Z', to: '2026-11-29T00:00:00Z' },
+        ],
+        accounts: [
+          { code: 'cash', currency: 'AFN', openingMinor: 7 },
+          { code: 'cash', currency: 'AFN', openingMinor: 0 },
+        ],
+        identity: {
+          issuer: 'http://id.example',
+          jwksUri: 'https://id.example/jwks',
+          admins: [{ user: 'u', mfa: 'none' }],
+        },
+        messaging: { templates: [{ name: 'visit-summary', channel: 'email', locale: 'fa-AF' }] },
+        residency: { backups: [{ label: 'nightly', region: 'eu-west' }] },
+      })
+      let text = written(document)
+      const pasted: string[] = []
+      for (let { findings } = await examine(text); findings.length > 0; { findings } = await examine(text)) {
+        const [{ fix, evidence, id }] = findings as [Finding]
+        pasted.push(`${id}: ${fix}`)
+        expect(pasted.length, pasted.join('\n')).toBeLessThan(100)
+        text = paste(text, String(evidence.path).split('.'), filled(fix!))
+      }
+      expect((await examine(text)).findings).toEqual([])
+    },
+  )
 
   test('tells all that fails, in the order of the checklist', async () => {
     const { findings } = await examine('slug: new\nname: New\n')

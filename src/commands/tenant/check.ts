@@ -78,13 +78,13 @@ payment webhook is sent two test events, one of them forged.`
         problems.push(...parsed.problems.map((problem) => ({ file, ...problem })))
         continue
       }
-      const { tenant, lineOf } = parsed
+      const { tenant, document, lineOf } = parsed
       const other = fileOf.get(tenant.slug)
       if (other !== undefined) {
         problems.push({ file, line: lineOf(['slug']), path: 'slug', message: `is that of ${other} as well` })
       }
       fileOf.set(tenant.slug, file)
-      subjects.push({ tenant, locate: (path) => ({ file, line: lineOf(path) }) })
+      subjects.push({ tenant, document, locate: (path) => ({ file, line: lineOf(path) }) })
     }
     if (problems.length === 0) return subjects
     // A pipeline's annotations are wanted most where a file cannot be understood.

@@ -1,4 +1,5 @@
 import type { Finding } from '../../finding.ts'
+import type { Fix } from './fix.ts'
 import type { Tenant } from './tenant.ts'
 
 export const CATEGORIES = [
@@ -21,8 +22,8 @@ export interface Problem {
   /** What of the tenant it is about, where a check may speak of several: an item, an account. */
   about?: string
   evidence?: Record<string, unknown>
-  /** YAML to put into the tenant's document, once what a comment in it says is done; or a command. */
-  fix: string | null
+  /** For the document, at `path` unless it says where else, once what it leaves open in <brackets> is filled in. */
+  fix: Fix | null
 }
 
 /** One question about a tenant's configuration, answered from the document alone. */

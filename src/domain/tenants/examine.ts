@@ -1,3 +1,4 @@
+import { Document } from 'yaml'
 import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
@@ -10,6 +11,7 @@ import {
   type TenantProbe,
 } from './check.ts'
 import { tenantChecks } from './checks/index.ts'
+import { fixText } from './fix.ts'
 import type { DocumentProblem } from './parse.ts'
 import { type Reach, tenantProbes } from './probes/index.ts'
 import type { Tenant } from './tenant.ts'
@@ -23,6 +25,8 @@ export interface Subject {
   problems?: Problem[]
   /** Where a part of its document stands. */
   locate?: (path: Problem['path']) => { file: string; line: number }
+  /** The document as its author wrote it; a fix is written to fit in. */
+  document?: Document
 }
 
 export interface Examination {
@@ -150,9 +154,10 @@ async function runProbe(
 
 function findingOf(
   check: Omit<TenantCheck, 'run'>,
-  { tenant, locate }: Subject,
+  { tenant, locate, document = new Document({}) }: Subject,
   { message, path, about, evidence = {}, fix }: Problem,
 ): Finding {
+  const place = (typeof fix === 'object' && fix?.at) || path
   const object = about === undefined ? tenant.slug : `${tenant.slug} ${about}`
   return {
     id: check.id,
@@ -160,8 +165,8 @@ function findingOf(
     severity: check.severity,
     object,
     message,
-    evidence: path.length === 0 ? evidence : { path: path.join('.'), ...evidence },
-    fix,
+    evidence: place.length === 0 ? evidence : { path: place.join('.'), ...evidence },
+    fix: fix === null ? null : fixText(fix, place, document),
     runbook: check.runbook ?? null,
     cacheKey: `${check.id}:${object}`,
     waived: false,

@@ -14,7 +14,12 @@ export interface DocumentProblem {
 }
 
 export type ParsedTenant =
-  | { kind: 'tenant'; tenant: Tenant; lineOf(path: readonly (string | number)[]): number }
+  | {
+      kind: 'tenant'
+      tenant: Tenant
+      document: Document
+      lineOf(path: readonly (string | number)[]): number
+    }
   | { kind: 'invalid'; problems: DocumentProblem[] }
 
 const MAX_CHARACTERS = 1_000_000
@@ -52,7 +57,7 @@ function parse(text: string): ParsedTenant {
   if (!isMap(document.contents)) return invalid(1, 'holds no tenant; it begins with "slug: <slug>"')
   const lineOf = (path: readonly PropertyKey[]) => lines.linePos(offsetOf(document, path)).line
   const parsed = tenantSchema.safeParse(document.toJS({ maxAliasCount: MAX_ALIASES }))
-  if (parsed.success) return { kind: 'tenant', tenant: parsed.data, lineOf }
+  if (parsed.success) return { kind: 'tenant', tenant: parsed.data, document, lineOf }
   const problems = schemaProblems(parsed.error).map(({ path, message }) => ({
     line: lineOf(path),
     path: path.join('.'),

@@ -1,5 +1,11 @@
 import type { TenantCheck } from '../check.ts'
 
+const PROVIDER = {
+  issuer: 'https://<host>',
+  jwksUri: 'https://<host>/jwks',
+  admins: [{ user: '<user id>', mfa: 'webauthn' }],
+}
+
 /** Who comes in, and how they prove it. */
 export const identityChecks: TenantCheck[] = [
   {
@@ -9,8 +15,7 @@ export const identityChecks: TenantCheck[] = [
     title: 'the identity provider is set, over TLS',
     run: ({ identity }) => {
       if (!identity) {
-        const fix = 'identity: { issuer: "https://<host>", jwksUri: "https://<host>/jwks", admins: [] }'
-        return [{ message: 'there is no identity provider', path: ['identity'], fix }]
+        return [{ message: 'there is no identity provider', path: ['identity'], fix: { set: PROVIDER } }]
       }
       return (['issuer', 'jwksUri'] as const)
         .filter((name) => !identity[name].startsWith('https:'))
@@ -19,7 +24,7 @@ export const identityChecks: TenantCheck[] = [
           path: ['identity', name],
           about: name,
           evidence: { url: identity[name] },
-          fix: `${name}: ${identity[name].replace(/^http:/, 'https:')}`,
+          fix: { set: identity[name].replace(/^http:/, 'https:') },
         }))
     },
   },
@@ -31,7 +36,7 @@ export const identityChecks: TenantCheck[] = [
     run: ({ identity }) => {
       const admins = identity?.admins ?? []
       if (admins.length === 0) {
-        const fix = 'identity: { admins: [{ user: <user id>, mfa: webauthn }] }'
+        const fix = identity ? { add: PROVIDER.admins[0] } : { set: PROVIDER, at: ['identity'] }
         return [{ message: 'there is no administrator', path: ['identity', 'admins'], fix }]
       }
       return admins.flatMap(({ user, mfa }, i) =>
@@ -43,7 +48,7 @@ export const identityChecks: TenantCheck[] = [
                 path: ['identity', 'admins', i, 'mfa'],
                 about: user,
                 evidence: { user },
-                fix: 'mfa: webauthn    # once it is enrolled',
+                fix: { set: 'webauthn', note: 'once it is enrolled' },
               },
             ],
       )

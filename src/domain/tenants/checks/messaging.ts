@@ -13,7 +13,7 @@ export const messagingChecks: TenantCheck[] = [
     title: 'the locales are known',
     run: ({ locales }) => {
       if (locales.length === 0)
-        return [{ message: 'no locale is set', path: ['locales'], fix: 'locales: [fa-AF, ps-AF]' }]
+        return [{ message: 'no locale is set', path: ['locales'], fix: { set: ['fa-AF', 'ps-AF'] } }]
       return locales.flatMap((locale, i) => {
         const canonical = canonicalLocale(locale)
         if (canonical === locale && locales.indexOf(locale) === i) return []
@@ -27,7 +27,10 @@ export const messagingChecks: TenantCheck[] = [
                   : `${locale} is spelt ${canonical}`,
             path: ['locales', i],
             about: `${i} ${locale}`,
-            fix: `locales: [${[...new Set(locales.map((one) => canonicalLocale(one) ?? 'fa-AF'))].join(', ')}]`,
+            fix: {
+              set: [...new Set(locales.map((one) => canonicalLocale(one) ?? 'fa-AF'))],
+              at: ['locales'],
+            },
           },
         ]
       })
@@ -44,7 +47,7 @@ export const messagingChecks: TenantCheck[] = [
         {
           message: timeZone ? `"${timeZone}" is no time zone` : 'no time zone is set',
           path: ['timeZone'],
-          fix: 'timeZone: Asia/Kabul',
+          fix: { set: 'Asia/Kabul' },
         },
       ]
     },
@@ -60,15 +63,16 @@ export const messagingChecks: TenantCheck[] = [
       const channels = [...new Set(templates.map(({ channel }) => channel))]
       const silent = channels.filter((channel) => !senders.some((sender) => sender.channel === channel))
       if (senders.length === 0 && channels.length === 0) {
-        const fix = 'messaging: { senders: [{ channel: sms, address: <sender id>, verifiedAt: <when> }] }'
-        return [{ message: 'there is no sender', path: ['messaging', 'senders'], fix }]
+        return [
+          { message: 'there is no sender', path: ['messaging', 'senders'], fix: { add: senderBy('sms') } },
+        ]
       }
       return [
         ...silent.map((channel) => ({
           message: `there are ${channel} templates and no ${channel} sender`,
           path: ['messaging', 'senders'],
           about: channel,
-          fix: `senders: [{ channel: ${channel}, address: <address>, verifiedAt: <when> }]    # added`,
+          fix: { add: senderBy(channel) },
         })),
         ...senders.flatMap((sender, i) =>
           isVerified(sender)
@@ -76,9 +80,9 @@ export const messagingChecks: TenantCheck[] = [
             : [
                 {
                   message: `the ${sender.channel} sender ${sender.address} is not verified`,
-                  path: ['messaging', 'senders', i],
+                  path: ['messaging', 'senders', i, 'verifiedAt'],
                   about: `${sender.channel} ${sender.address}`,
-                  fix: 'verifiedAt: <when its provider confirmed it>',
+                  fix: { set: '<when its provider confirmed it>' },
                 },
               ],
         ),
@@ -104,11 +108,17 @@ export const messagingChecks: TenantCheck[] = [
         path: ['messaging', 'templates'],
         about: `${name} ${channel} ${locale}`,
         evidence: { name, channel, locale },
-        fix: `templates: [{ name: ${name}, channel: ${channel}, locale: ${locale} }]    # added`,
+        fix: { add: { name, channel, locale } },
       }))
     },
   },
 ]
+
+const senderBy = (channel: string) => ({
+  channel,
+  address: '<address>',
+  verifiedAt: '<when its provider confirmed it>',
+})
 
 function missingTranslations(templates: Tenant['messaging']['templates'], locales: readonly string[]) {
   const kinds = new Map(templates.map(({ name, channel }) => [`${name} ${channel}`, { name, channel }]))

@@ -1,5 +1,6 @@
 import type { TenantCheck } from '../check.ts'
 import { PAYABLE_CURRENCIES } from '../currency.ts'
+import type { Fix } from '../fix.ts'
 import type { Tenant } from '../tenant.ts'
 
 const DAY_MS = 86_400_000
@@ -22,7 +23,7 @@ export const moneyChecks: TenantCheck[] = [
             {
               message: 'no default currency: every payment would be refused',
               path: ['currency'],
-              fix: `currency: ${priceLists[0]?.currency ?? 'AFN'}`,
+              fix: { set: priceLists[0]?.currency ?? 'AFN' },
             },
           ],
   },
@@ -44,7 +45,7 @@ export const moneyChecks: TenantCheck[] = [
           path,
           about: path.join('.'),
           evidence: { currency: code },
-          fix: 'currency: AFN    # three capitals, an active code of ISO 4217',
+          fix: { set: 'AFN', note: 'three capitals, an active code of ISO 4217' },
         })),
   },
   {
@@ -71,7 +72,7 @@ export const moneyChecks: TenantCheck[] = [
           path,
           about: name,
           evidence: { currency: code, default: currency },
-          fix: `currency: ${currency}`,
+          fix: { set: currency },
         })),
   },
   {
@@ -91,7 +92,7 @@ export const moneyChecks: TenantCheck[] = [
               message: priceLists.length === 0 ? 'there is no price list' : 'no price list is in effect now',
               path: ['priceLists'],
               evidence: { priceLists: priceLists.length },
-              fix: `priceLists: [{ name: first, currency: ${currency || 'AFN'}, from: ${iso(now.getTime())}, prices: [] }]`,
+              fix: { add: listFrom(now.getTime(), priceLists, currency) },
             },
           ],
   },
@@ -100,7 +101,7 @@ export const moneyChecks: TenantCheck[] = [
     category: 'money',
     severity: 'error',
     title: 'prices do not end within 7 days',
-    run: ({ priceLists }, now) => {
+    run: ({ priceLists, currency }, now) => {
       const last = spans(priceLists).reduce<Span | undefined>(later, undefined)
       if (last !== undefined && last.endMs > now.getTime() + LAPSE_DAYS * DAY_MS) return []
       const ends = iso(last?.endMs ?? now.getTime())
@@ -112,7 +113,7 @@ export const moneyChecks: TenantCheck[] = [
             : 'there is no price list to follow',
           path: last ? ['priceLists', last.index, 'to'] : ['priceLists'],
           ...(name ? { about: name, evidence: { ends } } : {}),
-          fix: `priceLists: [{ name: next, currency: ${last?.list.currency ?? 'AFN'}, from: ${ends}, prices: [] }]    # added`,
+          fix: { add: listFrom(last?.endMs ?? now.getTime(), priceLists, currency), at: ['priceLists'] },
         },
       ]
     },
@@ -130,7 +131,7 @@ export const moneyChecks: TenantCheck[] = [
           path: ['priceLists', next.index, 'from'],
           about: next.list.name,
           evidence: { from: iso(before.endMs), to: iso(next.startMs) },
-          fix: `from: ${iso(before.endMs)}`,
+          fix: { set: iso(before.endMs) },
         })),
   },
   {
@@ -146,7 +147,7 @@ export const moneyChecks: TenantCheck[] = [
           path: ['priceLists', index, 'to'],
           about: list.name,
           evidence: { from: list.from, to: list.to },
-          fix: '# put "to" after "from", or delete the list',
+          fix: { set: `<when it ends, after ${list.from}>` },
         })),
       ...neighbours(priceLists)
         .filter(({ before, next }) => before.endMs > next.startMs)
@@ -155,7 +156,10 @@ export const moneyChecks: TenantCheck[] = [
           path: ['priceLists', next.index, 'from'],
           about: next.list.name,
           evidence: { with: before.list.name, from: iso(next.startMs) },
-          fix: `to: ${iso(next.startMs)}    # of ${before.list.name}`,
+          fix:
+            before.startMs < next.startMs
+              ? { set: iso(next.startMs), at: ['priceLists', before.index, 'to'] }
+              : { set: `<when it begins, after ${before.list.name}>` },
         })),
     ],
   },
@@ -164,10 +168,10 @@ export const moneyChecks: TenantCheck[] = [
     category: 'money',
     severity: 'error',
     title: 'every sellable item has a price in every list from now on',
-    run: ({ items, priceLists }, now) => {
+    run: ({ items, priceLists, tax }, now) => {
       const sellable = items.filter((item) => item.sellable)
       if (sellable.length === 0) {
-        const fix = 'items: [{ code: CONSULT-GP, tax: standard }]'
+        const fix = { add: { code: 'CONSULT-GP', tax: Object.keys(tax?.rates ?? {})[0] ?? 'standard' } }
         return [{ message: 'nothing is for sale', path: ['items'], evidence: { items: items.length }, fix }]
       }
       return spans(priceLists)
@@ -181,7 +185,7 @@ export const moneyChecks: TenantCheck[] = [
               path: ['priceLists', index, 'prices'],
               about: `${list.name} ${code}`,
               evidence: { item: code, priceList: list.name },
-              fix: `prices: [{ item: ${code}, amountMinor: <price> }]    # in minor units, added to the list`,
+              fix: { add: { item: code, amountMinor: '<price in minor units>' } },
             }))
         })
     },
@@ -191,7 +195,7 @@ export const moneyChecks: TenantCheck[] = [
     category: 'money',
     severity: 'error',
     title: 'every price is of an item, once in a list',
-    run: ({ items, priceLists }) => {
+    run: ({ items, priceLists, tax }) => {
       const known = new Set(items.map(({ code }) => code))
       return priceLists.flatMap((list, i) =>
         list.prices.flatMap(({ item }, j) => {
@@ -205,7 +209,9 @@ export const moneyChecks: TenantCheck[] = [
               path: ['priceLists', i, 'prices', j, 'item'],
               about: `${list.name} ${item}`,
               evidence: { item, priceList: list.name },
-              fix: isAgain ? '# delete one of the two' : `items: [{ code: ${item} }]    # added`,
+              fix: isAgain
+                ? { drop: `${item} has its price above`, at: ['priceLists', i, 'prices', j] }
+                : { add: { code: item, tax: Object.keys(tax?.rates ?? {})[0] ?? 'standard' }, at: ['items'] },
             },
           ]
         }),
@@ -226,7 +232,9 @@ export const moneyChecks: TenantCheck[] = [
                 ? 'neither a tax registration nor a reason for having none'
                 : 'there is no tax profile',
               path: ['tax'],
-              fix: `tax: { country: ${tax?.country ?? 'AF'}, registration: "<number>", rates: { standard: 10 } }`,
+              fix: tax
+                ? { set: '<number>', at: ['tax', 'registration'] }
+                : { set: { country: 'AF', registration: '<number>', rates: { standard: 10 } } },
             },
           ],
   },
@@ -247,7 +255,7 @@ export const moneyChecks: TenantCheck[] = [
                 path: rate ? ['items', i, 'tax'] : ['items', i],
                 about: code,
                 evidence: { item: code, rates: Object.keys(tax?.rates ?? {}) },
-                fix: `items: [{ code: ${code}, tax: ${Object.keys(tax?.rates ?? {})[0] ?? 'standard'} }]`,
+                fix: taxFix(i, rate, tax),
               },
             ],
       ),
@@ -269,8 +277,11 @@ export const moneyChecks: TenantCheck[] = [
             evidence: { count },
             fix:
               count === 0
-                ? `accounts: [{ code: ${code}, currency: ${currency || 'AFN'}, openingMinor: 0 }]    # added`
-                : '# delete all but one',
+                ? { add: { code, currency: currency || 'AFN', openingMinor: 0 } }
+                : {
+                    drop: `${code} is there already`,
+                    at: ['accounts', accounts.findLastIndex((account) => account.code === code)],
+                  },
           }
         },
       ),
@@ -290,12 +301,35 @@ export const moneyChecks: TenantCheck[] = [
                 path: ['accounts', i, 'openingMinor'],
                 about: code,
                 evidence: { openingMinor },
-                fix: 'openingMinor: 0    # carry the balance over with an opening entry',
+                fix: { set: 0, note: 'carry the balance over with an opening entry' },
               },
             ],
       ),
   },
 ]
+
+/** A list without prices for when none holds; up to the next that begins. */
+function listFrom(atMs: number, lists: readonly PriceList[], currency: string | undefined) {
+  const next = Math.min(
+    ...spans(lists).map(({ startMs }) => (startMs > atMs ? startMs : Number.POSITIVE_INFINITY)),
+  )
+  return {
+    name: iso(atMs).slice(0, 10),
+    currency: currency || lists[0]?.currency || 'AFN',
+    from: iso(atMs),
+    ...(Number.isFinite(next) ? { to: iso(next) } : {}),
+    prices: [],
+  }
+}
+
+/** One of the rates that there are, else a rate of the name that the item has. */
+function taxFix(item: number, rate: string | undefined, tax: Tenant['tax']): Fix {
+  const [known] = Object.keys(tax?.rates ?? {})
+  if (known !== undefined || rate === undefined)
+    return { set: known ?? 'standard', at: ['items', item, 'tax'] }
+  if (tax) return { set: 10, at: ['tax', 'rates', rate], note: 'percent' }
+  return { set: { country: 'AF', registration: '<number>', rates: { [rate]: 10 } }, at: ['tax'] }
+}
 
 type PriceList = Tenant['priceLists'][number]
 interface Span {

@@ -13,7 +13,7 @@ export const operationsChecks: TenantCheck[] = [
         message: `${path.join('.')} is still ${text}`,
         path,
         about: path.join('.'),
-        fix: null,
+        fix: { set: text, note: 'with the real one' },
       })),
   },
   {
@@ -26,7 +26,7 @@ export const operationsChecks: TenantCheck[] = [
         message: quotas[name] === 0 ? `${name} is 0: nothing would be let through` : `${name} has no limit`,
         path: ['quotas', name],
         about: name,
-        fix: `quotas: { ${name}: 1000 }`,
+        fix: { set: 1_000 },
       })),
   },
   {
@@ -36,7 +36,7 @@ export const operationsChecks: TenantCheck[] = [
     title: 'pages have a route and an escalation',
     run: ({ onCall }) => {
       if (!onCall) {
-        const fix = 'onCall: { route: "<receiver>", escalation: "<receiver>" }'
+        const fix = { set: { route: '<receiver>', escalation: '<another receiver>' } }
         return [{ message: 'pages about this tenant have no route', path: ['onCall'], fix }]
       }
       if (onCall.escalation && onCall.escalation !== onCall.route) return []
@@ -47,7 +47,7 @@ export const operationsChecks: TenantCheck[] = [
             : `a page that ${onCall.route} does not answer goes nowhere`,
           path: ['onCall', 'escalation'],
           evidence: { route: onCall.route },
-          fix: 'escalation: "<receiver>"',
+          fix: { set: '<another receiver>' },
         },
       ]
     },

@@ -1,4 +1,13 @@
 import type { TenantCheck } from '../check.ts'
+import type { Fix } from '../fix.ts'
+import type { Tenant } from '../tenant.ts'
+
+const ACCOUNT = { provider: 'hesabpay', account: '<account>', verifiedAt: '<when it was confirmed>' }
+const WEBHOOK = {
+  url: 'https://<host>/payments',
+  secretRef: 'file:/run/secrets/<name>',
+  secretSetAt: '<when it was set>',
+}
 
 /** Being paid and paying back. */
 export const paymentChecks: TenantCheck[] = [
@@ -9,8 +18,7 @@ export const paymentChecks: TenantCheck[] = [
     title: 'the payment account is verified',
     run: ({ payment }, now) => {
       if (!payment) {
-        const fix = 'payment: { provider: hesabpay, account: "<account>", verifiedAt: "<when>" }'
-        return [{ message: 'there is no payment account', path: ['payment'], fix }]
+        return [{ message: 'there is no payment account', path: ['payment'], fix: { set: ACCOUNT } }]
       }
       if (payment.verifiedAt && Date.parse(payment.verifiedAt) <= now.getTime()) return []
       return [
@@ -20,7 +28,7 @@ export const paymentChecks: TenantCheck[] = [
             : `${payment.provider} has not verified the account`,
           path: ['payment', 'verifiedAt'],
           evidence: { provider: payment.provider },
-          fix: `verifiedAt: <when ${payment.provider} confirmed the account>`,
+          fix: { set: `<when ${payment.provider} confirmed the account>` },
         },
       ]
     },
@@ -33,9 +41,13 @@ export const paymentChecks: TenantCheck[] = [
     run: ({ payment }) => {
       const webhook = payment?.webhook
       if (!webhook) {
-        const fix =
-          'webhook: { url: "https://<host>/payments", secretRef: file:/run/secrets/<name>, secretSetAt: "<when>" }'
-        return [{ message: 'there is no payment webhook', path: ['payment', 'webhook'], fix }]
+        return [
+          {
+            message: 'there is no payment webhook',
+            path: ['payment', 'webhook'],
+            fix: withWebhook(payment, WEBHOOK),
+          },
+        ]
       }
       if (webhook.url.startsWith('https:')) return []
       return [
@@ -43,7 +55,7 @@ export const paymentChecks: TenantCheck[] = [
           message: 'the payment webhook is called without TLS',
           path: ['payment', 'webhook', 'url'],
           evidence: { url: webhook.url },
-          fix: `url: ${webhook.url.replace(/^http:/, 'https:')}`,
+          fix: { set: webhook.url.replace(/^http:/, 'https:') },
         },
       ]
     },
@@ -65,11 +77,12 @@ export const paymentChecks: TenantCheck[] = [
               ? `its last test, of ${webhook.testedAt}, lies ahead`
               : undefined
       if (problem === undefined) return []
+      const passed = `<when "tabib tenant check ${slug}" passed tenant/webhook-signed-test>`
       return [
         {
           message: problem,
           path: ['payment', 'webhook', 'testedAt'],
-          fix: `testedAt: <when "tabib tenant check ${slug}" passed tenant/webhook-signed-test>`,
+          fix: webhook ? { set: passed } : withWebhook(payment, { ...WEBHOOK, testedAt: passed }),
         },
       ]
     },
@@ -87,9 +100,13 @@ export const paymentChecks: TenantCheck[] = [
           message: `${count} of the two people who must be able to approve refunds`,
           path: ['refunds', 'approvers'],
           evidence: { approvers: count },
-          fix: `refunds: { approvers: [${[...new Set(approvers), '<user id>', '<user id>'].slice(0, 2).join(', ')}] }`,
+          fix: { set: [...new Set(approvers), '<user id>', '<another user id>'].slice(0, 2) },
         },
       ]
     },
   },
 ]
+
+/** A webhook without an account would be none that the schema knows. */
+const withWebhook = (payment: Tenant['payment'], webhook: object): Fix =>
+  payment ? { set: webhook, at: ['payment', 'webhook'] } : { set: { ...ACCOUNT, webhook }, at: ['payment'] }

@@ -15,8 +15,8 @@ export const privacyChecks: TenantCheck[] = [
           message: subjects
             ? "subject keys are not wrapped by the tenant's KMS key, so destroying it would not destroy them"
             : 'patients have no keys of their own, so nothing of theirs can be shredded',
-          path: subjects ? ['keys', 'subjects', 'wrappedBy'] : ['keys', 'subjects'],
-          fix: `keys: { subjects: { wrappedBy: ${JSON.stringify(kms?.ref ?? '<keys.kms.ref>')} } }`,
+          path: ['keys', 'subjects', 'wrappedBy'],
+          fix: { set: kms?.ref ?? '<keys.kms.ref>' },
         },
       ]
     },
@@ -33,7 +33,7 @@ export const privacyChecks: TenantCheck[] = [
             {
               message: 'nobody is named whom a patient can ask to be erased',
               path: ['privacy', 'erasureContact'],
-              fix: 'privacy: { erasureContact: <e-mail address> }',
+              fix: { set: '<e-mail address>' },
             },
           ],
   },
@@ -50,7 +50,7 @@ export const privacyChecks: TenantCheck[] = [
           message: `no time is set after which ${missing.join(', ')} data ends`,
           path: ['privacy', 'retentionDays'],
           evidence: { missing },
-          fix: `retentionDays: { ${missing.map((kind) => `${kind}: 3650`).join(', ')} }`,
+          fix: { set: { ...Object.fromEntries(missing.map((kind) => [kind, 3_650])), ...retentionDays } },
         },
       ]
     },

@@ -15,7 +15,7 @@ export const residencyChecks: TenantCheck[] = [
             {
               message: 'it is not said where its data lives',
               path: ['residency', 'region'],
-              fix: 'residency: { region: af-kabul }',
+              fix: { set: 'af-kabul' },
             },
           ],
   },
@@ -28,7 +28,7 @@ export const residencyChecks: TenantCheck[] = [
       const { backups } = residency
       const allowed = allowedRegions({ residency })
       if (backups.length === 0) {
-        const fix = `residency: { backups: [{ label: "<label>", region: ${allowed[0] ?? 'af-kabul'} }] }`
+        const fix = { add: { label: '<label>', region: allowed[0] ?? 'af-kabul' } }
         return [{ message: 'there is no backup', path: ['residency', 'backups'], fix }]
       }
       return backups.flatMap(({ label, region }, i) =>
@@ -40,7 +40,7 @@ export const residencyChecks: TenantCheck[] = [
                 path: ['residency', 'backups', i, 'region'],
                 about: label,
                 evidence: { region, allowed },
-                fix: `region: ${allowed[0] ?? 'af-kabul'}    # after moving the backup`,
+                fix: { set: allowed[0] ?? 'af-kabul', note: 'after moving the backup' },
               },
             ],
       )
@@ -54,7 +54,7 @@ export const residencyChecks: TenantCheck[] = [
     run: ({ keys: { kms }, residency }) => {
       const allowed = allowedRegions({ residency })
       if (!kms) {
-        const fix = `keys: { kms: { ref: "<key>", region: ${allowed[0] ?? 'af-kabul'} } }`
+        const fix = { set: { ref: '<key>', region: allowed[0] ?? 'af-kabul' } }
         return [{ message: 'there is no KMS key', path: ['keys', 'kms'], fix }]
       }
       if (allowed.includes(kms.region)) return []
@@ -63,7 +63,11 @@ export const residencyChecks: TenantCheck[] = [
           message: `the KMS key lies in ${kms.region}, which is not allowed`,
           path: ['keys', 'kms', 'region'],
           evidence: { region: kms.region, allowed },
-          fix: `keys: { kms: { ref: "<key>", region: ${allowed[0] ?? 'af-kabul'} } }    # a new key there`,
+          fix: {
+            set: { ref: '<key>', region: allowed[0] ?? 'af-kabul' },
+            at: ['keys', 'kms'],
+            note: 'a new key there',
+          },
         },
       ]
     },

@@ -26,7 +26,7 @@ export const kmsProbe: TenantProbe<{ keyStore: (() => Promise<KeyStore>) | undef
       if (ref === undefined) return { notRun: 'there is no KMS key' }
       const flaw = flaws.get(ref)
       if (flaw === undefined) return undefined
-      const fix = 'keys: { kms: { ref: "<key>", region: "<region>" } }    # of a key that the key store has'
+      const fix = { set: '<key>', note: 'one that the key store has' }
       return { message: flaw, path: ['keys', 'kms', 'ref'], evidence: { ref }, fix }
     })
   },
