@@ -26,16 +26,37 @@ describe('a document that describes no tenant', () => {
     ['a list', '- a\n- b\n', ['1 : holds no tenant; it begins with "slug: <slug>"']],
     ['binary', '\u0000\u0001\u0002', [expect.stringMatching(/^1 : /)]],
     ['two tenants', `${HEAD}---\n${HEAD}`, ['3 : a second document begins here; one file holds one tenant']],
-    ['a key twice', `${HEAD}slug: kabul\n`, ['3 : Map keys must be unique']],
+    ['a key twice', `${HEAD}slug: kabul\n`, ['3 : slug stands twice']],
     ['a bracket left open', `${HEAD}locales: [fa-AF\n`, [expect.stringMatching(/^\d : Flow sequence/)]],
     ['an unknown tag', `${HEAD}currency: !money AFN\n`, ['3 : Unresolved tag: !money']],
     [
       'an alias of nothing',
       `${HEAD}currency: *nowhere\n`,
-      ['1 : Unresolved alias (the anchor must be set before the alias): nowhere'],
+      ['3 : *nowhere stands for nothing: &nowhere is not set before it'],
     ],
     ['a bomb of aliases', bomb, [expect.stringMatching(/^1 : Excessive alias count/)]],
     ['brackets without end', `${HEAD}locales: ${'['.repeat(20_000)}`, ['3 : is nested too deeply']],
+    ['in tabs', `${HEAD}tax:\n\tcountry: AF\n`, ['4 : Tabs are not allowed as indentation']],
+    ['not in UTF-8', `${HEAD}timeZone: \uFFFD\uFFFD\n`, ['3 : is not UTF-8 from here on']],
+    ['with what no database stores', `${HEAD}timeZone: "Asia\\0"\n`, ['3 : holds a NUL character']],
+    [
+      'in another calendar',
+      `${HEAD}payment: { provider: p, account: a, verifiedAt: 1405-01-01T00:00:00Z }\n`,
+      ['3 payment.verifiedAt: must be a Gregorian date: 1405-01-01 is 2026-03-21'],
+    ],
+    [
+      'in other digits',
+      `${HEAD}quotas: { patients: ۲۰۰۰۰ }\npayment: { provider: p, account: a, verifiedAt: ۲۰۲۶-۰۳-۲۱T00:00:00Z }\n`,
+      [
+        '3 quotas.patients: must be a number; write the digits of ۲۰۰۰۰ as 0 to 9',
+        '4 payment.verifiedAt: must be a time with its offset, as 2026-03-21T00:00:00+04:30; write the digits of ۲۰۲۶-۰۳-۲۱T00:00:00Z as 0 to 9',
+      ],
+    ],
+    [
+      'a mark of bytes and Windows line ends before what is wrong',
+      `\uFEFFslug: herat\r\nname: Herat\r\ncurency: AFN\r\n`,
+      ['3 curency: is not known; did you mean currency?'],
+    ],
     ['a megabyte', `${HEAD}# ${'x'.repeat(1_000_000)}`, [expect.stringMatching(/at most 1000000/)]],
   ])('is told to be %s', (_, text, expected) => {
     expect(problems(text).slice(0, expected.length)).toEqual(expected)
@@ -60,12 +81,12 @@ describe('a document that describes no tenant', () => {
     expect(problems(text)).toEqual([
       '1 slug: must be lower-case words with hyphens: herat-markaz',
       '3 curency: is not known; did you mean currency?',
-      '4 locales: Invalid input: expected array, received string',
-      '6 priceLists.0.name: Invalid input: expected string, received number',
+      '4 locales: must be a list',
+      '6 priceLists.0.name: must be text',
       '8 priceLists.0.from: must be a time with its offset, as 2026-03-21T00:00:00+04:30',
-      '10 priceLists.0.prices.0.amountMinor: Invalid input: expected int, received number',
-      '11 priceLists.0.prices.1.item: Invalid input: expected string, received undefined',
-      '11 priceLists.0.prices.1.amountMinor: Too small: expected number to be >=0',
+      '10 priceLists.0.prices.0.amountMinor: must be a whole number',
+      '11 priceLists.0.prices.1.item: is missing: text',
+      '11 priceLists.0.prices.1.amountMinor: must be at least 0',
       '11 priceLists.0.prices.1.itme: is not known; did you mean item?',
       '12 refunds.approvers.0: must be 1 to 64 letters, digits or . : / - _',
       '13 __proto__: is not known',
@@ -74,6 +95,9 @@ describe('a document that describes no tenant', () => {
 
   test('may share blocks by anchors', () => {
     expect(problems(`${HEAD}locales: &l [fa-AF]\nrefunds: { approvers: *l }\n`)).toEqual([])
+    const account =
+      'accounts:\n  - &a { code: cash, currency: AFN, openingMinor: 0 }\n  - { <<: *a, code: tax }\n'
+    expect(problems(`${HEAD}${account}`)).toEqual([])
   })
 })
 
