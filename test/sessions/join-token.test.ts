@@ -21,7 +21,12 @@ import {
   joinTokenSigning,
   leakedKeys,
 } from '../../src/domain/sessions/join-failures.ts'
-import { JOIN_TOKEN, prepareJoinToken, recordJoinToken } from '../../src/domain/sessions/join-token.ts'
+import {
+  forgetJoinTokens,
+  JOIN_TOKEN,
+  prepareJoinToken,
+  recordJoinToken,
+} from '../../src/domain/sessions/join-token.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
@@ -547,4 +552,28 @@ test('the process is ready once it holds every published key', async () => {
   const response = await fetch(`${server.url}/readyz`)
   expect(await response.json()).toMatchObject({ ready: true })
   expect(api.lacks()).toEqual([])
+})
+
+test('tokens are forgotten ninety days after they expired, but not those of a revoked key', async () => {
+  const old = await tokenOf()
+  const recent = await tokenOf()
+  const { key } = await activeKey(app, JOIN_TOKEN)
+  const backdate = (token: string, days: number) =>
+    database.owner.query(
+      `update virtual_care.join_token set expires_at = now() - make_interval(days => $2) where jti = $1`,
+      [decodeJwt(token).jti, days],
+    )
+  const left = async () => {
+    await forgetJoinTokens(app)
+    const rows = await database.db.query<{ jti: string }>('select jti from virtual_care.join_token')
+    return [old, recent].map((token) => rows.some(({ jti }) => jti === decodeJwt(token).jti))
+  }
+  // The owner of the tables sees no tenant's rows either.
+  await database.owner.query('alter table virtual_care.join_token no force row level security')
+  await backdate(old, 91)
+  await backdate(recent, 89)
+  expect(await left()).toEqual([false, true])
+  await backdate(recent, 91)
+  await revokeKey(systems(), { kid: key.ref, reason: 'it leaked', by: 'test', runId: randomUUID() })
+  expect(await left()).toEqual([false, true])
 })
