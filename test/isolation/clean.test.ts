@@ -263,6 +263,101 @@ const SCHEMAS: { style: string; sql: string; options?: Partial<IsolationOptions>
       create policy t on account using (tenant_id = (select nullif(current_setting('app.tenant_id', true), '')::uuid));
       grant select (id, tenant_id, email), insert (tenant_id, email), update (email) on account to $app;`,
   },
+  {
+    style: 'tenants by membership: the setting is a user, who may invite others to their own',
+    sql: `
+      create schema private;
+      grant usage on schema private to $app;
+      create table tenant (id uuid primary key);
+      create table person (id uuid primary key, email text not null);
+      create table membership (user_id uuid not null references person, tenant_id uuid not null references tenant,
+        role text not null default 'member', primary key (user_id, tenant_id));
+      create function private.mine() returns setof uuid language sql stable security definer set search_path = '' as $$
+        select tenant_id from public.membership where user_id = nullif(current_setting('app.user_id', true), '')::uuid $$;
+      create function private.is_admin(t uuid) returns boolean language sql stable security definer set search_path = '' as $$
+        select exists (select from public.membership m where m.tenant_id = t and m.role = 'admin'
+          and m.user_id = nullif(current_setting('app.user_id', true), '')::uuid) $$;
+      create table document (id uuid primary key default gen_random_uuid(), tenant_id uuid not null references tenant);
+      create table page (id uuid primary key default gen_random_uuid(), document_id uuid not null references document);
+      create table note (id uuid primary key default gen_random_uuid(), tenant_id uuid not null references tenant);
+      create table task (id uuid primary key default gen_random_uuid(), tenant_id uuid not null references tenant);
+      ${secured('membership', 'document', 'page', 'note', 'task')}
+      create policy own on membership for select using (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
+      create policy invite on membership for insert with check (private.is_admin(tenant_id));
+      create policy t on document using (tenant_id in (select private.mine()));
+      create policy t on page using (exists (select from document d where d.id = page.document_id));
+      create policy t on note using (tenant_id in (select m.tenant_id from membership m
+        where m.user_id = nullif(current_setting('app.user_id', true), '')::uuid));
+      create policy t on task using (exists (select from membership m join person p on p.id = m.user_id
+        where m.tenant_id = task.tenant_id and m.user_id = nullif(current_setting('app.user_id', true), '')::uuid));
+      grant select, insert on membership to $app; ${granted('document', 'page', 'note', 'task')}`,
+  },
+  {
+    style: 'the equality in other words, a tenant by its slug in small letters, a list of tenants for each',
+    sql: `
+      create table a (id uuid primary key default gen_random_uuid(), tenant_id text not null);
+      create table b (id uuid primary key default gen_random_uuid(), tenant_id text collate "C" not null);
+      create table c (id uuid primary key default gen_random_uuid(), tenant_id text not null);
+      create table d (id uuid primary key default gen_random_uuid(), tenant_id text not null);
+      create table e (id uuid primary key default gen_random_uuid(), tenant_id text not null);
+      ${secured('a', 'b', 'c', 'd', 'e')}
+      create policy p on a using (tenant_id = lower(trim(current_setting('app.tenant_id', true))));
+      create policy p on b using (tenant_id = current_setting('APP.Tenant_ID', true) collate "C");
+      create policy p on c using (not (tenant_id <> current_setting('app.tenant_id', true)));
+      create policy p on d using ((tenant_id = current_setting('app.tenant_id', true)) is true);
+      create policy p on e using (tenant_id = any (string_to_array(nullif(current_setting('app.tenant_id', true), ''), ',')));
+      ${granted('a', 'b', 'c', 'd', 'e')}`,
+  },
+  {
+    style: 'one claim a setting, a claim of the application’s own, by its path',
+    sql: `
+      create schema auth;
+      grant usage on schema auth to $app;
+      create function auth.jwt() returns jsonb language sql stable as $$ select nullif(current_setting('request.jwt.claims', true), '')::jsonb $$;
+      create table a (id uuid primary key default gen_random_uuid(), tenant_id uuid not null);
+      create table b (id uuid primary key default gen_random_uuid(), tenant_id uuid not null);
+      create table c (id uuid primary key default gen_random_uuid(), tenant_id uuid not null);
+      ${secured('a', 'b', 'c')}
+      create policy p on a using (tenant_id = (auth.jwt() -> 'app_metadata' ->> 'tenant_id')::uuid);
+      create policy p on b using (tenant_id = (auth.jwt() #>> '{app_metadata,tenant_id}')::uuid);
+      create policy p on c using (tenant_id = jsonb_extract_path_text(auth.jwt(), 'app_metadata', 'tenant_id')::uuid);
+      ${granted('a', 'b', 'c')}`,
+  },
+  {
+    style: 'old claims of PostgREST, one a setting',
+    sql: `
+      create table a (id uuid primary key default gen_random_uuid(), tenant_id uuid not null);
+      ${secured('a')}
+      create policy p on a using (tenant_id = nullif(current_setting('request.jwt.claim.tenant_id', true), '')::uuid);
+      ${granted('a')}`,
+  },
+  {
+    style:
+      'what nobody owns beside it: tags that are referenced, locks, rates, a table of tenants without a key to it',
+    sql: `
+      create table tenant (tenant_id uuid primary key, name text not null);
+      create table lock (name text primary key, held_until timestamptz);
+      create table rate (base char(3), quote char(3), at date, rate numeric, primary key (base, quote, at));
+      create table tag (id serial primary key, name text not null unique);
+      create table thing (seq bigserial unique, tenant_id uuid not null, id uuid not null default gen_random_uuid(),
+        tag_id int references tag, main uuid, primary key (tenant_id, id));
+      create table part (tenant_id uuid not null, id uuid not null default gen_random_uuid(), thing uuid not null,
+        primary key (tenant_id, id), foreign key (tenant_id, thing) references thing (tenant_id, id));
+      alter table thing add foreign key (tenant_id, main) references part (tenant_id, id) deferrable initially deferred;
+      create table history (id bigint generated always as identity primary key, tenant_id uuid not null, table_oid oid not null, row jsonb);
+      create function remember() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+        begin insert into public.history (tenant_id, table_oid, row) values (new.tenant_id, tg_relid, to_jsonb(new));
+          perform pg_notify('thing', new.id::text); return new; end $$;
+      create trigger remember after insert or update on thing for each row execute function remember();
+      create function whoami() returns text language sql stable security definer set search_path = pg_catalog as $$
+        select nullif(current_setting('app.tenant_id', true), '') $$;
+      ${secured('thing', 'part', 'history')}
+      create policy t on thing using (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid);
+      create policy t on part using (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid);
+      create policy t on history using (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid);
+      grant select on tenant, history to $app; grant usage on sequence tag_id_seq, thing_seq_seq to $app;
+      grant select, insert on tag to $app; ${granted('lock', 'rate', 'thing', 'part')}`,
+  },
 ]
 
 describe.each(SCHEMAS)('$style', ({ sql, options = {} }) => {

@@ -131,6 +131,42 @@ const HOLES: Hole[] = [
     finds: ['tenant-column-missing public.prescription'],
   },
   {
+    hole: 'persons that nothing ties to a tenant, written and read',
+    breaks:
+      'create table guest (id uuid primary key, full_name text, phone text); grant select, insert on guest to $app',
+    mends: 'drop table guest',
+    finds: ['tenant-column-missing public.guest'],
+  },
+  {
+    hole: 'a trail of whose rows nobody can say',
+    breaks: `create table trail (id bigint generated always as identity, table_name text, row_id text, was jsonb);
+      alter table trail enable row level security; create policy everybody on trail using (true);
+      grant select, insert on trail to $app`,
+    mends: 'drop table trail',
+    finds: ['tenant-column-missing public.trail'],
+  },
+  {
+    hole: 'a copy without the tenant',
+    breaks: 'create table backup as select id, mrn, name from patient; grant select (mrn) on backup to $app',
+    mends: 'drop table backup',
+    finds: ['tenant-column-missing public.backup'],
+  },
+  {
+    hole: 'a table that was made part of an extension',
+    breaks: `create table hidden (tenant_id uuid not null); grant select on hidden to $app; alter extension plpgsql add table hidden`,
+    mends: 'alter extension plpgsql drop table hidden; drop table hidden',
+    finds: ['rls-off public.hidden'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a check of the tenant that old rows need not pass',
+    breaks: `alter table patient alter column tenant_id drop not null;
+      alter table patient add constraint later check (tenant_id is not null) not valid`,
+    mends:
+      'alter table patient drop constraint later; alter table patient alter column tenant_id set not null',
+    finds: ['tenant-column-nullable public.patient.tenant_id'],
+  },
+  {
     hole: 'the tenant under another name',
     breaks:
       'create table contract (clinic uuid references tenant, terms text); grant select on contract to $app',
@@ -178,6 +214,31 @@ const HOLES: Hole[] = [
         `tenant_id = (nullif(current_setting('app.tenant_id', true), '')::json ->> 'wanted')::uuid`,
       ],
       ['any tenant that exists', 'tenant_id in (select id from tenant)'],
+      [
+        'one of several tenants',
+        `tenant_id = any (array_append(string_to_array(current_setting('app.tenant_id', true), ',')::uuid[], tenant_id))`,
+      ],
+      [
+        'a default list',
+        `tenant_id = any (coalesce(nullif(current_setting('app.tenant_id', true), ''), '{7b0e9b3e-3a0b-4d6f-9d5d-111111111111}')::uuid[])`,
+      ],
+      [
+        'without capitals on both sides',
+        `lower(tenant_id::text) = lower(current_setting('app.tenant_id', true))`,
+      ],
+      [
+        'a claim that users write themselves',
+        `tenant_id = (current_setting('app.tenant_id', true)::json -> 'user_metadata' ->> 'tenant_id')::uuid`,
+      ],
+      [
+        'distinct from nothing',
+        `tenant_id is not distinct from nullif(current_setting('app.tenant_id', true), '')::uuid`,
+      ],
+      [
+        'a join whose condition restrains nothing',
+        `exists (select from tenant t left join visit v on v.tenant_id = t.id
+          and v.tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid where t.id = patient.tenant_id)`,
+      ],
       ['a case', `case when current_setting('app.tenant_id', true) = '' then true else ${mine} end`],
     ] as const
   ).map(([hole, using]) => ({
@@ -218,6 +279,33 @@ const HOLES: Hole[] = [
       create function whose() returns uuid language sql stable as $$ select nullif(current_setting('app.tenant_id', true), '')::uuid $$;
       reset role; revoke create on schema public from $app; ${policy('tenant_id = whose()')}`,
     mends: `${canonical}; set role $app; drop function whose(); reset role`,
+    finds: ['policy-open public.patient policy tenant'],
+  },
+  {
+    hole: 'an equality of its own making',
+    breaks: `create function alike(uuid, text) returns boolean language sql as $$ select $1::text = $2 or $2 = '' $$;
+      create operator = (leftarg = uuid, rightarg = text, function = alike);
+      ${policy(`tenant_id = current_setting('app.tenant_id', true)`)}`,
+    mends: `${canonical}; drop operator = (uuid, text); drop function alike(uuid, text)`,
+    finds: ['policy-open public.patient policy tenant'],
+  },
+  {
+    hole: 'a membership that the role may write',
+    breaks: `create table membership (user_id uuid not null, tenant_id uuid not null references tenant);
+      alter table membership enable row level security; alter table membership force row level security;
+      create policy own on membership using (user_id = nullif(current_setting('app.user_id', true), '')::uuid);
+      grant select, insert on membership to $app;
+      ${policy(`tenant_id in (select m.tenant_id from membership m where m.user_id = nullif(current_setting('app.user_id', true), '')::uuid)`)}`,
+    mends: `${canonical}; drop table membership`,
+    finds: ['policy-open public.membership policy own', 'policy-open public.patient policy tenant'],
+  },
+  {
+    hole: 'a function whose argument is hidden by a column',
+    breaks: `create table membership (user_id uuid not null, tenant_id uuid not null references tenant);
+      create function is_member(tenant_id uuid) returns boolean language sql stable as $$ select exists (
+        select from membership where tenant_id = tenant_id and user_id = nullif(current_setting('app.user_id', true), '')::uuid) $$;
+      ${policy('is_member(tenant_id)')}`,
+    mends: `${canonical}; drop function is_member(uuid); drop table membership`,
     finds: ['policy-open public.patient policy tenant'],
   },
   {
@@ -266,6 +354,33 @@ const HOLES: Hole[] = [
     breaks: 'create unique index loose on patient (mrn, lower(name)) include (tenant_id)',
     mends: 'drop index loose',
     finds: ['unique-without-tenant public.patient index loose'],
+  },
+  {
+    hole: 'a number that people know as the key',
+    breaks: `create table invoice (number bigint primary key, tenant_id uuid not null); ${isolated('invoice')}`,
+    mends: 'drop table invoice',
+    finds: ['unique-without-tenant public.invoice index invoice_pkey'],
+  },
+  {
+    hole: 'unique with no more of the tenant than that there is one',
+    breaks: 'create unique index loose on patient ((tenant_id is null), mrn)',
+    mends: 'drop index loose',
+    finds: ['unique-without-tenant public.patient index loose'],
+  },
+  {
+    hole: 'unique in one partition',
+    breaks: 'create unique index loose on note_2026 (body)',
+    mends: 'drop index loose',
+    finds: ['unique-without-tenant public.note_2026 index loose'],
+  },
+  {
+    hole: 'an exclusion of other tenants alone',
+    breaks: `create extension btree_gist;
+      alter table visit add constraint apart exclude using gist (tenant_id with <>, at with &&);
+      alter table visit add constraint within exclude using gist (tenant_id with =, at with &&)`,
+    mends: 'drop extension btree_gist cascade',
+    finds: ['exclusion-without-tenant public.visit constraint apart'],
+    asAdmin: true,
   },
   {
     hole: 'an exclusion over all tenants',
@@ -325,6 +440,30 @@ const HOLES: Hole[] = [
     breaks: 'select lo_create(4711); grant select on large object 4711 to public',
     mends: 'select lo_unlink(4711)',
     finds: ['large-objects app'],
+  },
+  {
+    hole: 'files outside of every table',
+    breaks: `create table scan (id uuid primary key, tenant_id uuid not null, image oid not null); ${isolated('scan')}`,
+    mends: 'drop table scan',
+    finds: ['large-objects public.scan.image'],
+  },
+  {
+    hole: 'large objects for everybody',
+    breaks: `do $$ begin execute format('alter database %I set lo_compat_privileges = on', current_database()); end $$`,
+    mends: `do $$ begin execute format('alter database %I reset lo_compat_privileges', current_database()); end $$`,
+    finds: [expect.stringMatching(/^role-settings database foreign_/)],
+    asAdmin: true,
+  },
+  {
+    hole: 'connections to anywhere',
+    breaks: 'create extension dblink',
+    mends: 'drop extension dblink',
+    finds: [
+      'server-objects dblink(text)',
+      'server-objects dblink_connect(text)',
+      'server-objects dblink_exec(text)',
+    ],
+    asAdmin: true,
   },
   {
     hole: 'a tenant by default',
@@ -484,6 +623,30 @@ const HOLES: Hole[] = [
     asAdmin: true,
   },
   {
+    hole: 'a trigger that runs as its owner in a search path of the caller’s',
+    breaks: `create function noted() returns trigger language plpgsql security definer as 'begin insert into country values (new.mrn, new.mrn); return new; end';
+      create trigger noted after insert on patient for each row execute function noted()`,
+    mends: 'drop function noted() cascade',
+    finds: ['definer-trigger public.patient trigger noted'],
+  },
+  {
+    hole: 'a trigger that sends rows to whoever listens',
+    breaks: `create function tell() returns trigger language plpgsql as $$ begin perform pg_notify('patient', row_to_json(new)::text); return new; end $$;
+      create trigger tell after insert on patient for each row execute function tell()`,
+    mends: 'drop function tell() cascade',
+    finds: ['notify public.patient trigger tell'],
+  },
+  {
+    hole: 'an event trigger that opens what is made',
+    breaks: `create function opened() returns event_trigger language plpgsql as $$ declare made record; begin
+        for made in select * from pg_event_trigger_ddl_commands() where command_tag = 'CREATE TABLE' loop
+          execute format('grant select on %s to public', made.object_identity); end loop; end $$;
+      create event trigger opened on ddl_command_end execute function opened()`,
+    mends: 'drop event trigger opened; drop function opened()',
+    finds: ['event-trigger opened'],
+    asAdmin: true,
+  },
+  {
     hole: 'a rule',
     breaks: `create rule copy as on insert to patient do also insert into country values (new.name, new.mrn)`,
     mends: 'drop rule copy on patient',
@@ -509,6 +672,15 @@ const HOLES: Hole[] = [
       create foreign table far_patient (tenant_id uuid, name text) server far; grant select on far_patient to $app`,
     mends: 'drop foreign data wrapper far cascade',
     finds: ['foreign-table public.far_patient'],
+    asAdmin: true,
+  },
+  {
+    hole: 'a partition elsewhere',
+    breaks: `create foreign data wrapper far; create server far foreign data wrapper far;
+      create table log (tenant_id uuid not null, day date) partition by range (day); ${isolated('log')}
+      create foreign table log_far partition of log for values from ('2026-01-01') to ('2027-01-01') server far`,
+    mends: 'drop table log; drop foreign data wrapper far cascade',
+    finds: ['foreign-table public.log_far'],
     asAdmin: true,
   },
   {
