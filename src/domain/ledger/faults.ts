@@ -3,7 +3,15 @@ import type { Account } from './account.ts'
 
 /** One place where an account is not what was posted to it. The same fault is the same in every member each time it is found. */
 export interface Fault {
-  check: 'balance' | 'balance-sequence' | 'sequence' | 'chain' | 'currency' | 'zero-sum' | 'transaction'
+  check:
+    | 'balance'
+    | 'balance-sequence'
+    | 'sequence'
+    | 'chain'
+    | 'currency'
+    | 'zero-sum'
+    | 'transaction'
+    | 'missing'
   /** The entry; null where the fault is in the balance. */
   seq: bigint | null
   transactionId: string | null
@@ -48,7 +56,7 @@ export function accountFaults(
        select 'transaction', seq, transaction_id, transaction_id::text, 'none' from own
        where not exists (select from billing.journal_transaction t where t.tenant_id = $1 and t.id = own.transaction_id)
        union all
-       select 'zero-sum', min(own.seq), own.transaction_id, '0', legs.total::text
+       select 'zero-sum', max(own.seq), own.transaction_id, '0', legs.total::text
        from own join lateral (
          select sum(e.amount_minor) as total from billing.entry e
          where e.tenant_id = $1 and e.transaction_id = own.transaction_id group by e.currency) legs on legs.total <> 0

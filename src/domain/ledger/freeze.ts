@@ -30,6 +30,14 @@ export async function freezeOf(
   return row?.since ? row : undefined
 }
 
+/** Every frozen account, the longest frozen first. */
+export function frozenAccounts({ db }: { db: Queryable }): Promise<(Freeze & { accountId: string })[]> {
+  return db.query(
+    `select account_id as "accountId", frozen_at as since, frozen_reason as reason, frozen_incident as "incidentId"
+     from billing.balance where frozen_at is not null order by frozen_at, account_id`,
+  )
+}
+
 /**
  * Stops every post to one account: none is accepted once this has committed, since it waits for those under way at the
  * lock that posting takes. Opens the incident that pages (billing/FM-07), or counts one more report of it. An account

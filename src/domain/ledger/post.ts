@@ -55,7 +55,7 @@ export async function postTransaction(
     )
     return posted!
   } catch (cause) {
-    throw refusal(cause)
+    throw ledgerRefusal(cause)
   }
 }
 
@@ -75,7 +75,8 @@ const REFUSALS: Record<string, ErrorCode> = {
   LG011: 'NOT_NEEDED',
 }
 
-function refusal(cause: unknown): unknown {
+/** What the ledger's functions refused, as the error that is shown; anything else as it is. */
+export function ledgerRefusal(cause: unknown): unknown {
   if (!(cause instanceof Error)) return cause
   const { code, detail } = cause as Error & { code?: string; detail?: string }
   const known = REFUSALS[code ?? '']
