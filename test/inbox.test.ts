@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { openQuarantine } from '../src/domain/dlq/count.ts'
 import { consumePass, drainConsumer, ensureConsumer, runConsumer } from '../src/domain/inbox/consume.ts'
-import type { ConsumerSpec } from '../src/domain/inbox/consumers.ts'
+import { CONSUMERS, type ConsumerSpec } from '../src/domain/inbox/consumers.ts'
 import { parseEvent } from '../src/domain/inbox/event.ts'
 import { handleEvent } from '../src/domain/inbox/handle.ts'
 import { consumerLag } from '../src/domain/inbox/lag.ts'
@@ -15,6 +15,7 @@ import { duplicateCharges } from '../src/domain/ledger/duplicates.ts'
 import { captureCharge } from '../src/domain/payments/capture-charge.ts'
 import { duplicateSessions } from '../src/domain/sessions/duplicate-sessions.ts'
 import { scheduleSession } from '../src/domain/sessions/schedule.ts'
+import { asTenant } from '../src/domain/sessions/tenant.ts'
 import { TabibError } from '../src/errors.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { charge, useInbox } from './support/inbox.ts'
@@ -137,22 +138,39 @@ describe('a consumer', () => {
     expect(await quarantined(consumer)).toHaveLength(1)
   })
 
-  test('charges a session that ended once, in the tenant’s currency', async () => {
+  test('charges a session that ended once, at the tenant’s price, whatever the inbox forgot and the price is since', async () => {
     const consumer = { ...world.consumer(captureCharge), name: 'charge-capture' }
     const [id] = await world.publish(consumer, [{}])
     await settle(consumer, 1)
+    await world.db.query('delete from billing.inbox where event_id = $1', [id])
+    await asTenant(world.db, world.tenantId, (tx) =>
+      tx.query('update billing.price set amount_minor = 60000'),
+    )
+    await world.publish(consumer, [{ id: id!, messageId: 'after-the-inbox-forgot' }])
+    await settle(consumer, 1)
     expect(
-      await world.owner.transaction(async (tx) => {
-        await tx.query(`select set_config('app.tenant_id', $1, true)`, [world.tenantId])
-        await tx.query('alter table billing.charge no force row level security')
-        const rows = await tx.query(
-          'select currency, amount_minor, code from billing.charge where event_id = $1',
-          [id],
-        )
-        await tx.query('alter table billing.charge force row level security')
-        return rows
-      }),
+      await world.db.query('select currency, amount_minor, code from billing.charge where event_id = $1', [
+        id,
+      ]),
     ).toEqual([{ currency: 'AFN', amount_minor: 50_000n, code: 'CONSULT-REMOTE' }])
+  })
+
+  test('that finds no price is counted, and its event quarantined', async () => {
+    const { onFailure } = CONSUMERS.find(({ name }) => name === 'charge-capture')!
+    const consumer = { ...world.consumer(captureCharge), onFailure: onFailure!, name: 'charge-capture-2' }
+    const listEnds = (end: string) =>
+      asTenant(world.db, world.tenantId, (tx) =>
+        tx.query(`update billing.price_list set effective = tstzrange(lower(effective), ${end})`),
+      )
+    await listEnds('now()')
+    await world.publish(consumer, [{}])
+    await settle(consumer, 5)
+    await listEnds('null')
+    const [row] = await quarantined(consumer)
+    expect(row).toMatchObject({ detail: expect.stringMatching(/^PRICE_NOT_FOUND: /) })
+    expect(
+      await world.db.query('select item_code, sum(n)::int as n from billing.price_refusal group by 1'),
+    ).toEqual([{ item_code: 'CONSULT-REMOTE', n: 5 }])
   })
 
   test('opens one session for an appointment that was announced twice', async () => {

@@ -19,7 +19,7 @@ export function parse<T>(schema: z.ZodType<T>, value: unknown): T {
   throw new TabibError('USAGE', z.prettifyError(parsed.error))
 }
 
-/** A write as its Idempotency-Key names it; undefined where the request has none. */
+/** A write as its Idempotency-Key names it; undefined where the request has none. Only once its body was parsed. */
 export function callOf(
   request: FastifyRequest,
   { service, tenantId }: Pick<Call, 'service' | 'tenantId'>,

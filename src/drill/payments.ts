@@ -12,6 +12,7 @@ export interface PaymentsOptions {
   /** How many rounds pass, on average, from one fault to the next. */
   calm: number
   seed: number
+  /** Aborted: the round under way is the last, and what was done is counted. */
   signal: AbortSignal
   say?: (line: string) => void
 }
@@ -84,8 +85,7 @@ export async function runPayments(world: World, options: PaymentsOptions): Promi
     }
   }
 
-  while (result.rounds < rounds) {
-    signal.throwIfAborted()
+  while (result.rounds < rounds && !signal.aborted) {
     if (result.rounds % 100 === 0) visit.serviceToken = await tokenFor(world, visit)
     const key = randomUUID()
     const body = { accountId, amountMinor: AMOUNT_MINOR, currency: 'AFN', method: 'cash', reference: key }

@@ -301,6 +301,7 @@ describe('nothing is changed, and the reason told, by', () => {
     ['a member too many', () => payment({ note: 'for Zahra' }), 400, 'USAGE'],
     ['no JSON', () => '{', 400, 'USAGE'],
     ['no object', () => '[]', 400, 'USAGE'],
+    ['nesting without end', () => `${'['.repeat(8_000)}${']'.repeat(8_000)}`, 400, 'USAGE'],
   ])('%s', async (_what, body, status, code) => {
     // Both accounts hold something, so that a balance can overflow.
     await pay(payment(), randomUUID())

@@ -47,7 +47,10 @@ export function fingerprintOf(params: unknown, body: unknown): Buffer {
 }
 
 /** @throws TabibError IDEMPOTENCY_KEY_REUSED when the key came with something else before. */
-export function assertSameRequest({ key, fingerprint }: Call, first: { fingerprint: Buffer }): void {
+export function assertSameRequest(
+  { key, fingerprint }: Pick<Call, 'key' | 'fingerprint'>,
+  first: { fingerprint: Buffer },
+): void {
   if (fingerprint.equals(first.fingerprint)) return
   throw new TabibError(
     'IDEMPOTENCY_KEY_REUSED',

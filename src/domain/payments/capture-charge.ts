@@ -13,8 +13,8 @@ export interface SessionEnded {
 const CONSULTATION = 'CONSULT-REMOTE'
 
 /**
- * Charges the consultation of a session that ended, at its tenant's price. That one event charges once is the inbox's
- * promise, which the ledger keeps for ever: call it in the transaction that records the event there.
+ * Charges the consultation of a session that ended, at its tenant's price, once for its event, for ever: the inbox forgets,
+ * and the charge does not. Call it in the transaction that records the event there.
  *
  * @throws TabibError USAGE when the event lacks its session or patient, and what `charge` throws.
  */

@@ -38,11 +38,19 @@ export const CHARGE_COLUMNS =
 
 /**
  * Charges an item at the price in effect, and posts it: the patient's receivable account is debited, revenue credited.
- * What costs nothing is put on record alone.
+ * What costs nothing is put on record alone. Once for its cause, for ever: an earlier charge is given back, at its own
+ * price, with `again`.
  *
- * @throws TabibError NOT_FOUND for an unknown tenant, CURRENCY_NOT_SET, PRICE_NOT_FOUND, and what `postTransaction` throws.
+ * @throws TabibError NOT_FOUND for an unknown tenant, CURRENCY_NOT_SET, PRICE_NOT_FOUND, IDEMPOTENCY_KEY_REUSED, and what
+ * `postTransaction` throws.
  */
-export async function charge(tx: Transaction, ask: NewCharge, cause: ChargeCause): Promise<Charge> {
+export async function charge(
+  tx: Transaction,
+  ask: NewCharge,
+  cause: ChargeCause,
+): Promise<Charge & { again: boolean }> {
+  const first = await chargedBefore(tx, ask, cause)
+  if (first) return { ...first, again: true }
   const { tenantId, patientId, sessionId, code } = ask
   const { amountMinor, currency } = await priceOf(tx, ask)
   const accountId = await openAccount(tx, { tenantId, code: `receivable:${patientId}`, currency })
@@ -80,29 +88,40 @@ export async function charge(tx: Transaction, ask: NewCharge, cause: ChargeCause
     ],
     'charge_insert',
   )
-  return charged!
+  return { ...charged!, again: false }
 }
 
-/**
- * Answers a request for a charge. Once for its key, for ever: an earlier charge under it is answered with again.
- * @throws TabibError IDEMPOTENCY_KEY_REUSED, and what `charge` throws.
- */
+async function chargedBefore(
+  tx: Transaction,
+  { tenantId, code }: NewCharge,
+  cause: ChargeCause,
+): Promise<Charge | undefined> {
+  if ('eventId' in cause) {
+    const [first] = await tx.query<Charge>(
+      `select ${CHARGE_COLUMNS} from billing.charge
+       where tenant_id = $1 and event_id = $2 and code = $3 order by captured_at limit 1`,
+      [tenantId, cause.eventId, code],
+      'charge_of_event',
+    )
+    return first
+  }
+  const [first] = await tx.query<Charge & { fingerprint: Buffer }>(
+    `select ${CHARGE_COLUMNS}, fingerprint from billing.charge where tenant_id = $1 and idempotency_key = $2`,
+    [tenantId, cause.key],
+    'charge_of_key',
+  )
+  if (first) assertSameRequest(cause, first)
+  return first
+}
+
+/** Answers a request for a charge; see `charge`. */
 export async function chargeOnce(
   tx: Transaction,
   call: Call,
   ask: Omit<NewCharge, 'tenantId'>,
 ): Promise<Effect> {
-  const { tenantId, key } = call
-  const [first] = await tx.query<Charge & { fingerprint: Buffer }>(
-    `select ${CHARGE_COLUMNS}, fingerprint from billing.charge where tenant_id = $1 and idempotency_key = $2`,
-    [tenantId, key],
-    'charge_first',
-  )
-  if (first) {
-    assertSameRequest(call, first)
-    return { ...chargeAnswer(first), again: true }
-  }
-  return chargeAnswer(await charge(tx, { tenantId, ...ask }, call))
+  const charged = await charge(tx, { tenantId: call.tenantId, ...ask }, call)
+  return { ...chargeAnswer(charged), again: charged.again }
 }
 
 /** What a charge is answered with; the same bytes whenever it is made. */

@@ -11,16 +11,17 @@ export interface RepeatedPayments {
 
 /**
  * Payments that were posted twice, or look it: the same account, amount, currency, method and reference within 24 hours.
- * Reads ids and digests alone.
+ * Reads no personal text.
  */
 export async function repeatedPayments({ db }: { db: Queryable }): Promise<RepeatedPayments> {
   const [row] = await db.query<RepeatedPayments>(
     `with recent as (
-       select tenant_id, id, account_id, idempotency_key, fingerprint, transaction_id, paid_at from billing.payment
+       select tenant_id, id, account_id, amount_minor, currency, method, coalesce(reference, '') as reference,
+         idempotency_key, transaction_id, paid_at from billing.payment
        where paid_at > now() - interval '48 hours'
      ), equal as (
        select distinct p.id, p.account_id from recent p
-         join recent q using (tenant_id, account_id, fingerprint)
+         join recent q using (tenant_id, account_id, amount_minor, currency, method, reference)
        where (q.paid_at, q.id) < (p.paid_at, p.id) and q.paid_at > p.paid_at - interval '24 hours'
          and p.paid_at > now() - interval '24 hours'
          and not exists (
