@@ -319,6 +319,19 @@ describe("a probe of a tenant's servers", () => {
     expect(await messages(withHook(path, file))).toEqual([message])
   })
 
+  test('says how a secret is made, and what is typed then is one', async () => {
+    const tenant = completeTenant({ slug: 'herat', name: 'Herat', currency: 'AFN', region: 'af-herat' })
+    withHook('/hook', 'made')(tenant)
+    const asked = async () => {
+      const reach = { ...NOTHING, db: database.db, fetch: () => fetch }
+      const { findings } = await examineTenants([{ id: randomUUID(), tenant }], { now: new Date(), reach })
+      return findings.find(({ id }) => id === 'tenant/webhook-signed-test')
+    }
+    await execa('bash', ['-ec', (await asked())!.fix!])
+    // The clinic's own copy is another still.
+    expect((await asked())?.message).toContain('answers a signed test with HTTP 401')
+  })
+
   test.each([
     ['leak', 'it publishes a private key: that key is lost'],
     ['none', 'none of its keys verifies signatures'],
