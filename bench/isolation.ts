@@ -75,6 +75,7 @@ const SCHEMA = `
   grant bench_app to current_user;
   create table tenant (id uuid primary key, name text not null);
   grant select on tenant to bench_app;
+  create function touch() returns trigger language plpgsql as 'begin new.at := now(); return new; end';
   do $$ begin
     for i in 1..${TABLES} loop
       execute format($sql$
@@ -90,6 +91,7 @@ const SCHEMA = `
           unique (tenant_id, id),
           unique (tenant_id, name)
         );
+        create trigger touch before update on t%1$s for each row execute function touch();
         alter table t%1$s enable row level security;
         alter table t%1$s force row level security;
         create policy tenant on t%1$s to bench_app

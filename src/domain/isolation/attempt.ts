@@ -301,8 +301,9 @@ class Attempts {
   #references(relation: Relation, a: StoredRow, seeded: Seeded[]): { sql: string; key: string }[] {
     const own = this.#judging.tenantColumns(relation)
     return this.#catalog.foreignKeys.flatMap((key) => {
+      if (key.relation !== relation.oid || key.references === relation.oid) return []
       const parent = seeded.find((one) => one.relation.oid === key.references)
-      if (key.relation !== relation.oid || !parent || parent.relation.oid === relation.oid) return []
+      if (!parent) return []
       const given = this.#keys(relation.name, a, [...own])
       let foreign = 0
       key.columns.forEach((number, i) => {
@@ -513,7 +514,7 @@ class Attempts {
     }
     await raw.query('savepoint effects')
     try {
-      await this.#rows.unforce()
+      await this.#rows.unforce(this.#connection)
       const before = await fingerprint()
       /** The tables of B that it changes when A writes to these. */
       const changedBy = async (some: Seeded[]) => {

@@ -384,7 +384,9 @@ function readUniqueIndexes(db: Queryable, scope: number[]): Promise<UniqueIndex[
        array(select o.oprname::text from pg_constraint k, unnest(k.conexclop) with ordinality u (o_oid, n)
              join pg_operator o on o.oid = o_oid where k.conindid = i.indexrelid and k.contype = 'x' order by n) as operators,
        array(select k::int from unnest(i.indkey) with ordinality u (k, n) where n <= i.indnkeyatts) as columns,
-       array(select pg_get_indexdef(i.indexrelid, n::int, true) from generate_series(1, i.indnkeyatts) n) as keys
+       array(select coalesce((select quote_ident(attname) from pg_attribute where attrelid = i.indrelid and attnum = k and k <> 0),
+               pg_get_indexdef(i.indexrelid, n::int, true))
+             from unnest(i.indkey) with ordinality u (k, n) where n <= i.indnkeyatts order by n) as keys
      from pg_index i join pg_class x on x.oid = i.indexrelid join pg_class c on c.oid = i.indrelid
      where (i.indisunique or i.indisexclusion) and c.relnamespace = any($1) and c.relkind in ('r', 'p')
        and not exists (select from pg_inherits where inhrelid = i.indexrelid)

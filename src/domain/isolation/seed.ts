@@ -156,9 +156,9 @@ export class Seeding {
   }
 
   /** So that the owner may put rows in, and count them: taken back before anything is tried. */
-  async unforce(): Promise<string[]> {
+  async unforce({ raw } = this.#connection): Promise<string[]> {
     const [{ bypasses }] = (
-      await this.#connection.raw.query(
+      await raw.query(
         'select rolsuper or rolbypassrls as bypasses from pg_roles where rolname = current_user',
       )
     ).rows as [{ bypasses: boolean }]
@@ -167,10 +167,7 @@ export class Seeding {
     )
     if (bypasses || forced.length === 0) return []
     const unforce = (tables: string[]) =>
-      kept(
-        this.#connection.raw,
-        ...tables.map((table) => `alter table ${table} no force row level security`),
-      ).then(
+      kept(raw, ...tables.map((table) => `alter table ${table} no force row level security`)).then(
         () => true,
         () => false,
       )
