@@ -135,7 +135,16 @@ function duplicatePostings(
          as "originalChargeId",
        twin.id as "originalTransactionId", debt.account_id as "accountId", abs(debt.amount_minor) as "amountMinor",
        debt.currency, late.posted_at as at
-     from billing.journal_transaction late
+     from (
+       -- Those few first, since to look for a twin costs more.
+       select * from billing.journal_transaction late
+       where kind in ('charge', 'payment') and ($1::uuid is null or tenant_id = $1)
+         and ($3::timestamptz is null or posted_at >= $3)
+         and (not ${accounted('late')} or exists (
+           select from billing.journal_transaction same
+           where same.tenant_id = late.tenant_id and same.business_key = late.business_key and same.id <> late.id))
+       offset 0
+     ) late
      join tabib.tenant t on t.id = late.tenant_id
      -- Of its accounts the one with the fewest entries: a patient's, where the other is revenue or cash.
      cross join lateral (
@@ -152,11 +161,8 @@ function duplicatePostings(
            or ${accounted('o')} and not ${accounted('late')})
        order by abs(extract(epoch from o.posted_at - late.posted_at)), o.id limit 1
      ) twin
-     where late.kind in ('charge', 'payment') and ${live('late', 'late.id')}
-       and ($1::uuid is null or late.tenant_id = $1)
-       and ($2::uuid is null or exists (
-         select from billing.entry e where e.tenant_id = late.tenant_id and e.transaction_id = late.id and e.account_id = $2))
-       and ($3::timestamptz is null or late.posted_at >= $3)
+     where ${live('late', 'late.id')} and ($2::uuid is null or exists (
+       select from billing.entry e where e.tenant_id = late.tenant_id and e.transaction_id = late.id and e.account_id = $2))
      order by late.tenant_id, late.posted_at, late.id`,
     [tenantId, accountId, since],
   )
