@@ -85,7 +85,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
 }
 
 /** What is away, and why, is for operators: in the log and in `tabib status`. */
-const LATER = 'this cannot be done now; ask again later, with the same Idempotency-Key'
+const LATER = 'this cannot be done now; ask again later, under the same Idempotency-Key if there was one'
 
 function refuse(app: App, thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   // What Fastify itself refuses (no JSON, a body too large) brings its status with it.

@@ -27,7 +27,7 @@ const paymentSchema = z.strictObject({
 const chargeSchema = z.strictObject({
   patientId: z.uuid(),
   sessionId: z.uuid().optional(),
-  code: z.string().min(1).max(100),
+  code: z.string().regex(/^[\w.:/-]{1,64}$/, 'the code of an item, such as CONSULT-REMOTE'),
 })
 
 /**

@@ -319,6 +319,19 @@ describe('nothing is changed, and the reason told, by', () => {
     return payment({ accountId: row?.id })
   }
 
+  test('an account that is frozen', async () => {
+    const { body } = await charge()
+    await database.db.query(
+      `update billing.balance set frozen_at = now(), frozen_reason = 'drift', frozen_incident = gen_random_uuid()
+       where account_id = $1`,
+      [body.accountId],
+    )
+    const before = await traces()
+    const refused = await pay(payment({ accountId: body.accountId }), randomUUID())
+    expect(refused).toMatchObject({ status: 409, body: { code: 'ACCOUNT_FROZEN' } })
+    expect(await traces()).toEqual(before)
+  })
+
   test('another tenant’s account', async () => {
     const other = await world.visit()
     const { status, body } = await world.post(other, '/billing/payments', payment(), randomUUID())
@@ -330,6 +343,16 @@ describe('nothing is changed, and the reason told, by', () => {
     expect((await charge({ patientId: randomUUID(), code: 'LAB-CBC' }, key)).status).toBe(422)
     expect((await charge({ patientId: randomUUID(), code: 'CONSULT-REMOTE' }, key)).status).toBe(201)
   })
+
+  test.each(['', 'CONSULT\u0000REMOTE', '\ud800', 'x'.repeat(65)])(
+    'an item that none can be, %j',
+    async (code) => {
+      const before = await traces()
+      const refused = await charge({ patientId: randomUUID(), code })
+      expect(refused).toMatchObject({ status: 400, body: { code: 'USAGE' } })
+      expect(await traces()).toEqual(before)
+    },
+  )
 
   test('an item without a price in effect', async () => {
     const before = await traces()

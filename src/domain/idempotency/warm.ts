@@ -4,7 +4,8 @@ import { TabibError } from '../../errors.ts'
 import { type Service, schemaOf } from '../../service.ts'
 import { CACHED, cacheEntry, cacheKey, type Kept } from './cache.ts'
 
-const BATCH = 1_000
+/** Few enough to be through within the time that one command is given. */
+const BATCH = 250
 /** As many answers as are looked for: enough to tell 90 % from 89 %. */
 const SAMPLE = 500
 const FEWEST = 20
