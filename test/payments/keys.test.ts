@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { beforeAll, expect, test } from 'vitest'
 import { forgetKeys } from '../../src/domain/idempotency/forget.ts'
 import { cacheMissRatio } from '../../src/domain/idempotency/warm.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
-import { lostKeys } from '../../src/domain/payments/lost-keys.ts'
+import { lostKeys, unguardedKeys } from '../../src/domain/payments/lost-keys.ts'
 import { repeatedPayments } from '../../src/domain/payments/repeated.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
@@ -15,6 +16,7 @@ import { type ApiAnswer, useApi } from '../support/api.ts'
 const world = useApi()
 const { database } = world
 
+const runbook = readFileSync(join(packageRoot(), 'runbooks/billing/fm-09-idempotency-ttl.md'), 'utf8')
 let visit: Visit
 let accountId: string
 beforeAll(async () => {
@@ -128,6 +130,23 @@ test('keys that were deleted before their time are found, put back, and answer a
   const before = await made()
   expect(texts(await again())).toEqual(texts(answers))
   expect(await made()).toBe(before)
+})
+
+test.each([
+  ['is gone', 'drop policy for_24_hours on billing.idempotency_key'],
+  [
+    'is of an hour',
+    `alter policy for_24_hours on billing.idempotency_key using (created_at <= now() - interval '1 hour')`,
+  ],
+  ['is not in force', 'alter table billing.idempotency_key disable row level security'],
+])('a policy of keys that %s is told', async (_how, sql) => {
+  expect(await unguardedKeys(database)).toEqual([])
+  await database.owner.query(sql)
+  expect(await unguardedKeys(database)).toEqual(['billing.idempotency_key'])
+  // As the runbook has it.
+  const [repair = ''] = /^drop policy.*?^(?=```)/ms.exec(runbook) ?? []
+  await database.owner.query(repair)
+  expect(await unguardedKeys(database)).toEqual([])
 })
 
 test('an account that was paid the same twice is told, until one of the two is reversed', async () => {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { lostKeys } from '../../domain/payments/lost-keys.ts'
+import { lostKeys, unguardedKeys } from '../../domain/payments/lost-keys.ts'
 import { repeatedPayments } from '../../domain/payments/repeated.ts'
 import { failureMode } from '../failure-mode.ts'
 
@@ -13,23 +13,25 @@ export default failureMode({
   detect: {
     metric: 'billing_idempotency_breaches',
     measure: async (app) => {
-      const [{ lost, youngestS }, { sameKey, equal, accounts }] = await Promise.all([
+      const [unguarded, { lost, youngestS }, { sameKey, equal, accounts }] = await Promise.all([
+        unguardedKeys(app),
         lostKeys(app),
         repeatedPayments(app),
       ])
       const evidence = {
+        unguarded,
         keysGoneBefore24H: lost,
         goneAfterS: youngestS,
         sameKey,
         equalPayments: equal,
         accounts,
       }
-      return { value: lost + sameKey + equal, evidence }
+      return { value: unguarded.length + lost + sameKey + equal, evidence }
     },
     fires: { above: 0 },
     says: (count) =>
       count > 0
-        ? `${count} payments or charges of the last 24 hours lost their key, or repeat another of the same account`
+        ? `keys may go before 24 hours, have gone, or accounts were paid the same twice: ${count} in all`
         : 'every payment and charge of the last 24 hours has its key, and none repeats another',
     entails: ['sync/5'],
   },

@@ -1,4 +1,5 @@
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { SERVICES, schemaOf } from '../../service.ts'
 import type { Answer } from '../idempotency/key.ts'
 import { CHARGE_COLUMNS, CHARGE_PATH, type Charge, chargeAnswer } from './charge.ts'
 import { PAYMENT_COLUMNS, PAYMENT_PATH, type Payment, paymentAnswer } from './pay.ts'
@@ -32,6 +33,20 @@ export async function lostKeys({ db }: { db: Queryable }): Promise<LostKeys> {
     [`POST ${PAYMENT_PATH}`, `POST ${CHARGE_PATH}`],
   )
   return row!
+}
+
+/** Tables of keys whose policy, which keeps their rows for 24 hours, is gone, changed or not in force. */
+export async function unguardedKeys({ db }: { db: Queryable }): Promise<string[]> {
+  const rows = await db.query<{ name: string }>(
+    `select c.oid::regclass::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where c.relname = 'idempotency_key' and n.nspname = any($1) and not (
+       c.relrowsecurity and c.relforcerowsecurity and exists (
+         select from pg_policy p where p.polrelid = c.oid and not p.polpermissive and p.polcmd = 'd' and 0 = any(p.polroles)
+           and pg_get_expr(p.polqual, c.oid) = '(created_at <= (now() - ''24:00:00''::interval))'))
+     order by 1`,
+    [SERVICES.map(schemaOf)],
+  )
+  return rows.map(({ name }) => name)
 }
 
 /**
