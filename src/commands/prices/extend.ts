@@ -38,7 +38,7 @@ list follows and only lacks some items, their prices are added to it. What is pr
     let extended = 0
     if (plan.extensions.length > 0) {
       this.note(planText(plan))
-      await this.confirmModerate(`Extend ${plan.extensions.length} price lists`)
+      await this.confirmModerate(`Extending ${lists(plan.extensions.length)}`)
       const targets = plan.extensions.map((one) => `price-list:${one.tenant}/${one.list}`)
       const tenantCount = new Set(plan.extensions.map((one) => one.tenantId)).size
       const details = { targets, planHash: hash, tenantCount, failureMode: 'billing/FM-14' }
@@ -49,10 +49,12 @@ list follows and only lacks some items, their prices are added to it. What is pr
       text: () =>
         extended === 0
           ? `${mark('ok')} no price list has to be extended`
-          : `${mark('ok')} ${extended} price lists hold on`,
+          : `${mark('ok')} ${lists(extended)} extended`,
     })
   }
 }
+
+const lists = (count: number): string => `${count} price list${count === 1 ? '' : 's'}`
 
 function planText({ extensions }: ExtensionPlan): string {
   if (extensions.length === 0) return 'no price list has to be extended'

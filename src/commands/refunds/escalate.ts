@@ -35,7 +35,7 @@ by itself when more than 50 have been stuck for 24 hours.`
     let result = { refunds: 0, opened: 0 }
     if (plan.calls.length > 0) {
       this.note(planText(plan))
-      await this.confirmModerate(`Call ${plan.calls.length} about their refunds`)
+      await this.confirmModerate(`Calling ${plan.calls.map(({ notify }) => notify).join(', ')}`)
       const targets = plan.calls.map(({ tenant, notify }) => `${tenant ?? 'platform'}:${notify}`)
       const details = { targets, planHash: hash, failureMode: 'billing/FM-10' }
       result = await this.mutate(details, () => escalateRefunds(app, plan))
@@ -45,7 +45,7 @@ by itself when more than 50 have been stuck for 24 hours.`
       text: () =>
         result.refunds === 0
           ? `${mark('ok')} ${NOTHING}`
-          : `${mark('ok')} ${result.refunds} refunds escalated; the pager worker calls ${result.opened}, the others know`,
+          : `${mark('ok')} refunds escalated: ${result.refunds}; called by the pager worker: ${result.opened}, called before: ${plan.calls.length - result.opened}`,
     })
   }
 }
