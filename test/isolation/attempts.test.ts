@@ -152,6 +152,27 @@ test('on the database itself the same is tried among real rows, and nothing is l
   expect(rows).toHaveLength(2)
 })
 
+test('on the database itself the rows of children that their parents confine are tried, and only our own', async () => {
+  await database.owner.query(`
+    create table dose (id uuid primary key default gen_random_uuid(), visit_id uuid not null references visit);
+    alter table dose enable row level security; alter table dose force row level security;
+    create policy parent on dose using (exists (select from visit where visit.id = dose.visit_id));
+    grant select, insert, update, delete on dose to $app`)
+  try {
+    expect(await database.holes({ attemptsOn: 'itself' })).toEqual([])
+    await database.owner.query('create policy more on dose for delete using (true)')
+    await database.owner.query('create policy most on dose for select using (true)')
+    expect(await database.holes({ attemptsOn: 'itself' })).toEqual([
+      'live-delete public.dose',
+      'live-read public.dose',
+      'policy-open public.dose policy more',
+      'policy-open public.dose policy most',
+    ])
+  } finally {
+    await database.owner.query('drop table dose')
+  }
+})
+
 test('the command exits 1 and prints what CI reads; without a copy it warns and goes on', async () => {
   const runAs = (role: string, ...argv: string[]) =>
     execa(

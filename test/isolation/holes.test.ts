@@ -697,6 +697,18 @@ test('a schema that keeps tenants apart has no finding', async () => {
   expect((await database.check()).findings).toEqual([])
 })
 
+test('what is written without a word of whose it is, is a warning; what is only looked up is none', async () => {
+  await database.owner.query(`create table job (id uuid primary key, payload jsonb); create table region (id int primary key,
+    country text references country, name text); grant select, insert on job, region to $app`)
+  try {
+    expect((await database.check()).findings).toMatchObject([
+      { id: 'isolation/tenant-column-missing', severity: 'warning', object: 'public.job' },
+    ])
+  } finally {
+    await database.owner.query('drop table job, region')
+  }
+})
+
 test.each(HOLES)('$hole', async ({ breaks, mends, finds, asAdmin }) => {
   const hand = asAdmin ? database.admin : database.owner
   await hand.query(breaks)

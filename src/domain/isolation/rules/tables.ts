@@ -112,13 +112,16 @@ const SOMEBODYS =
   /^((user|owner|actor|author|creator|member|patient|customer|client|employee|subject|entity|object|record|row|resource|account|profile)_?(id|uuid)|(created|updated|owned|uploaded|sent|requested)_?by)$/
 const PERSONAL =
   /(^|_)(e?_?mail|email_address|phone|mobile|msisdn|first_?name|last_?name|full_?name|surname|family_?name|birth(_?date|day)?|date_of_birth|dob|ssn|national_id|passport|mrn|diagnosis|iban|password(_?hash)?)($|_)/
+// What may hold anything, of anybody.
+const FREE =
+  /^(payload|body|content|message|comment|notes?|document|data|details|(old|new)_(data|row|values?))$/
 const EVERY_TABLE_HAS =
   /^(id|uuid|name|title|code|key|value|type|kind|state|status|position|description|(created|updated|deleted)_?(at|on))$/
 
 /**
  * A table that no key ties to a tenant. What is only looked up (referenced, or read and never written) is everybody's; a
  * table is somebody's when a column is named after a tenant table, when the role writes of persons or of whose a row is
- * and reads it back, and when all it has are a tenant table's columns.
+ * and reads it back, and when all it has are a tenant table's columns. It may be where what is written could be anything.
  */
 function untiedFindings(
   { tenantColumn, foreignKeys, relations, policies, role }: Catalog,
@@ -140,21 +143,24 @@ function untiedFindings(
   const returned = privileges.has('SELECT') && (privileges.has('INSERT') || privileges.has('UPDATE'))
   const personal = own.find((column) => SOMEBODYS.test(column) || PERSONAL.test(column))
   const telling = own.filter((column) => !EVERY_TABLE_HAS.test(column))
-  const copied =
-    telling.length > 0 && own.length > 1
-      ? known.find((table) =>
-          own.every((one) => table.columns.some((other) => other.name.toLowerCase() === one)),
-        )
-      : undefined
+  const like = known.find((table) =>
+    own.every((one) => table.columns.some((other) => other.name.toLowerCase() === one)),
+  )
+  const keyed = foreignKeys.some((key) => key.relation === oid)
+  const copied = like && !keyed && (personal !== undefined || telling.length > 2)
+  const free = returned && own.find((column) => FREE.test(column))
   const why = named
     ? `its ${named} is named after a tenant table`
     : returned && personal
       ? `${role.name} writes and reads ${personal} in it`
-      : copied && `all its columns are those of ${copied.name}`
+      : copied
+        ? `all its columns are those of ${like.name}`
+        : free && `${role.name} writes and reads ${free} in it, whosever it is`
   if (!why) return []
+  const severity = named || (returned && personal) || copied ? 'error' : 'warning'
   const message = `${why}, and it has neither ${tenantColumn} nor ${rls ? 'a policy that keeps anything apart' : 'row-level security'}`
   const fix = `alter table ${name} add column ${tenantColumn} …;`
-  return [found('tenant-column-missing', name, message, { fix })]
+  return [found('tenant-column-missing', name, message, { severity, fix })]
 }
 
 /** What a column that holds keys of this table is usually called. */
