@@ -165,8 +165,7 @@ test('on the database itself the rows of children that their parents confine are
     expect(await database.holes({ attemptsOn: 'itself' })).toEqual([
       'live-delete public.dose',
       'live-read public.dose',
-      'policy-open public.dose policy more',
-      'policy-open public.dose policy most',
+      'tenant-column-missing public.dose',
     ])
   } finally {
     await database.owner.query('drop table dose')
