@@ -134,6 +134,12 @@ const kinds: Kind[] = [
     adjustment: 0n,
   },
   {
+    what: 'the currency of an entry edited',
+    plant: `update billing.entry set currency = 'USD' where seq = 3 and ${OF_CASH}`,
+    says: [/entry 3 is in USD, and the account is kept in AFN/],
+    adjustment: 0n,
+  },
+  {
     what: 'a transaction that is not zero in sum',
     plant: `with t as (
         insert into billing.journal_transaction (tenant_id, kind, business_key)

@@ -1,34 +1,29 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Account } from './account.ts'
 
+/** What an account by itself is held to. */
+type Check = 'balance' | 'balance-sequence' | 'sequence' | 'chain' | 'currency' | 'zero-sum' | 'transaction'
+
 /** One place where an account is not what was posted to it. The same fault is the same in every member each time it is found. */
-export interface Fault {
-  check:
-    | 'balance'
-    | 'balance-sequence'
-    | 'sequence'
-    | 'chain'
-    | 'currency'
-    | 'zero-sum'
-    | 'transaction'
-    | 'missing'
+export interface Fault<C extends string = Check> {
+  check: C
   /** The entry; null where the fault is in the balance. */
   seq: bigint | null
   transactionId: string | null
-  /** Amounts in minor units, sequence numbers, currencies. */
+  /** Amounts in minor units, sequence numbers, currencies, digests. */
   expected: string
   seen: string
 }
 
 /**
- * Everything that is wrong in one account, entry by entry, as one snapshot shows it, less what was explained and made up
- * for (`billing.mended_fault`). Reads every entry of the account, so it is for one account, not for all.
+ * Everything that is wrong in one account, entry by entry, less what was explained and made up for. Reads every entry of
+ * the account, so it is for one account, not for all.
  */
-export function accountFaults(
+export async function accountFaults(
   db: Queryable,
   { tenantId, id }: Pick<Account, 'tenantId' | 'id'>,
 ): Promise<Fault[]> {
-  return db.query<Fault>(
+  const faults = await db.query<Fault>(
     `with own as materialized (
        select seq, transaction_id, amount_minor, currency, balance_minor,
          lag(seq, 1, 0::bigint) over w as before, lag(balance_minor, 1, 0::bigint) over w as balance_before
@@ -62,14 +57,38 @@ export function accountFaults(
          where e.tenant_id = $1 and e.transaction_id = own.transaction_id group by e.currency) legs on legs.total <> 0
        group by own.transaction_id, legs.total
      )
-     select check_name as "check", seq, transaction_id as "transactionId", expected, seen from fault
-     where not exists (
-       select from billing.mended_fault m
-       where m.tenant_id = $1 and m.check_name = fault.check_name
-         and (m.of_transaction, m.expected, m.seen) is not distinct from (fault.transaction_id, fault.expected, fault.seen)
-         -- A transaction's sum is of all its accounts; every other fault is one account's.
-         and (m.check_name = 'zero-sum' or (m.account_id = $2 and m.seq is not distinct from fault.seq)))
-     order by seq nulls last, check_name`,
+     select check_name as "check", seq, transaction_id as "transactionId", expected, seen
+     from fault order by seq nulls last, check_name`,
     [tenantId, id],
   )
+  return unmended(db, { tenantId, id }, faults)
+}
+
+/** Those faults that no reconciliation has explained as they are seen now (`billing.mended_fault`), in their order. */
+export async function unmended<F extends Fault<string>>(
+  db: Queryable,
+  { tenantId, id }: Pick<Account, 'tenantId' | 'id'>,
+  faults: readonly F[],
+): Promise<F[]> {
+  if (faults.length === 0) return []
+  const open = await db.query<{ n: number }>(
+    `select f.n from unnest($3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::text[]) with ordinality
+       as f(check_name, seq, transaction_id, expected, seen, n)
+     where not exists (
+       select from billing.mended_fault m
+       where m.tenant_id = $1 and m.check_name = f.check_name
+         and (m.of_transaction, m.expected, m.seen) is not distinct from (f.transaction_id, f.expected, f.seen)
+         -- A transaction's sum is of all its accounts; every other fault is one account's.
+         and (m.check_name = 'zero-sum' or (m.account_id = $2 and m.seq is not distinct from f.seq)))`,
+    [
+      ...[tenantId, id],
+      faults.map(({ check }) => check),
+      faults.map(({ seq }) => seq),
+      faults.map(({ transactionId }) => transactionId),
+      faults.map(({ expected }) => expected),
+      faults.map(({ seen }) => seen),
+    ],
+  )
+  const left = new Set(open.map(({ n }) => Number(n)))
+  return faults.filter((_, i) => left.has(i + 1))
 }

@@ -20,7 +20,7 @@ export interface Reconciliation extends Posted {
   /** The sequence goes on after this number, so that none is used twice. */
   continueAfter: bigint
   /** What is wrong, entry by entry; nothing to do when empty. */
-  faults: (Fault & { says: string })[]
+  faults: (Fault<string> & { says: string })[]
 }
 
 /**
@@ -167,7 +167,7 @@ async function whatWasPosted(
   db: Queryable,
   account: Account,
   figures: Figures,
-  faults: Fault[],
+  faults: readonly Fault<string>[],
 ): Promise<Posted> {
   const { balanceMinor, seq, entriesMinor, lastSeq, lastMinor, atSeqMinor } = figures
   if (
@@ -199,8 +199,12 @@ async function whatWasPosted(
 }
 
 /** Transactions of the account that do not sum to zero, and of whose entries no other fault tells, here or elsewhere. */
-async function unbalancedHere(db: Queryable, account: Account, faults: readonly Fault[]): Promise<Fault[]> {
-  const tells = (all: readonly Fault[], { transactionId }: Fault) =>
+async function unbalancedHere(
+  db: Queryable,
+  account: Account,
+  faults: readonly Fault<string>[],
+): Promise<Fault<string>[]> {
+  const tells = (all: readonly Fault<string>[], { transactionId }: Fault<string>) =>
     all.some((one) => one.check !== 'zero-sum' && one.transactionId === transactionId)
   const unexplained = faults.filter((fault) => fault.check === 'zero-sum' && !tells(faults, fault))
   if (unexplained.length === 0) return []
@@ -211,19 +215,23 @@ async function unbalancedHere(db: Queryable, account: Account, faults: readonly 
        or exists (select from billing.balance b where b.tenant_id = $1 and b.account_id = a.id and b.frozen_at is not null))`,
     [account.tenantId, account.id, unexplained.map(({ transactionId }) => transactionId)],
   )
-  const elsewhere: Fault[] = []
+  const elsewhere: Fault<string>[] = []
   for (const other of others)
     elsewhere.push(...(await faultsWithMissing(db, other, await readFigures(db, other))))
   return unexplained.filter((fault) => !tells(elsewhere, fault))
 }
 
-async function faultsWithMissing(db: Queryable, account: Account, figures: Figures): Promise<Fault[]> {
+async function faultsWithMissing(
+  db: Queryable,
+  account: Account,
+  figures: Figures,
+): Promise<Fault<string>[]> {
   const faults = await accountFaults(db, account)
   return [...faults, ...(await missingLegs(db, account, faults, figures))]
 }
 
 /** Whether entries that the balance counts are gone from the end: their transactions lack them. */
-const isTruncated = ({ lastSeq }: Figures, faults: readonly Fault[]): boolean =>
+const isTruncated = ({ lastSeq }: Figures, faults: readonly Fault<string>[]): boolean =>
   faults.some(({ check, seq }) => check === 'missing' && seq !== null && seq > lastSeq)
 
 /**
@@ -233,11 +241,12 @@ const isTruncated = ({ lastSeq }: Figures, faults: readonly Fault[]): boolean =>
 async function missingLegs(
   db: Queryable,
   { tenantId, id, currency }: Account,
-  faults: readonly Fault[],
+  faults: readonly Fault<string>[],
   { balanceMinor, lastMinor }: Figures,
-): Promise<Fault[]> {
-  const found: Fault[] = []
+): Promise<Fault<string>[]> {
+  const found: Fault<string>[] = []
   for (const { check, seq, expected } of faults) {
+    if (check !== 'sequence' && check !== 'balance-sequence') continue
     const broken = faults.find((one) => one.check === 'chain' && one.seq === seq)
     const gap =
       check === 'sequence'
@@ -247,7 +256,6 @@ async function missingLegs(
             lacks: broken ? BigInt(broken.seen) - BigInt(broken.expected) : 0n,
           }
         : { from: BigInt(expected) + 1n, to: null, lacks: balanceMinor - lastMinor }
-    if (check !== 'sequence' && check !== 'balance-sequence') continue
     const near = await db.query<{ transactionId: string; off: bigint }>(
       `select t.id as "transactionId", coalesce(sum(e.amount_minor) filter (where e.currency = $5), 0)::bigint as off
        from billing.journal_transaction t left join billing.entry e on e.tenant_id = t.tenant_id and e.transaction_id = t.id
@@ -276,7 +284,7 @@ async function missingLegs(
   return found
 }
 
-function explain({ check, seq, transactionId, expected, seen }: Fault): string {
+function explain({ check, seq, transactionId, expected, seen }: Fault<string>): string {
   switch (check) {
     case 'balance':
       return `the balance is ${seen}, and the entries sum to ${expected}: ${BigInt(seen) - BigInt(expected)} apart`
@@ -296,5 +304,7 @@ function explain({ check, seq, transactionId, expected, seen }: Fault): string {
       return expected === '0'
         ? `transaction ${transactionId} has no entries; one of ${seq} or later may be gone from here`
         : `transaction ${transactionId} lacks an entry of ${expected}, as is gone from here at ${seq} or later`
+    default:
+      return `${check}: expected ${expected}, seen ${seen}`
   }
 }
