@@ -168,6 +168,12 @@ const contextSchema = z.strictObject({
       tables: z.partialRecord(z.enum(SERVICES), outboxMapping).default({}),
     })
     .prefault({}),
+  ledger: z
+    .strictObject({
+      /** Folder of the ledger's seals, outside the database and out of its administrators' reach. */
+      seals: z.string().optional(),
+    })
+    .prefault({}),
   worker: z
     .strictObject({
       host: z.string().default('127.0.0.1'),
@@ -221,6 +227,8 @@ export interface Config {
     replicas: number
     tables: Partial<Record<Service, OutboxMapping>>
   }
+  /** Folder of the ledger's seals; without one nothing is sealed. */
+  readonly ledger: { seals: string | undefined }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
   /** Where `api run` listens. */
   readonly api: { host: string; port: number }
@@ -362,6 +370,9 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       dedupeWindowMs: context.outbox.dedupeWindow,
       replicas: context.outbox.replicas,
       tables: context.outbox.tables as Partial<Record<Service, OutboxMapping>>,
+    },
+    ledger: {
+      seals: env.TABIB_LEDGER_SEALS || (context.ledger.seals && beside(context.ledger.seals)),
     },
     worker: {
       host: context.worker.host,

@@ -196,6 +196,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     TABIB_REDIS_URL: redis.url,
     TABIB_KEY_STORE: kms?.keyStore ?? `file:${join(folder.path, 'keys')}`,
     TABIB_KEY_STORE_SECRET_FILE: secretFile,
+    TABIB_LEDGER_SEALS: join(folder.path, 'ledger-seals'),
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
   }

@@ -5,6 +5,7 @@ import { duplicateReversal } from './duplicate-reversal.ts'
 import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
+import { ledgerIntegrity } from './ledger-integrity.ts'
 import { outboxMonitor } from './outbox-monitor.ts'
 import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
@@ -20,6 +21,7 @@ export const workers: readonly Worker[] = [
   inbox,
   inboxSweep,
   keyRotation,
+  ledgerIntegrity,
   priceWatch,
   refundWatch,
   duplicateReversal,

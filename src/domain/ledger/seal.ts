@@ -1,0 +1,373 @@
+import { createHash } from 'node:crypto'
+import { link, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { compactVerify, importJWK } from 'jose'
+import * as z from 'zod'
+import type { KeyStore } from '../../adapters/keystore/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { signToken } from '../keys/sign.ts'
+
+/** Keeps a seal from passing for another kind of token (RFC 8725 section 3.11). */
+const SEAL_TYPE = 'tabib-ledger-seal+jws'
+/** Whose active key signs seals. */
+export const SEAL_PURPOSE = 'ledger-seal'
+/** A key whose tokens live so long is still in the store when the next pass looks for it. */
+export const SEAL_LIFETIME_S = 8 * 86_400
+/** A snapshot that sees nothing: an unsealed ledger is new from its first row on. */
+export const NOTHING_SEALED = '3:3:'
+// The last and the one before, for whoever wants to compare; their heads are kept for ever.
+const CONTENTS_KEPT = 2
+const CHUNK_BYTES = 1_048_576
+
+const headSchema = z.object({
+  n: z.int().min(1),
+  /** SHA-256 of the seal before, in hex. */
+  previous: z.string().nullable(),
+  /** SHA-256 of the content. */
+  content: z.string(),
+  /** System identifier of the cluster whose transaction ids `snapshot` counts in. */
+  cluster: z.string(),
+  /** `pg_snapshot`: everything that it sees is sealed. */
+  snapshot: z.string(),
+  accounts: z.number(),
+  entries: z.number(),
+  transactions: z.number(),
+  /** Of triggers, constraints, policies and functions that guard the ledger. */
+  guards: z.string(),
+  iat: z.number(),
+})
+export type SealHead = z.output<typeof headSchema>
+
+/** A seal whose signature and content were found whole. */
+export interface Seal extends SealHead {
+  /** SHA-256 of its JWS: what the next one names as the one before. */
+  digest: string
+  path: string
+  /** False after a restore into another cluster: its transaction ids mean nothing here. */
+  ofThisCluster: boolean
+}
+
+/** Consecutive entries of an account up to `to`, and the SHA-256 of what they say. */
+export interface Block {
+  to: bigint
+  digest: string
+}
+
+/** What a seal says of one account. */
+export interface SealedAccount {
+  tenantId: string
+  accountId: string
+  /** Percent-encoded where it has a space. */
+  code: string
+  currency: string
+  openingMinor: bigint
+  seq: bigint
+  balanceMinor: bigint
+  blocks: Block[]
+  /** The `pg_snapshot` in which it held last, where that is not the seal's own: it is held back until it does again. */
+  heldAt?: string | undefined
+}
+
+/** Transactions between two places in the order of (xid, id), of those that `until` sees and `since` does not. */
+export interface SealedTransactions {
+  /** `pg_snapshot`, as `until`. */
+  since: string
+  until: string
+  from: { xid: string; id: string }
+  to: { xid: string; id: string }
+  count: number
+  digest: string
+}
+
+/** What is wrong with the seals themselves, in words, and whether the last one may still be compared with. */
+export interface SealState {
+  seal: Seal | undefined
+  problems: string[]
+}
+
+/**
+ * The last seal in the folder. It is believed only if the key store itself holds the key that signed it: what the
+ * database says of keys, whoever rewrites the ledger can rewrite as well.
+ * @throws TabibError NOT_FOUND when the folder cannot be read, KEY_STORE_UNREACHABLE.
+ */
+export async function readLastSeal(
+  { db, keyStore }: { db: Queryable; keyStore: KeyStore },
+  folder: string,
+): Promise<SealState> {
+  await mkdir(folder, { recursive: true }).catch((cause) => {
+    throw unreadable(folder, cause)
+  })
+  const [remembered] = await db.query<{ n: number; digest: string }>(
+    'select n::float8 as n, digest from tabib.ledger_seal order by n desc limit 1',
+  )
+  if (remembered) await finishWriting(folder, remembered)
+  const heads = await listHeads(folder)
+  const n = heads.at(-1)
+  if (n === undefined) {
+    return {
+      seal: undefined,
+      problems: remembered ? [`the folder is empty, and seal ${remembered.n} was in it`] : [],
+    }
+  }
+  const problems: string[] = []
+  const jws = await readHead(folder, n)
+  const digest = sha256(jws)
+  let head: SealHead | undefined
+  try {
+    head = await believe(keyStore, jws)
+    if (head.n !== n) throw new Error(`it says of itself that it is seal ${head.n}`)
+    const content = await digestOf(contentPath(folder, n))
+    if (content !== head.content) throw new Error('its content was changed or is gone')
+  } catch (error) {
+    if (error instanceof TabibError && error.code !== 'NOT_FOUND') throw error
+    return { seal: undefined, problems: [`seal ${n} is not believed: ${(error as Error).message}`] }
+  }
+  if (remembered === undefined || remembered.n < n) {
+    problems.push(
+      `the database knows of ${remembered ? `seal ${remembered.n}` : 'no seal'}, and seal ${n} lies in the folder: it was restored, or its own record of seals was deleted`,
+    )
+  } else if (remembered.n > n) {
+    problems.push(`seal ${remembered.n} is gone, the last one in the folder is ${n}`)
+  } else if (remembered.digest !== digest) {
+    problems.push(`seal ${n} is another than the one that was written`)
+  }
+  if (n > 1) {
+    const before = heads.at(-2) === n - 1 ? sha256(await readHead(folder, n - 1)) : undefined
+    if (before !== head.previous)
+      problems.push(`seal ${n - 1}, which seal ${n} names, was changed or is gone`)
+  }
+  const ofThisCluster = head.cluster === (await clusterOf(db))
+  if (!ofThisCluster)
+    problems.push(`seal ${n} was made in another cluster: this database was restored from a copy`)
+  return { seal: { ...head, digest, path: contentPath(folder, n), ofThisCluster }, problems }
+}
+
+async function clusterOf(db: Queryable): Promise<string> {
+  const [row] = await db.query<{ cluster: string }>(
+    'select system_identifier::text as cluster from pg_control_system()',
+  )
+  return row!.cluster
+}
+
+/** Those lines of a seal's content that begin so, in batches: first transactions, then suspects, then accounts. */
+export async function* sealLines(path: string, start: 't ' | 's ' | 'a '): AsyncGenerator<string[]> {
+  await using file = await open(path)
+  let rest = ''
+  for await (const chunk of file.createReadStream({
+    encoding: 'latin1',
+    highWaterMark: CHUNK_BYTES,
+    autoClose: false,
+  })) {
+    const lines = (rest + chunk).split('\n')
+    rest = lines.pop() ?? ''
+    const wanted = lines.filter((line) => line.startsWith(start))
+    if (wanted.length > 0) yield wanted
+    else if (start !== 'a ' && lines[0]?.startsWith('a ')) return
+  }
+}
+
+/** Writes a seal's content line by line; `sign` makes it a seal, and without that it leaves nothing behind. */
+export interface SealWriter extends AsyncDisposable {
+  write(line: string): Promise<void> | undefined
+  /**
+   * Signs it, and puts it beside the others unless another pass was faster. A crash in the middle is made good by the
+   * next `readLastSeal`.
+   * @throws TabibError NOT_FOUND or OVERLAP_TOO_SHORT without a key for it, LOCKED when another pass was faster.
+   */
+  sign(head: Omit<SealHead, 'n' | 'previous' | 'content' | 'cluster' | 'iat'>): Promise<{ n: number }>
+}
+
+/** @throws TabibError NOT_FOUND when the folder cannot be written to. */
+export async function writeSeal(
+  { db, keyStore }: { db: Queryable; keyStore: KeyStore },
+  { folder, last }: { folder: string; last: Seal | undefined },
+): Promise<SealWriter> {
+  // The numbers go on after whatever lies there, believed or not: nothing is ever overwritten.
+  const [remembered] = await db.query<{ n: number }>(
+    'select coalesce(max(n), 0)::float8 as n from tabib.ledger_seal',
+  )
+  const n = Math.max(remembered!.n, (await listHeads(folder)).at(-1) ?? 0) + 1
+  const previous = n === 1 ? null : await readHead(folder, n - 1).then(sha256, () => last?.digest ?? null)
+  const draft = `${contentPath(folder, n)}.${process.pid}.draft`
+  const file = await open(draft, 'w', 0o600).catch((cause) => {
+    throw unreadable(folder, cause)
+  })
+  const hash = createHash('sha256')
+  let lines: string[] = []
+  let size = 0
+  const flush = async () => {
+    const bytes = Buffer.from(lines.join(''), 'latin1')
+    lines = []
+    size = 0
+    hash.update(bytes)
+    await file.writeFile(bytes)
+  }
+  return {
+    write(line) {
+      lines.push(line, '\n')
+      size += line.length + 1
+      return size < CHUNK_BYTES ? undefined : flush()
+    },
+    async sign(head) {
+      await flush()
+      await file.sync()
+      const { token } = await signToken(
+        { db, keyStore },
+        {
+          purpose: SEAL_PURPOSE,
+          typ: SEAL_TYPE,
+          lifetimeS: SEAL_LIFETIME_S,
+          claims: { ...head, cluster: await clusterOf(db), n, previous, content: hash.digest('hex') },
+        },
+      )
+      const digest = sha256(token)
+      await writeFile(draftOf(headPath(folder, n), digest), token, { mode: 0o600 })
+      await rename(draft, draftOf(contentPath(folder, n), digest))
+      const recorded = await db.query(
+        'insert into tabib.ledger_seal (n, digest) values ($1, $2) on conflict do nothing returning n',
+        [n, digest],
+      )
+      if (recorded.length === 0) {
+        throw new TabibError('LOCKED', `another verification has written seal ${n} meanwhile`, {
+          retryable: true,
+        })
+      }
+      await finishWriting(folder, { n, digest })
+      await rm(contentPath(folder, n - CONTENTS_KEPT), { force: true })
+      return { n }
+    },
+    async [Symbol.asyncDispose]() {
+      await file.close()
+      await rm(draft, { force: true })
+    },
+  }
+}
+
+/** The database remembers a seal before its files have their names: a crash between the two is made good here. */
+async function finishWriting(folder: string, { n, digest }: { n: number; digest: string }): Promise<void> {
+  for (const path of [contentPath(folder, n), headPath(folder, n)]) {
+    // Not over one that is there.
+    await link(draftOf(path, digest), path).catch(() => undefined)
+    await rm(draftOf(path, digest), { force: true })
+  }
+}
+
+async function believe(keyStore: KeyStore, jws: string): Promise<SealHead> {
+  const { kid } = JSON.parse(Buffer.from(jws.split('.')[0] ?? '', 'base64url').toString() || '{}')
+  if (typeof kid !== 'string') throw new Error('it does not name the key that signed it')
+  const key = await keyStore.find(kid).catch((error) => {
+    if (error instanceof TabibError && error.code === 'NOT_FOUND') {
+      throw new Error(`the key store holds no key ${kid}`)
+    }
+    throw error
+  })
+  const { payload, protectedHeader } = await compactVerify(
+    jws,
+    await importJWK(key.publicJwk, key.algorithm),
+    {
+      algorithms: [key.algorithm],
+    },
+  )
+  if (protectedHeader.typ !== SEAL_TYPE) throw new Error(`it is a "${protectedHeader.typ}"`)
+  return headSchema.parse(JSON.parse(new TextDecoder().decode(payload)))
+}
+
+async function listHeads(folder: string): Promise<number[]> {
+  const names = await readdir(folder).catch((cause) => {
+    throw unreadable(folder, cause)
+  })
+  return names
+    .flatMap((name) => /^(\d+)\.seal$/.exec(name)?.[1] ?? [])
+    .map(Number)
+    .sort((a, b) => a - b)
+}
+
+async function digestOf(path: string): Promise<string> {
+  const hash = createHash('sha256')
+  await using file = await open(path)
+  for await (const chunk of file.createReadStream({ highWaterMark: CHUNK_BYTES, autoClose: false }))
+    hash.update(chunk)
+  return hash.digest('hex')
+}
+
+const headPath = (folder: string, n: number) => join(folder, `${String(n).padStart(8, '0')}.seal`)
+const contentPath = (folder: string, n: number) => join(folder, `${String(n).padStart(8, '0')}.content`)
+const draftOf = (path: string, digest: string) => `${path}.${digest.slice(0, 16)}.draft`
+const readHead = async (folder: string, n: number) => (await readFile(headPath(folder, n), 'utf8')).trim()
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
+
+const unreadable = (folder: string, cause: NodeJS.ErrnoException) =>
+  new TabibError('NOT_FOUND', `the folder of ledger seals ${folder} cannot be used: ${cause.code}`, {
+    cause,
+    suggestions: ['export TABIB_LEDGER_SEALS=<folder>'],
+  })
+
+/**
+ * An account as a line of the content: what `pass.ts` reads of an account is the beginning of it, so that one at rest is
+ * compared as text.
+ */
+export function formatAccount(account: SealedAccount): string {
+  const {
+    tenantId,
+    accountId,
+    currency,
+    openingMinor,
+    code,
+    seq,
+    balanceMinor,
+    heldAt = '-',
+    blocks,
+  } = account
+  const digests = blocks.map(({ to, digest }) => `${to}:${digest}`).join(',')
+  return `a ${tenantId} ${accountId} ${currency} ${openingMinor} ${code} ${seq} ${balanceMinor} ${heldAt} ${digests}`
+}
+
+/** @see formatAccount */
+export function parseAccount(line: string): SealedAccount {
+  const [, tenantId, accountId, currency, openingMinor, code, seq, balanceMinor, heldAt, digests] =
+    line.split(' ')
+  return {
+    tenantId: tenantId!,
+    accountId: accountId!,
+    currency: currency!,
+    openingMinor: BigInt(openingMinor!),
+    code: code!,
+    seq: BigInt(seq!),
+    balanceMinor: BigInt(balanceMinor!),
+    heldAt: heldAt === '-' ? undefined : heldAt,
+    blocks:
+      digests === ''
+        ? []
+        : digests!.split(',').map((one) => ({ to: BigInt(one.slice(0, -65)), digest: one.slice(-64) })),
+  }
+}
+
+/** A block of transactions as a line of the content. */
+export function formatTransactions({ since, until, from, to, count, digest }: SealedTransactions): string {
+  return `t ${since} ${until} ${from.xid} ${from.id} ${to.xid} ${to.id} ${count} ${digest}`
+}
+
+/** @see formatTransactions */
+export function parseTransactions(line: string): SealedTransactions {
+  const [, since, until, fromXid, fromId, toXid, toId, count, digest] = line.split(' ')
+  return {
+    since: since!,
+    until: until!,
+    from: { xid: fromXid!, id: fromId! },
+    to: { xid: toXid!, id: toId! },
+    count: Number(count),
+    digest: digest!,
+  }
+}
+
+/** A transaction that does not hold, as a line of the content. */
+export function formatSuspect({ tenantId, id }: { tenantId: string; id: string }): string {
+  return `s ${tenantId} ${id}`
+}
+
+/** @see formatSuspect */
+export function parseSuspect(line: string): { tenantId: string; id: string } {
+  const [, tenantId, id] = line.split(' ')
+  return { tenantId: tenantId!, id: id! }
+}

@@ -1,0 +1,16 @@
+import { stopDrift } from '../domain/ledger/stop-drift.ts'
+import { verifyLedger } from '../domain/ledger/verify.ts'
+import type { ScheduledWorker } from '../worker.ts'
+
+export const ledgerIntegrity: ScheduledWorker = {
+  name: 'ledger-integrity',
+  describe: 'verifies the ledger every night, freezes an account that drifted and pages, seals what holds',
+  cadence: { everyMs: 86_400_000, limitMs: 4 * 3_600_000 },
+  needs: [],
+  async pass(app, signal) {
+    const { findings, facts } = await verifyLedger(app, {}, { folder: app.config.ledger.seals, signal })
+    const { frozen, incidents } = await stopDrift(app, findings)
+    const critical = findings.filter(({ severity }) => severity === 'critical').length
+    return { ...facts, findings: critical, frozen: frozen.length, incidents: incidents.length }
+  },
+}

@@ -1,0 +1,458 @@
+import { randomUUID } from 'node:crypto'
+import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
+import { rotateKeys } from '../../src/domain/keys/rotate.ts'
+import { openAccount } from '../../src/domain/ledger/account.ts'
+import { postTransaction } from '../../src/domain/ledger/post.ts'
+import { SEAL_LIFETIME_S, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
+import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
+import type { SandboxRole } from '../../src/sandbox/servers/postgres.ts'
+import { useKeyStore } from '../support/key-store.ts'
+
+const keys = useKeyStore()
+
+/** One ledger for the file: sealed twice, then posted to again. Every fault is planted in a copy of it. */
+const base = `ledger_${randomUUID().slice(0, 8)}`
+let seals = ''
+const at = (role: SandboxRole, name: string) =>
+  openDatabase({ url: inject('templateUrls')[role].replace(/[^/]+$/, name), maxConnections: 2 })
+const asAdmin = async (...statements: string[]) => {
+  await using admin = openDatabase({ url: inject('adminUrl'), maxConnections: 1 })
+  for (const statement of statements) await admin.query(statement)
+}
+
+const tenantId = randomUUID()
+let cash = ''
+let revenue = ''
+let idle = ''
+/** Sealed, in the order of posting; entry n of `cash` is of the nth. */
+const sealed: string[] = []
+/** Entries 9 and 10 of `cash`: no seal covers them. */
+const unsealed: string[] = []
+
+const verify = (db: Database, folder: string, options: Partial<VerifyOptions> = {}, scope = {}) =>
+  verifyLedger({ db, keyStore: async () => keys.store }, scope, { folder, ...options })
+
+beforeAll(async () => {
+  seals = await mkdtemp(join(tmpdir(), 'tabib-seals-'))
+  await asAdmin(`create database ${base} owner tabib_owner template ${inject('template')}`)
+  await using db = at('tabib', base)
+  await using service = at('service', base)
+  const nats = { notify: () => {}, ping: async () => {} }
+  const policy = {
+    overlapS: 9 * 86_400,
+    cacheAgeS: 600,
+    skewS: 5,
+    tokenLifetimeS: SEAL_LIFETIME_S,
+    allAttest: true,
+  }
+  const signer = { db, nats: nats as never, keyStore: async () => keys.store }
+  await rotateKeys(signer, { purpose: SEAL_PURPOSE, algorithm: 'ES256', policy, by: 'test' })
+  await db.query(
+    `insert into tabib.tenant (id, slug, name, region, currency) values ($1, 'clinic', 'Clinic', 'af', 'AFN')`,
+    [tenantId],
+  )
+  const post = (amountMinor: bigint, to: string, businessKey: string) =>
+    service.transaction(async (tx) => {
+      await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+      const entries = [
+        { accountId: to, amountMinor, currency: 'AFN' },
+        { accountId: revenue, amountMinor: -amountMinor, currency: 'AFN' },
+      ]
+      return (await postTransaction(tx, { tenantId, kind: 'payment', businessKey, entries })).id
+    })
+  ;[cash, revenue, idle] = (await service.transaction(async (tx) => {
+    await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    const open = (code: string) => openAccount(tx, { tenantId, code, currency: 'AFN' })
+    return [await open('cash'), await open('revenue'), await open('receivable:idle')]
+  })) as [string, string, string]
+  await post(700n, idle, 'idle-1')
+  await post(800n, idle, 'idle-2')
+  for (const n of [1n, 2n, 3n, 4n]) sealed.push(await post(n * 100n, cash, `key-${n}`))
+  expect((await verify(db, seals)).findings).toEqual([])
+  for (const n of [5n, 6n, 7n, 8n]) sealed.push(await post(n * 100n, cash, `key-${n}`))
+  expect((await verify(db, seals)).findings).toEqual([])
+  for (const n of [9n, 10n]) unsealed.push(await post(n * 100n, cash, `key-${n}`))
+})
+afterAll(async () => {
+  await asAdmin(`drop database ${base} with (force)`)
+  await rm(seals, { recursive: true })
+})
+
+interface Copy {
+  db: Database
+  folder: string
+  /** What somebody with every right over the tables does: triggers and row-level security are off meanwhile. */
+  tamper(...statements: string[]): Promise<void>
+}
+
+async function inCopy<T>(work: (copy: Copy) => Promise<T>): Promise<T> {
+  const name = `ruin_${randomUUID().slice(0, 8)}`
+  await asAdmin(`create database ${name} owner tabib_owner template ${base}`)
+  const folder = await mkdtemp(join(tmpdir(), 'tabib-seals-'))
+  try {
+    await cp(seals, folder, { recursive: true })
+    await using db = at('tabib', name)
+    await using owner = at('tabib_owner', name)
+    const tamper = (...statements: string[]) =>
+      owner.transaction(async (tx) => {
+        const tables = ['entry', 'journal_transaction', 'balance', 'account']
+        for (const table of tables) {
+          await tx.query(`alter table billing.${table} disable trigger user, no force row level security`)
+        }
+        for (const statement of statements) {
+          if (statement !== STOP) await tx.query(named(statement))
+        }
+        for (const table of statements.at(-1) === STOP ? [] : tables) {
+          await tx.query(`alter table billing.${table} enable trigger user, force row level security`)
+        }
+      })
+    return await work({ db, folder, tamper })
+  } finally {
+    await asAdmin(`drop database ${name} with (force)`)
+    await rm(folder, { recursive: true })
+  }
+}
+
+/** `:cash`, `:sealed3` … as literals. */
+const named = (sql: string) =>
+  sql.replace(/:(cash|revenue|idle|tenant|sealed\d|unsealed\d)\b/g, (_, name: string) => {
+    const nth = Number(name.at(-1))
+    const value = name.startsWith('sealed')
+      ? sealed[nth - 1]
+      : name.startsWith('unsealed')
+        ? unsealed[nth - 1]
+        : { cash, revenue, idle, tenant: tenantId }[name]
+    return `'${value}'`
+  })
+
+/** What was switched off stays so. */
+const STOP = 'stop'
+const entry = (account: string, seq: number) => `account_id = :${account} and seq = ${seq}`
+/** Moves what follows from an edited entry along, so that nothing but the history itself is wrong. */
+const carry = (account: string, after: number, by: number) =>
+  `update billing.entry set balance_minor = balance_minor + ${by} where account_id = :${account} and seq > ${after}`
+const balance = (account: string, by: number, seq = 0) =>
+  `update billing.balance set balance_minor = balance_minor + ${by}, seq = seq + ${seq} where account_id = :${account}`
+
+interface Fault {
+  plant: string[]
+  /** What must be found: rule, and the account or transaction with its entry. */
+  finds: { id: string; of: string; seq?: number }[]
+  /** Accounts that take no post afterwards. */
+  freezes?: string[]
+}
+
+const FAULTS: Record<string, Fault> = {
+  'a balance edited': {
+    plant: [balance('cash', 5)],
+    finds: [{ id: 'ledger/balance', of: ':cash' }],
+    freezes: [':cash'],
+  },
+  'a sealed entry’s amount edited': {
+    plant: [`update billing.entry set amount_minor = amount_minor + 5 where ${entry('cash', 3)}`],
+    finds: [
+      { id: 'ledger/running-balance', of: ':cash', seq: 3 },
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 3 },
+    ],
+  },
+  'an unsealed entry’s amount edited': {
+    plant: [`update billing.entry set amount_minor = amount_minor + 5 where ${entry('cash', 9)}`],
+    finds: [{ id: 'ledger/running-balance', of: ':cash', seq: 9 }],
+  },
+  'an entry deleted in the middle': {
+    plant: [`delete from billing.entry where ${entry('cash', 4)}`],
+    finds: [{ id: 'ledger/sequence', of: ':cash', seq: 5 }],
+  },
+  'the sealed tail truncated, and the balance with it': {
+    plant: [
+      'delete from billing.entry where account_id = :cash and seq > 6',
+      'update billing.balance set seq = 6, balance_minor = 2100 where account_id = :cash',
+    ],
+    finds: [{ id: 'ledger/sealed-tail', of: ':cash', seq: 7 }],
+    freezes: [':cash'],
+  },
+  'the tail truncated whole: both sides, both balances and the transactions': {
+    plant: [
+      'create temp table gone on commit drop as select transaction_id from billing.entry where account_id = :cash and seq > 7',
+      'delete from billing.entry where transaction_id in (table gone)',
+      'delete from billing.journal_transaction where id in (table gone)',
+      'update billing.balance b set (seq, balance_minor) = (select max(seq), sum(amount_minor) from billing.entry e where e.account_id = b.account_id)',
+    ],
+    finds: [
+      { id: 'ledger/sealed-tail', of: ':cash', seq: 8 },
+      { id: 'ledger/sealed-tail', of: ':revenue', seq: 10 },
+    ],
+  },
+  'an entry inserted for a sealed transaction': {
+    plant: [
+      `insert into billing.entry (tenant_id, account_id, seq, transaction_id, amount_minor, currency, balance_minor)
+       select tenant_id, account_id, 3, :sealed1, 50, 'AFN', 1550 from billing.entry where ${entry('idle', 1)}`,
+      balance('idle', 50, 1),
+    ],
+    finds: [{ id: 'ledger/transaction', of: ':idle', seq: 3 }],
+  },
+  'two entries inserted for a sealed transaction, which stays balanced': {
+    plant: [
+      `insert into billing.entry (tenant_id, account_id, seq, transaction_id, amount_minor, currency, balance_minor)
+       values (:tenant, :idle, 3, :sealed1, 50, 'AFN', 1550), (:tenant, :cash, 11, :sealed1, -50, 'AFN', 5450)`,
+      balance('idle', 50, 1),
+      balance('cash', -50, 1),
+    ],
+    finds: [
+      { id: 'ledger/transaction', of: ':idle', seq: 3 },
+      { id: 'ledger/transaction', of: ':cash', seq: 11 },
+    ],
+  },
+  'an entry moved to another account': {
+    plant: [
+      `update billing.entry set account_id = :idle, seq = 3, balance_minor = 2300 where ${entry('cash', 8)}`,
+      'update billing.entry set seq = seq - 1, balance_minor = balance_minor - 800 where account_id = :cash and seq > 8',
+      balance('cash', -800, -1),
+      balance('idle', 800, 1),
+    ],
+    finds: [
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 8 },
+      { id: 'ledger/sealed-entries', of: ':idle', seq: 3 },
+    ],
+    freezes: [':cash', ':idle'],
+  },
+  'two edits that cancel': {
+    plant: [
+      `update billing.entry set amount_minor = amount_minor + 5 where ${entry('cash', 2)}`,
+      `update billing.entry set amount_minor = amount_minor - 5 where ${entry('cash', 4)}`,
+    ],
+    finds: [
+      { id: 'ledger/running-balance', of: ':cash', seq: 2 },
+      { id: 'ledger/running-balance', of: ':cash', seq: 4 },
+    ],
+  },
+  'two edits that cancel, with every balance and both sides of both transactions': {
+    plant: [
+      `update billing.entry set amount_minor = amount_minor + 5, balance_minor = balance_minor + 5 where ${entry('cash', 2)}`,
+      'update billing.entry set balance_minor = balance_minor + 5 where account_id = :cash and seq = 3',
+      `update billing.entry set amount_minor = amount_minor - 5 where ${entry('cash', 4)}`,
+      `update billing.entry set amount_minor = amount_minor - 5, balance_minor = balance_minor - 5 where ${entry('revenue', 4)}`,
+      'update billing.entry set balance_minor = balance_minor - 5 where account_id = :revenue and seq = 5',
+      `update billing.entry set amount_minor = amount_minor + 5 where ${entry('revenue', 6)}`,
+    ],
+    finds: [
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 2 },
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 4 },
+      { id: 'ledger/sealed-entries', of: ':revenue', seq: 4 },
+      { id: 'ledger/sealed-entries', of: ':revenue', seq: 6 },
+    ],
+    freezes: [':cash', ':revenue'],
+  },
+  'a sequence gap': {
+    plant: ['update billing.entry set seq = 12 where account_id = :cash and seq = 10', balance('cash', 0, 2)],
+    finds: [{ id: 'ledger/sequence', of: ':cash', seq: 12 }],
+  },
+  'a sequence number used again': {
+    plant: [
+      'alter table billing.entry drop constraint entry_pkey',
+      'update billing.entry set seq = 9 where account_id = :cash and seq = 10',
+    ],
+    finds: [{ id: 'ledger/sequence', of: ':cash', seq: 9 }],
+  },
+  'an unbalanced transaction': {
+    plant: [
+      `insert into billing.journal_transaction (tenant_id, id, kind, business_key) values (:tenant, '018f0000-0000-7000-8000-00000000000a', 'payment', 'odd')`,
+      `insert into billing.entry (tenant_id, account_id, seq, transaction_id, amount_minor, currency, balance_minor)
+       values (:tenant, :idle, 3, '018f0000-0000-7000-8000-00000000000a', 50, 'AFN', 1550)`,
+      balance('idle', 50, 1),
+    ],
+    finds: [{ id: 'ledger/zero-sum', of: '018f0000-0000-7000-8000-00000000000a' }],
+    freezes: [':idle'],
+  },
+  'history rewritten without a trace, and the record of seals with it': {
+    plant: [
+      `update billing.entry set amount_minor = amount_minor + 5, balance_minor = balance_minor + 5 where ${entry('cash', 6)}`,
+      carry('cash', 6, 5),
+      balance('cash', 5),
+      `update billing.entry set amount_minor = amount_minor - 5, balance_minor = balance_minor - 5 where ${entry('revenue', 8)}`,
+      carry('revenue', 8, -5),
+      balance('revenue', -5),
+      `update tabib.ledger_seal set digest = encode(sha256(digest::bytea), 'hex')`,
+    ],
+    finds: [
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 6 },
+      { id: 'ledger/sealed-entries', of: ':revenue', seq: 8 },
+      { id: 'ledger/seal', of: 'seals' },
+    ],
+  },
+  'an account at rest drifted, entry and balance alike': {
+    plant: [
+      `update billing.entry set amount_minor = amount_minor + 5, balance_minor = balance_minor + 5 where ${entry('idle', 2)}`,
+      balance('idle', 5),
+    ],
+    finds: [{ id: 'ledger/sealed-entries', of: ':idle', seq: 2 }],
+  },
+  'a currency edited': {
+    plant: [`update billing.entry set currency = 'USD' where ${entry('cash', 3)}`],
+    finds: [{ id: 'ledger/currency', of: ':cash', seq: 3 }],
+    freezes: [':cash'],
+  },
+  'an account’s currency edited, with its entries': {
+    plant: [
+      `update billing.entry set currency = 'USD' where account_id in (:cash, :idle, :revenue)`,
+      `update billing.account set currency = 'USD' where id in (:cash, :idle, :revenue)`,
+    ],
+    finds: [{ id: 'ledger/sealed-account', of: ':cash' }],
+  },
+  'an opening balance edited': {
+    plant: ['update billing.account set opening_minor = 1000 where id = :idle'],
+    finds: [{ id: 'ledger/sealed-account', of: ':idle' }],
+    freezes: [':idle'],
+  },
+  'an account renamed': {
+    plant: [`update billing.account set code = 'receivable:other' where id = :idle`],
+    finds: [{ id: 'ledger/sealed-account', of: ':idle' }],
+  },
+  'an account deleted with all it had': {
+    plant: [
+      'delete from billing.entry where account_id = :idle',
+      'delete from billing.balance where account_id = :idle',
+      'delete from billing.account where id = :idle',
+    ],
+    finds: [{ id: 'ledger/sealed-account', of: ':idle' }],
+    freezes: [':idle'],
+  },
+  'a balance deleted': {
+    plant: [
+      'alter table billing.entry drop constraint entry_tenant_id_account_id_fkey',
+      'alter table billing.mended_fault drop constraint mended_fault_tenant_id_account_id_fkey',
+      'delete from billing.balance where account_id = :idle',
+    ],
+    finds: [
+      { id: 'ledger/sealed-account', of: ':idle' },
+      { id: 'ledger/guards', of: 'guards' },
+    ],
+  },
+  'a business key edited': {
+    plant: [`update billing.journal_transaction set business_key = 'key-x' where id = :sealed3`],
+    finds: [{ id: 'ledger/sealed-transactions', of: ':sealed3' }],
+    freezes: [],
+  },
+  'a transaction marked as a reversal': {
+    plant: ['update billing.journal_transaction set reverses = :sealed1 where id = :sealed2'],
+    finds: [{ id: 'ledger/sealed-transactions', of: ':sealed2' }],
+  },
+  'a sealed transaction dated anew': {
+    plant: [
+      `update billing.journal_transaction set posted_at = posted_at - interval '40 days' where id = :sealed3`,
+    ],
+    finds: [{ id: 'ledger/sealed-transactions', of: ':sealed3' }],
+  },
+  'an unsealed transaction dated anew': {
+    plant: [
+      `update billing.journal_transaction set posted_at = posted_at - interval '40 days' where id = :unsealed1`,
+    ],
+    finds: [{ id: 'ledger/transaction', of: ':unsealed1' }],
+  },
+  'a sealed transaction whose xid was forged': {
+    plant: [`update billing.journal_transaction set xid = pg_current_xact_id() where id = :sealed3`],
+    finds: [{ id: 'ledger/transaction', of: ':sealed3' }],
+  },
+  'a transaction deleted from under its entries': {
+    plant: [
+      'alter table billing.entry drop constraint entry_tenant_id_transaction_id_fkey',
+      'delete from billing.journal_transaction where id = :sealed5',
+    ],
+    finds: [
+      { id: 'ledger/sealed-transactions', of: 'transactions' },
+      { id: 'ledger/transaction', of: ':cash', seq: 5 },
+    ],
+  },
+  'an entry dated anew': {
+    plant: [`update billing.entry set posted_at = posted_at - interval '40 days' where ${entry('cash', 3)}`],
+    finds: [{ id: 'ledger/sealed-entries', of: ':cash', seq: 3 }],
+  },
+  'entries dated in the future': {
+    plant: [`update billing.entry set posted_at = now() + interval '20 hours' where ${entry('cash', 10)}`],
+    finds: [{ id: 'ledger/time', of: ':cash', seq: 10 }],
+  },
+  'the entries of one transaction swapped between its accounts': {
+    plant: [
+      `update billing.entry set amount_minor = -amount_minor where transaction_id = :sealed4`,
+      'update billing.entry set balance_minor = balance_minor - 800 where account_id = :cash and seq >= 4',
+      'update billing.entry set balance_minor = balance_minor + 800 where account_id = :revenue and seq >= 6',
+      balance('cash', -800),
+      balance('revenue', 800),
+    ],
+    finds: [
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 4 },
+      { id: 'ledger/sealed-entries', of: ':revenue', seq: 6 },
+    ],
+  },
+  'a tenant moved': {
+    plant: [
+      ...['account', 'entry', 'balance', 'journal_transaction'].map(
+        (table) =>
+          `do $$ declare c record; begin for c in select conrelid::regclass t, conname from pg_constraint where contype = 'f' and (conrelid = 'billing.${table}'::regclass or confrelid = 'billing.${table}'::regclass) loop execute format('alter table %s drop constraint %I', c.t, c.conname); end loop; end $$`,
+      ),
+      ...['account', 'entry', 'balance', 'journal_transaction'].map(
+        (table) => `update billing.${table} set tenant_id = '018f0000-0000-7000-8000-0000000000aa'`,
+      ),
+    ],
+    finds: [{ id: 'ledger/sealed-account', of: ':cash' }],
+  },
+  'the whole ledger emptied': {
+    plant: [
+      'delete from billing.entry',
+      'delete from billing.journal_transaction',
+      'update billing.balance set seq = 0, balance_minor = 0',
+    ],
+    finds: [
+      { id: 'ledger/sealed-tail', of: ':cash', seq: 1 },
+      { id: 'ledger/sealed-tail', of: ':idle', seq: 1 },
+    ],
+  },
+  'an amount beyond every limit': {
+    plant: [
+      `update billing.entry set amount_minor = -9223372036854775808, balance_minor = 9223372036854775807 where ${entry('cash', 9)}`,
+    ],
+    finds: [{ id: 'ledger/running-balance', of: ':cash', seq: 9 }],
+  },
+  'a trigger switched off': {
+    plant: ['alter table billing.entry disable trigger entry_append_only', STOP],
+    finds: [{ id: 'ledger/guards', of: 'trigger entry_append_only on entry' }],
+    freezes: [],
+  },
+  'the posting function replaced': {
+    plant: ['alter function billing.post set search_path = public, pg_temp'],
+    finds: [{ id: 'ledger/guards', of: 'guards' }],
+  },
+}
+
+const describes = (finding: Verification['findings'][number], of: string, seq: number | undefined) =>
+  finding.object.includes(named(of).replaceAll("'", '')) &&
+  (seq === undefined || String(finding.evidence.seq) === String(seq))
+
+test('the untouched copy verifies', () =>
+  inCopy(async ({ db, folder }) => {
+    expect((await verify(db, folder)).findings).toEqual([])
+  }))
+
+describe.each(Object.entries(FAULTS))('%s', (_, { plant, finds, freezes }) => {
+  test('is found, where it is, and nothing else is touched', () =>
+    inCopy(async ({ db, folder, tamper }) => {
+      await tamper(...plant)
+      const { findings } = await verify(db, folder)
+      for (const { id, of, seq } of finds) {
+        expect(
+          findings.filter((finding) => finding.id === id && describes(finding, of, seq)),
+          `${id} ${of} ${seq ?? ''} among ${findings.map((f) => `${f.id} ${f.object}: ${f.message}`).join('\n')}`,
+        ).not.toHaveLength(0)
+      }
+      const frozen = new Set(findings.flatMap((finding) => finding.freezes.map(({ id }) => id)))
+      if (freezes)
+        expect([...frozen].sort()).toEqual(freezes.map((of) => named(of).replaceAll("'", '')).sort())
+      // What the first verification found is not sealed over.
+      const again = await verify(db, folder)
+      expect(again.findings.map(({ id }) => id).sort()).toEqual(findings.map(({ id }) => id).sort())
+    }))
+})
