@@ -1,3 +1,4 @@
+import { examineDuplicates } from '../domain/ledger/examine.ts'
 import { stopDrift } from '../domain/ledger/stop-drift.ts'
 import { verifyLedger } from '../domain/ledger/verify.ts'
 import type { ScheduledWorker } from '../worker.ts'
@@ -10,7 +11,12 @@ export const ledgerIntegrity: ScheduledWorker = {
   async pass(app, signal) {
     const { findings, facts } = await verifyLedger(app, {}, { folder: app.config.ledger.seals, signal })
     const { frozen, incidents } = await stopDrift(app, findings)
-    const critical = findings.filter(({ severity }) => severity === 'critical').length
-    return { ...facts, findings: critical, frozen: frozen.length, incidents: incidents.length }
+    const doubled = await examineDuplicates(app, {})
+    return {
+      ...facts,
+      findings: findings.length + doubled.length,
+      frozen: frozen.length,
+      incidents: incidents.length,
+    }
   },
 }

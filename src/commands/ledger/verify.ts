@@ -36,14 +36,19 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
   async run(): Promise<void> {
     const { account, tenant, since, full, reseal, 'dry-run': dryRun } = this.flags
     const app = await this.openApp()
-    const [{ findAccount }, { findTenant }, { LEDGER_RULES }, { verifyLedger }, { stopDrift }] =
-      await Promise.all([
-        import('../../domain/ledger/account.ts'),
-        import('../../domain/tenants/find.ts'),
-        import('../../domain/ledger/examine.ts'),
-        import('../../domain/ledger/verify.ts'),
-        import('../../domain/ledger/stop-drift.ts'),
-      ])
+    const [
+      { findAccount },
+      { findTenant },
+      { examineDuplicates, LEDGER_RULES },
+      { verifyLedger },
+      { stopDrift },
+    ] = await Promise.all([
+      import('../../domain/ledger/account.ts'),
+      import('../../domain/tenants/find.ts'),
+      import('../../domain/ledger/examine.ts'),
+      import('../../domain/ledger/verify.ts'),
+      import('../../domain/ledger/stop-drift.ts'),
+    ])
     const scope = {
       accountId: account === undefined ? undefined : (await findAccount(app, account)).id,
       tenantId: tenant === undefined ? undefined : (await findTenant(app, tenant)).id,
@@ -79,7 +84,9 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
           ? { ...rule, notRun: 'no folder of seals is configured' }
           : rule,
       ),
-      findings: findings.map(({ freezes: _, ...finding }) => finding),
+      findings: [...findings, ...(await examineDuplicates(app, scope))].map(
+        ({ freezes: _, ...finding }) => finding,
+      ),
       facts,
     })
   }

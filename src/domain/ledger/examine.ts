@@ -2,6 +2,7 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { inWindow, readDigests, sealedSpans, TRANSACTIONS_DIGEST, windowValues } from './digest.ts'
+import { type DuplicateScope, findDuplicates } from './duplicates.ts'
 import { accountFaults, type Fault } from './faults.ts'
 import { DRIFT_RUNBOOK } from './freeze.ts'
 import type { Seal, SealedAccount, SealedTransactions } from './seal.ts'
@@ -103,29 +104,46 @@ export async function examineAccount(
       about('ledger/time', `entry ${seq} is dated ${postedAt.toISOString()}`, { seq, transactionId }),
     )
   }
+  const since = last?.ofThisCluster ? (sealed?.heldAt ?? last.snapshot) : NOTHING_SEALED
   const moved = await db.query<{ seq: bigint; transactionId: string }>(
     `select seq, transaction_id as "transactionId" from billing.entry
      where tenant_id = $1 and account_id = $2 and seq > $3 and pg_visible_in_snapshot(xid, $4::pg_snapshot)
      order by seq limit ${MOST_NAMED}`,
-    [
-      tenantId,
-      accountId,
-      sealed?.seq ?? 0n,
-      last?.ofThisCluster ? (sealed?.heldAt ?? last.snapshot) : NOTHING_SEALED,
-    ],
+    [tenantId, accountId, sealed?.seq ?? 0n, since],
   )
   for (const { seq, transactionId } of moved) {
     const message = `entry ${seq} is older than the seal, which did not find it here`
     findings.push(about('ledger/sealed-entries', message, { seq, transactionId }))
   }
-  if (sealed)
-    findings.push(
-      ...(await againstSeal(db, sealed)).map(({ id, message, ...rest }) => about(id, message, rest)),
-    )
+  if (sealed && !(await wasMended(db, sealed, since))) {
+    const changes = await againstSeal(db, sealed)
+    findings.push(...changes.map(({ id, message, ...rest }) => about(id, message, rest)))
+  }
   return findings
 }
 
+/**
+ * Whether two people made up for what was wrong with it since it was sealed: its history differs from the seal for ever,
+ * and what is right now is what adds up now.
+ */
+async function wasMended(
+  db: Queryable,
+  { tenantId, accountId }: SealedAccount,
+  since: string,
+): Promise<boolean> {
+  const mended = await db.query(
+    `select from billing.mended_fault m join billing.journal_transaction t on t.tenant_id = m.tenant_id and t.id = m.transaction_id
+     where m.tenant_id = $1 and m.account_id = $2 and not pg_visible_in_snapshot(t.xid, $3::pg_snapshot)
+       and exists (select from tabib.audit a where a.record->>'command' like 'ledger reconcile%'
+         and a.record->>'outcome' = 'ok' and a.record->>'approver' is not null and a.ts >= m.mended_at)
+     limit 1`,
+    [tenantId, accountId, since],
+  )
+  return mended.length > 0
+}
+
 const MOST_NAMED = 20
+const MOST_EXAMINED = 200
 
 function faultText({ check, seq, transactionId, expected, seen }: Fault): string {
   switch (check) {
@@ -351,6 +369,45 @@ export async function examineBlock(db: Queryable, block: SealedTransactions): Pr
     )
   }
   return findings
+}
+
+/** What was charged or posted twice: nothing in it is unlawful, and so it stops no account. */
+export async function examineDuplicates(
+  { db }: { db: Queryable },
+  scope: DuplicateScope,
+): Promise<LedgerFinding[]> {
+  const found = (await findDuplicates({ db }, scope)).slice(0, MOST_EXAMINED)
+  const entries = await db.query<{ key: string; seq: bigint }>(
+    `select d.transaction_id || ' ' || d.account_id as key, min(e.seq) as seq
+     from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as d(tenant_id, transaction_id, account_id)
+     join billing.entry e on e.tenant_id = d.tenant_id and e.transaction_id = d.transaction_id and e.account_id = d.account_id
+     group by 1`,
+    [
+      found.map((one) => one.tenantId),
+      found.map((one) => one.transactionId),
+      found.map((one) => one.accountId),
+    ],
+  )
+  const seqOf = new Map(entries.map(({ key, seq }) => [key, seq]))
+  return found.map(({ basis, certain, tenantId, accountId, transactionId, chargeId, ...one }) => {
+    const seq = seqOf.get(`${transactionId} ${accountId}`)
+    const twin = one.originalTransactionId ?? one.originalChargeId
+    return ledgerFinding('ledger/duplicate', {
+      severity: certain ? 'error' : 'warning',
+      object: accountId === null ? `charge ${chargeId}` : `account ${accountId}`,
+      message: `${seq === undefined ? `charge ${chargeId}` : `entry ${seq}, transaction ${transactionId},`} repeats ${twin} (by ${basis})`,
+      evidence: {
+        tenantId,
+        accountId,
+        seq: seq ?? null,
+        transactionId,
+        chargeId,
+        amountMinor: one.amountMinor,
+      },
+      fix: 'tabib ledger reconcile --duplicates --dry-run',
+      runbook: 'runbooks/billing/fm-08-duplicate-charge-capture.md',
+    })
+  })
 }
 
 /** Entries that were not written with their transaction, or whose transaction or account is not there. Reads them all. */

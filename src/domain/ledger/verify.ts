@@ -59,9 +59,11 @@ export async function verifyLedger(
   const { db } = app
   const keyStore = folder === undefined ? undefined : await app.keyStore()
   const where = folder === undefined || keyStore === undefined ? undefined : { folder, keyStore }
-  const { seal: last, problems } = where
+  const { seal: found, problems } = where
     ? await readLastSeal({ db, keyStore: where.keyStore }, where.folder)
     : { seal: undefined, problems: [] }
+  // To seal anew is to take what is there for right; what does not add up is found all the same.
+  const last = reseal ? undefined : found
   const findings = problems.map((problem) =>
     ledgerFinding('ledger/seal', {
       severity: reseal ? 'warning' : 'critical',
@@ -74,7 +76,7 @@ export async function verifyLedger(
   const mayWrite = whole && seal && (problems.length === 0 || reseal)
   await using writer =
     where && mayWrite
-      ? await writeSeal({ db, keyStore: where.keyStore }, { folder: where.folder, last })
+      ? await writeSeal({ db, keyStore: where.keyStore }, { folder: where.folder, last: found })
       : undefined
 
   await using connection = await db.connection()
