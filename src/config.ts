@@ -5,6 +5,7 @@ import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
 import { networksOverlap } from './adapters/http/client.ts'
 import { SIGNING_ALGORITHMS, type SigningAlgorithm } from './adapters/keystore/client.ts'
+import { hostUrls } from './adapters/postgres/client.ts'
 import type { KeyPolicy } from './domain/keys/phase.ts'
 import { TabibError } from './errors.ts'
 import { SERVICES, type Service } from './service.ts'
@@ -61,6 +62,13 @@ const restApi = z
 // An address of these leads to an IPv4 one: mapped (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056).
 const TRANSLATED = ['::ffff:0:0/96', '64:ff9b::/96', '64:ff9b:1::/48', '2002::/16']
 
+/** Several hosts are written as libpq writes them: `postgres://a:5432,b:5432/db`. */
+const databaseUrl = z
+  .string()
+  .refine((text) => hostUrls(text).every((one) => /^postgres(ql)?:\/\//.test(one) && URL.canParse(one)), {
+    error: 'a URL starting with postgres:// or postgresql://',
+  })
+
 const network = z
   .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
   // Registries give no country more in one piece.
@@ -110,13 +118,26 @@ const residency = z.strictObject({
 })
 export type Residency = z.output<typeof residency>
 
+/** The Patroni cluster that this context's Postgres is. See docs/cluster.md. */
+const cluster = z.strictObject({
+  /** REST API of its members; any that answers will do. */
+  patroni: z.array(restApi).min(1),
+  /** Client URLs of etcd: without them what only the store knows (the synchronous standby) cannot be judged. */
+  etcd: z.array(restApi).default([]),
+  /** Patroni's namespace in the store. */
+  namespace: z.string().regex(/^\/.+/, 'a path such as /service').default('/service'),
+  /** File with the `user:password` that Patroni wants of who changes something. */
+  credentialsFile: z.string().optional(),
+})
+export type ClusterConfig = z.output<typeof cluster>
+
 const contextSchema = z.strictObject({
   production: z.boolean().optional(),
   database: z
     .strictObject({
-      url: url('postgres', 'postgresql').optional(),
+      url: databaseUrl.optional(),
       urlFile: z.string().optional(),
-      ownerUrl: url('postgres', 'postgresql').optional(),
+      ownerUrl: databaseUrl.optional(),
       ownerUrlFile: z.string().optional(),
     })
     .default({}),
@@ -188,6 +209,7 @@ const contextSchema = z.strictObject({
     })
     .prefault({}),
   residency: residency.optional(),
+  cluster: cluster.optional(),
 })
 
 const fileSchema = z.strictObject({
@@ -234,6 +256,8 @@ export interface Config {
   readonly api: { host: string; port: number }
   /** Absent: nothing is known of regions, and no connection is bounded by them. */
   readonly residency: Residency | undefined
+  /** The Patroni cluster behind `databaseUrl`, where it is one. */
+  readonly cluster: ClusterConfig | undefined
   /** Where alert rules link their runbooks: a URL's base, or the repository-relative path when not set. */
   readonly runbookBaseUrl: string
   /** True when a context or an external URL was given: `up`, `drill` and benchmarks then refuse. */
@@ -324,9 +348,14 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     envUrls.redis,
     secretFrom(context.redis.url, context.redis.urlFile, `${prefix}.redis.urlFile`),
   )
+  const ownCluster: ClusterConfig = context.cluster ?? { patroni: [], etcd: [], namespace: '/service' }
+  const [patroni, etcd] = (['patroni', 'etcd'] as const).map((system) => {
+    const fromEnv = useEnv ? envUrls[system]?.split(',').map((one) => one.trim()) : undefined
+    return (fromEnv ?? ownCluster[system]).map((one) => one.replace(/\/+$/, ''))
+  }) as [string[], string[]]
   if (problems.length > 0) throw invalid(problems)
 
-  const urls = [databaseUrl, natsUrl, redisUrl].filter((one) => one !== undefined)
+  const urls = [databaseUrl, natsUrl, redisUrl, ...patroni].filter((one) => one !== undefined)
   return Object.freeze({
     context: name,
     production: named?.production ?? urls.some((one) => !isLoopback(one)),
@@ -388,6 +417,15 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       ...defined('journal', context.residency.journal && beside(context.residency.journal)),
       policies: context.residency.policies.map(beside),
     },
+    cluster:
+      patroni.length === 0
+        ? undefined
+        : {
+            ...ownCluster,
+            patroni,
+            etcd,
+            ...defined('credentialsFile', ownCluster.credentialsFile && beside(ownCluster.credentialsFile)),
+          },
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',
     external: urls.length > 0 || name !== 'none',
   })
@@ -448,17 +486,19 @@ function readEnvironment(env: NodeJS.ProcessEnv, problems: Problem[]) {
   if (port && !/^\d{1,5}$/.test(port))
     problems.push({ path: 'TABIB_WORKER_PORT', message: `"${port}" is no port` })
   return {
-    database: read('TABIB_DATABASE_URL', url('postgres', 'postgresql')),
-    owner: read('TABIB_OWNER_DATABASE_URL', url('postgres', 'postgresql')),
+    database: read('TABIB_DATABASE_URL', databaseUrl),
+    owner: read('TABIB_OWNER_DATABASE_URL', databaseUrl),
     nats: read('TABIB_NATS_URL', url('nats', 'tls', 'ws', 'wss')),
     redis: read('TABIB_REDIS_URL', url('redis', 'rediss')),
+    patroni: read('TABIB_PATRONI_URL', url('http', 'https')),
+    etcd: read('TABIB_ETCD_URL', url('http', 'https')),
     workerPort: port ? Number(port) : undefined,
   }
 }
 
 function checkFlagUrl(text: string, problems: Problem[]): void {
   try {
-    if (new URL(text).password) {
+    if (hostUrls(text).some((one) => new URL(one).password)) {
       problems.push({
         path: '--database-url',
         message:

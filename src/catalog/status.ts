@@ -34,7 +34,15 @@ export async function readStatus(
   modes: readonly BuiltMode[],
   { timeoutMs = 5_000 }: { timeoutMs?: number } = {},
 ): Promise<ModeStatus[]> {
-  return Promise.all(modes.map((mode) => readMode(app, mode, timeoutMs)))
+  const read = await Promise.allSettled(modes.map((mode) => readMode(app, mode, timeoutMs)))
+  return read.map((one, i) => {
+    if (one.status === 'fulfilled') return one.value
+    // Where Postgres is a cluster, that it is gone is itself a mode, and judged.
+    const judged = app.config.cluster !== undefined && read.some(({ status }) => status === 'fulfilled')
+    const { reason } = one
+    if (!judged || reason.code !== 'POSTGRES_UNREACHABLE') throw reason
+    return unknown(baseOf(modes[i]!), reason)
+  })
 }
 
 /** A detector's reading, or the time-out's error; what it was doing then is left to end by itself. */
@@ -69,16 +77,8 @@ export function commandLine(mode: BuiltMode): string {
 }
 
 async function readMode(app: App, mode: BuiltMode, timeoutMs: number): Promise<ModeStatus> {
-  const { id, kind, title, severity, detect } = mode
-  const base = {
-    id,
-    kind,
-    title,
-    severity,
-    threshold: describeFires(detect.fires),
-    next: commandLine(mode),
-    runbook: runbookPath(id) ?? null,
-  }
+  const { detect } = mode
+  const base = baseOf(mode)
   try {
     const reading = await readDetector(app, mode, timeoutMs)
     const { value, evidence = {} } = reading
@@ -87,17 +87,28 @@ async function readMode(app: App, mode: BuiltMode, timeoutMs: number): Promise<M
     return { ...base, verdict, value: value ?? null, message, evidence }
   } catch (error) {
     if (!(error instanceof TabibError) || FATAL.has(error.code)) throw error
-    const next = error.suggestions[0] ?? base.next
-    return {
-      ...base,
-      verdict: 'unknown',
-      value: null,
-      message: error.message,
-      evidence: { code: error.code },
-      next,
-    }
+    return unknown(base, error)
   }
 }
+
+const baseOf = (mode: BuiltMode) => ({
+  id: mode.id,
+  kind: mode.kind,
+  title: mode.title,
+  severity: mode.severity,
+  threshold: describeFires(mode.detect.fires),
+  next: commandLine(mode),
+  runbook: runbookPath(mode.id) ?? null,
+})
+
+const unknown = (base: ReturnType<typeof baseOf>, error: TabibError): ModeStatus => ({
+  ...base,
+  verdict: 'unknown',
+  value: null,
+  message: error.message,
+  evidence: { code: error.code },
+  next: error.suggestions[0] ?? base.next,
+})
 
 const FATAL = new Set([
   'POSTGRES_UNREACHABLE',

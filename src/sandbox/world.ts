@@ -21,7 +21,7 @@ import { openSandboxFolder, type SandboxFolder } from './folder.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniServer, startPatroni } from './servers/patroni.ts'
-import { type PostgresServer, startPostgres } from './servers/postgres.ts'
+import { makeRoles, type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
 import { type Phone, startPhone } from './simulators/phone.ts'
@@ -52,6 +52,8 @@ export interface World extends AsyncDisposable {
   /** The schemas' owner: for `disarm`, and for rows that nobody else may backdate. */
   readonly owner: Database
   readonly postgres: PostgresServer
+  /** What `postgres` is a cluster of, where `WorldOptions.cluster` asked for one. */
+  readonly cluster: PatroniServer | undefined
   readonly nats: NatsServer
   readonly redis: RedisServer
   /** The key store, where `WorldOptions.kms` asked for one; an encrypted folder otherwise. */
@@ -115,6 +117,8 @@ export interface ProduceOptions {
 
 export interface WorldOptions {
   natsNodes?: 1 | 3 | undefined
+  /** Runs Postgres as a Patroni cluster of three, synchronous, with etcd. */
+  cluster?: boolean | undefined
   /** Keeps keys in a KMS instead of encrypted files. */
   kms?: boolean | undefined
   /** Whether Postgres flushes at commit, as in production; see `startPostgres`. */
@@ -164,14 +168,16 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
 
 async function build(folder: SandboxFolder, options: WorldOptions): Promise<World> {
   const { proxied, diskMb = {} } = options
-  const [postgres, nats, redis] = await Promise.all([
-    startPostgres({
-      folder,
-      proxied,
-      durable: options.durable,
-      diskMb: diskMb.postgres,
-      settings: options.postgresSettings,
-    }),
+  const [{ postgres, cluster }, nats, redis] = await Promise.all([
+    options.cluster
+      ? startCluster(folder)
+      : startPostgres({
+          folder,
+          proxied,
+          durable: options.durable,
+          diskMb: diskMb.postgres,
+          settings: options.postgresSettings,
+        }).then((alone) => ({ postgres: alone, cluster: undefined })),
     startNats({
       folder,
       proxied,
@@ -194,6 +200,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     TABIB_OWNER_DATABASE_URL: ownerUrl,
     TABIB_NATS_URL: nats.url,
     TABIB_REDIS_URL: redis.url,
+    ...(cluster ? { TABIB_PATRONI_URL: cluster.urls.join(), TABIB_ETCD_URL: cluster.etcd.url } : {}),
     TABIB_KEY_STORE: kms?.keyStore ?? `file:${join(folder.path, 'keys')}`,
     TABIB_KEY_STORE_SECRET_FILE: secretFile,
     TABIB_LEDGER_SEALS: join(folder.path, 'ledger-seals'),
@@ -230,6 +237,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     service,
     owner,
     postgres,
+    cluster,
     nats,
     redis,
     kms,
@@ -289,10 +297,26 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
         owner.close(),
         service.close(),
       ])
-      await Promise.all([postgres, nats, redis, kms].map((server) => server?.[Symbol.asyncDispose]()))
+      await Promise.all(
+        [cluster ?? postgres, nats, redis, kms].map((server) => server?.[Symbol.asyncDispose]()),
+      )
       await folder[Symbol.asyncDispose]()
     },
   }
+}
+
+async function startCluster(
+  folder: SandboxFolder,
+): Promise<{ postgres: PostgresServer; cluster: PatroniServer }> {
+  const members = ['n1', 'n2', 'n3'].map((name) => ({ name }))
+  const cluster = await startPatroni({ folder, scope: 'main', synchronous: true, members })
+  const roles = await makeRoles(cluster.adminUrl, cluster.hosts)
+  const postgres = Object.create(
+    cluster.members[0]!,
+    Object.getOwnPropertyDescriptors(roles),
+  ) as PostgresServer
+  await cluster.synchronised()
+  return { postgres, cluster }
 }
 
 /** A young cluster may still lose a request to an election; migrating is safe to repeat. */

@@ -7,6 +7,8 @@ export interface PatroniOptions {
   urls: readonly string[]
   fetch: Fetch
   timeoutMs?: number
+  /** `user:password` for what changes something. */
+  credentials?: string | undefined
 }
 
 export interface PatroniMember {
@@ -18,6 +20,44 @@ export interface PatroniMember {
   tags: Record<string, unknown>
 }
 
+/** A member, and where it and its Postgres listen. */
+export interface ListedMember extends PatroniMember {
+  apiUrl: string
+  host: string
+  port: number | undefined
+}
+
+/** What one member says of itself. */
+export interface PatroniNode {
+  scope: string
+  systemIdentifier: string | undefined
+  /** `running`, `starting`, `start failed`, `stopped`, … */
+  state: string
+  /** `primary` (which version 3 calls `master`), `replica`, `standby_leader`. */
+  role: string
+  timeline: number | undefined
+  /** In bytes: written by a primary; received by a replica, or replayed where that is further. */
+  lsn: bigint | undefined
+  /** Whether Patroni leaves everything to the operator. */
+  paused: boolean
+  /** Unix seconds at which it last spoke with the store. */
+  dcsLastSeen: number | undefined
+  tags: Record<string, unknown>
+  /** Members that replicate from it, by `pg_stat_replication`. */
+  replicas: { name: string; state: string; sync: string }[]
+}
+
+/** The dynamic configuration, with Patroni's own defaults for what it leaves out. */
+export interface PatroniSettings {
+  ttlS: number
+  loopWaitS: number
+  maximumLag: bigint
+  synchronous: boolean
+  checkTimeline: boolean
+  paused: boolean
+  standbyCluster: boolean
+}
+
 export interface PatroniCluster {
   scope: string
   /** Of the Postgres cluster: the same in a primary and all that replicate it. */
@@ -25,10 +65,19 @@ export interface PatroniCluster {
   members: PatroniMember[]
 }
 
-/** Reads only. */
 export interface Patroni {
   /** @throws TabibError PATRONI_UNREACHABLE when no member gave a whole answer in time. */
-  cluster(): Promise<PatroniCluster>
+  cluster(): Promise<Omit<PatroniCluster, 'members'> & { members: ListedMember[] }>
+  /** @throws TabibError PATRONI_UNREACHABLE */
+  settings(): Promise<PatroniSettings>
+  /** Asks one member about itself. @throws TabibError PATRONI_UNREACHABLE */
+  node(url: string): Promise<PatroniNode>
+  /**
+   * Asks for another leader: an orderly change where there is one (`leader` names it), a takeover where there is none.
+   * Returns Patroni's own words once the candidate leads.
+   * @throws TabibError CLUSTER_REFUSED with Patroni's words, NOT_AUTHORISED, PATRONI_UNREACHABLE
+   */
+  lead(candidate: { name: string; apiUrl: string }, options: { leader?: string | undefined }): Promise<string>
 }
 
 const members = z.object({
@@ -38,50 +87,154 @@ const members = z.object({
       role: z.string(),
       state: z.string(),
       tags: z.record(z.string(), z.unknown()).default({}),
+      api_url: z.string().default(''),
+      host: z.string().default(''),
+      port: z.number().optional(),
     }),
   ),
 })
-const node = z.object({
+const identity = z.object({
   database_system_identifier: z.string(),
   patroni: z.object({ scope: z.string() }),
 })
+// JSON.parse rounds positions over 2^53, which is 8 PiB of WAL.
+const position = z
+  .int()
+  .transform((bytes) => BigInt(bytes))
+  .optional()
+const node = z.object({
+  database_system_identifier: z.string().optional(),
+  patroni: z.object({ scope: z.string() }),
+  state: z.string(),
+  role: z.string(),
+  timeline: z.number().optional(),
+  xlog: z
+    .object({ location: position, received_location: position, replayed_location: position })
+    .default({}),
+  pause: z.boolean().default(false),
+  dcs_last_seen: z.number().optional(),
+  tags: z.record(z.string(), z.unknown()).default({}),
+  replication: z
+    .array(z.object({ application_name: z.string(), state: z.string(), sync_state: z.string() }))
+    .default([]),
+})
+const settings = z.object({
+  ttl: z.number().default(30),
+  loop_wait: z.number().default(10),
+  maximum_lag_on_failover: z.number().default(1_048_576),
+  synchronous_mode: z.union([z.boolean(), z.string()]).default(false),
+  check_timeline: z.boolean().default(false),
+  pause: z.boolean().nullish(),
+  standby_cluster: z.unknown().optional(),
+})
 
-/** The only client of Patroni's REST API (version 3; no call of it changes anything). */
-export function openPatroni({ urls, fetch, timeoutMs = 5_000 }: PatroniOptions): Patroni {
-  const signal = () => AbortSignal.timeout(timeoutMs)
+/** The only client of Patroni's REST API (version 3). */
+export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: PatroniOptions): Patroni {
   const get = async <T>(base: string, path: string, shape: z.ZodType<T>): Promise<T> => {
-    const response = await fetch(`${base.replace(/\/+$/, '')}${path}`, { signal: signal() })
+    const response = await fetch(`${base.replace(/\/+$/, '')}${path}`, {
+      signal: AbortSignal.timeout(timeoutMs),
+    })
     // /patroni answers 503 with the same body where Postgres is down.
     return shape.parse(await response.json())
   }
+  // All at once: in a disaster some of them are gone, and waiting for each in turn would take too long.
+  const first = async <T>(ask: (base: string) => Promise<T>, of: readonly string[] = urls): Promise<T> => {
+    try {
+      return await Promise.any(of.map(ask))
+    } catch (cause) {
+      const errors = (cause as AggregateError).errors as Error[]
+      throw new TabibError(
+        'PATRONI_UNREACHABLE',
+        `Patroni gave no answer: ${of.map((url, i) => `${new URL(url).host}: ${reasonOf(errors[i], timeoutMs)}`).join('; ')}`,
+        { cause, suggestions: of.map((url) => `curl ${url}/cluster`) },
+      )
+    }
+  }
   return {
-    async cluster() {
-      try {
-        // All at once: in a disaster some of them are gone, and waiting for each in turn would take too long.
-        return await Promise.any(
-          urls.map(async (base) => {
-            const [{ members: list }, own] = await Promise.all([
-              get(base, '/cluster', members),
-              get(base, '/patroni', node),
-            ])
-            return {
-              scope: own.patroni.scope,
-              systemIdentifier: own.database_system_identifier,
-              members: list,
-            }
+    cluster: () =>
+      first(async (base) => {
+        const [list, own] = await Promise.all([
+          get(base, '/cluster', members),
+          get(base, '/patroni', identity),
+        ])
+        return {
+          scope: own.patroni.scope,
+          systemIdentifier: own.database_system_identifier,
+          members: list.members.map(({ api_url, ...member }) => ({
+            ...member,
+            port: member.port,
+            apiUrl: api_url.replace(/\/patroni\/?$/, ''),
+          })),
+        }
+      }),
+    settings: () =>
+      first(async (base) => {
+        const own = await get(base, '/config', settings)
+        return {
+          ttlS: own.ttl,
+          loopWaitS: own.loop_wait,
+          maximumLag: BigInt(Math.trunc(own.maximum_lag_on_failover)),
+          synchronous: own.synchronous_mode !== false && own.synchronous_mode !== 'off',
+          checkTimeline: own.check_timeline,
+          paused: own.pause === true,
+          standbyCluster: own.standby_cluster !== undefined && own.standby_cluster !== null,
+        }
+      }),
+    node: (url) =>
+      first(
+        async (base) => {
+          const own = await get(base, '/patroni', node)
+          const { location, received_location: received = 0n, replayed_location: replayed = 0n } = own.xlog
+          const [reached] = [received, replayed].sort((a, b) => (a > b ? -1 : 1)) as [bigint]
+          return {
+            scope: own.patroni.scope,
+            systemIdentifier: own.database_system_identifier,
+            state: own.state,
+            role: own.role === 'master' ? 'primary' : own.role,
+            timeline: own.timeline,
+            lsn: location ?? (reached > 0n ? reached : undefined),
+            paused: own.pause,
+            dcsLastSeen: own.dcs_last_seen,
+            tags: own.tags,
+            replicas: own.replication.map(({ application_name: name, state, sync_state: sync }) => ({
+              name,
+              state,
+              sync,
+            })),
+          }
+        },
+        [url],
+      ),
+    async lead({ name: candidate, apiUrl }, { leader }) {
+      // Patroni answers when it is done, or when it has given up waiting: its time limits are longer than a reading's.
+      const response = await first(
+        (base) =>
+          fetch(`${base}/${leader === undefined ? 'failover' : 'switchover'}`, {
+            method: 'POST',
+            body: JSON.stringify({ candidate, ...(leader === undefined ? {} : { leader }) }),
+            signal: AbortSignal.timeout(CHANGE_LIMIT_MS),
+            ...(credentials === undefined
+              ? {}
+              : { headers: { authorization: `Basic ${Buffer.from(credentials).toString('base64')}` } }),
           }),
-        )
-      } catch (cause) {
-        const errors = (cause as AggregateError).errors as Error[]
-        throw new TabibError(
-          'PATRONI_UNREACHABLE',
-          `Patroni gave no answer: ${urls.map((url, i) => `${new URL(url).host}: ${reasonOf(errors[i], timeoutMs)}`).join('; ')}`,
-          { cause, suggestions: urls.map((url) => `curl ${url}/cluster`) },
-        )
+        // Of the one alone that must be there: to two it would be two requests.
+        [apiUrl],
+      )
+      const words = (await response.text()).trim()
+      if (response.ok) return words
+      if (response.status === 401 || response.status === 403) {
+        throw new TabibError('NOT_AUTHORISED', `Patroni refused: ${words}`, {
+          suggestions: ['set cluster.credentialsFile in tabib.yaml to a file with user:password'],
+        })
       }
+      throw new TabibError('CLUSTER_REFUSED', `Patroni refused: ${words} (HTTP ${response.status})`, {
+        suggestions: ['tabib cluster diagnose'],
+      })
     },
   }
 }
+
+const CHANGE_LIMIT_MS = 60_000
 
 function reasonOf(error: Error | undefined, timeoutMs: number): string {
   if (error === undefined) return 'no answer'

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import { TabibError } from '../../errors.ts'
 import { type CopiedRows, copyOut } from './copy-out.ts'
@@ -49,7 +50,9 @@ const types: pg.CustomTypesConfig = {
 }
 
 /**
- * Opens a pool lazily: no socket until the first statement.
+ * Opens a pool lazily: no socket until the first statement. Where the URL names several hosts, as libpq writes them, the
+ * one that takes writes is used (`target_session_attrs=any`: the first that answers), and looked for again after a
+ * statement that failed with POSTGRES_UNREACHABLE: so it follows a failover. Statements are never repeated.
  *
  * @throws TabibError POSTGRES_UNREACHABLE when no connection can be made (safe to retry), NOT_AUTHORISED when the
  * server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
@@ -57,32 +60,50 @@ const types: pg.CustomTypesConfig = {
  */
 export function openDatabase(options: DatabaseOptions): Database {
   const where = describeUrl(options.url)
-  const pool = new pg.Pool({
-    connectionString: options.url,
-    application_name: options.applicationName ?? 'tabib',
-    max: options.maxConnections ?? 8,
-    connectionTimeoutMillis: options.connectTimeoutMs ?? 5_000,
-    idleTimeoutMillis: 30_000,
-    statement_timeout: options.statementTimeoutMs ?? 0,
-    keepAlive: true,
-    // A host that vanishes sends no farewell.
-    keepAliveInitialDelayMillis: 10_000,
-    ...(options.answerWithinMs === undefined ? {} : { query_timeout: options.answerWithinMs }),
-    allowExitOnIdle: true,
-    types,
+  const { connectTimeoutMs = 5_000 } = options
+  let found: Promise<pg.Pool> | undefined
+  const pools = hostUrls(options.url).map((url) => {
+    const pool = new pg.Pool({
+      connectionString: url,
+      application_name: options.applicationName ?? 'tabib',
+      max: options.maxConnections ?? 8,
+      connectionTimeoutMillis: connectTimeoutMs,
+      idleTimeoutMillis: 30_000,
+      statement_timeout: options.statementTimeoutMs ?? 0,
+      keepAlive: true,
+      // A host that vanishes sends no farewell.
+      keepAliveInitialDelayMillis: 10_000,
+      ...(options.answerWithinMs === undefined ? {} : { query_timeout: options.answerWithinMs }),
+      allowExitOnIdle: true,
+      types,
+    })
+    // A pooled connection that dies while idle is replaced at the next query; the host may lead no longer.
+    pool.on('error', () => {
+      found = undefined
+    })
+    return pool
   })
-  // A pooled connection that dies while idle is replaced at the next query; the event must still be listened to.
-  pool.on('error', () => {})
+  const anyHost = /[?&]target_session_attrs=any\b/.test(options.url)
+  const target = (): Promise<pg.Pool> => {
+    if (pools.length === 1) return Promise.resolve(pools[0]!)
+    found ??= takesWrites(pools, { anyHost, withinMs: connectTimeoutMs })
+    return found
+  }
+  const failed = (cause: unknown): unknown => {
+    const error = translate(cause, where)
+    if (error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE') found = undefined
+    return error
+  }
 
   const connect = async (): Promise<pg.PoolClient> => {
     try {
-      return await pool.connect()
+      return await (await target()).connect()
     } catch (cause) {
-      throw translate(cause, where)
+      throw failed(cause)
     }
   }
   const send = async <R extends object>(
-    client: pg.Pool | pg.PoolClient,
+    client: pg.Pool | pg.PoolClient | undefined,
     text: string,
     values?: unknown[],
     name?: string,
@@ -91,15 +112,15 @@ export function openDatabase(options: DatabaseOptions): Database {
       const config: pg.QueryConfig = { text }
       if (values) config.values = values
       if (name) config.name = name
-      return (await client.query(config)).rows as R[]
+      return (await (client ?? (await target())).query(config)).rows as R[]
     } catch (cause) {
-      throw translate(cause, where)
+      throw failed(cause)
     }
   }
 
-  const close = once(async () => pool.end())
+  const close = once(async () => void (await Promise.all(pools.map((pool) => pool.end()))))
   return {
-    query: (text, values, name) => send(pool, text, values, name),
+    query: (text, values, name) => send(undefined, text, values, name),
     async transaction(work) {
       const client = await connect()
       let broken: Error | undefined
@@ -142,7 +163,7 @@ export function openDatabase(options: DatabaseOptions): Database {
             yield* copyOut(client, sql, { batchRows, answerWithinMs: options.answerWithinMs })
             whole = true
           } catch (cause) {
-            throw translate(cause, where)
+            throw failed(cause)
           } finally {
             if (!whole) broken ??= new Error('left in the middle of a COPY')
           }
@@ -156,6 +177,55 @@ export function openDatabase(options: DatabaseOptions): Database {
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+const FIRST_PAUSE_MS = 50
+
+/** The pool whose host takes writes: all are asked at once, again and again with growing pauses, until one does. */
+async function takesWrites(
+  pools: readonly pg.Pool[],
+  { anyHost, withinMs }: { anyHost: boolean; withinMs: number },
+): Promise<pg.Pool> {
+  const deadline = performance.now() + withinMs
+  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs *= 2) {
+    try {
+      // One that hangs keeps the connection open and says nothing.
+      const late = delay(withinMs, undefined, { ref: false }).then(() =>
+        Promise.reject(new Error('no answer')),
+      )
+      return await Promise.any(
+        pools.map(async (pool) => {
+          const asked = pool.query(`select current_setting('transaction_read_only') as readonly`)
+          const { rows } = await Promise.race([asked, late])
+          if (!anyHost && rows[0].readonly === 'on') throw new Error('it is read-only')
+          return pool
+        }),
+      )
+    } catch (cause) {
+      // With jitter, so that all clients of a host that is back do not come at one moment.
+      const waitMs = pauseMs * (0.5 + Math.random() / 2)
+      const [first] = (cause as AggregateError).errors as Error[]
+      if (performance.now() + waitMs > deadline) {
+        throw new Error(`no connection to a host that takes writes: ${first?.message}`, { cause: first })
+      }
+      await delay(waitMs)
+    }
+  }
+}
+
+/** One URL a host, of a URL with several as libpq writes them: `postgres://user@a:5432,b:5433/db`. */
+export function hostUrls(url: string): string[] {
+  const [, start = '', hosts = '', rest = ''] = /^(\w+:\/\/(?:[^@/]*@)?)([^/?]*)(.*)$/.exec(url) ?? []
+  if (!hosts.includes(',')) return [url]
+  const own = rest.replace(/([?&])target_session_attrs=[\w-]+&?/, '$1').replace(/[?&]$/, '')
+  return hosts.split(',').map((host) => `${start}${host}${own}`)
+}
+
+/** The URL changed by `edit`, with all its hosts. */
+export function editUrl(url: string, edit: (one: URL) => void): string {
+  const urls = hostUrls(url).map((one) => new URL(one))
+  for (const one of urls) edit(one)
+  return urls[0]!.href.replace(/(\/\/(?:[^@/]*@)?)[^/?]*/, `$1${urls.map(({ host }) => host)}`)
 }
 
 const UNREACHABLE_STATES = new Set([
@@ -229,12 +299,9 @@ function translate(cause: unknown, where: string): unknown {
 
 /** `host:port/database` of a connection URL: what may be shown, without user or password. */
 export function describeUrl(url: string): string {
-  try {
-    const { host, pathname } = new URL(url)
-    return `${host}${pathname}`
-  } catch {
-    return '(unreadable URL)'
-  }
+  const urls = hostUrls(url)
+  if (!urls.every((one) => URL.canParse(one))) return '(unreadable URL)'
+  return `${urls.map((one) => new URL(one).host)}${new URL(urls[0]!).pathname}`
 }
 
 function once<T>(work: () => Promise<T>): () => Promise<T> {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { TabibError } from '../../errors.ts'
-import { type Database, openDatabase } from './client.ts'
+import { type Database, editUrl, hostUrls, openDatabase } from './client.ts'
 
 /** A database of the same schema as another's, without its rows; dropped when disposed. */
 export interface ScratchDatabase extends AsyncDisposable {
@@ -30,11 +30,12 @@ export async function copySchema({ db, url }: { db: Database; url: string }): Pr
   dumped.catch(() => {})
   await dropAbandoned(db)
   const name = `${PREFIX}${Date.now()}_${randomBytes(3).toString('hex')}`
-  const scratchUrl = new URL(url)
-  scratchUrl.pathname = `/${name}`
+  const scratchUrl = editUrl(url, (one) => {
+    one.pathname = `/${name}`
+  })
   await db.query(`create database ${name} template template0`)
   await copySettings(db, name)
-  const scratch = openDatabase({ url: scratchUrl.href, maxConnections: 2, applicationName: 'tabib scratch' })
+  const scratch = openDatabase({ url: scratchUrl, maxConnections: 2, applicationName: 'tabib scratch' })
   const dispose = async () => {
     await scratch.close()
     await db.query(`drop database if exists ${name} with (force)`)
@@ -91,15 +92,18 @@ async function copySettings(db: Database, name: string): Promise<void> {
 
 /** The schema as SQL. The password goes by a file, since others can read a process's arguments. */
 async function dumpSchema(url: string): Promise<string> {
-  const target = new URL(url)
+  const { password } = new URL(hostUrls(url)[0]!)
+  let target = url
   const folder = await mkdtemp(join(tmpdir(), 'tabib-dump-'))
   try {
-    if (target.password) {
+    if (password) {
       const escaped = (text: string) => decodeURIComponent(text).replace(/[\\:]/g, '\\$&')
       const passfile = join(folder, 'pgpass')
-      await writeFile(passfile, `*:*:*:*:${escaped(target.password)}\n`, { mode: 0o600 })
-      target.password = ''
-      target.searchParams.set('passfile', passfile)
+      await writeFile(passfile, `*:*:*:*:${escaped(password)}\n`, { mode: 0o600 })
+      target = editUrl(url, (one) => {
+        one.password = ''
+        one.searchParams.set('passfile', passfile)
+      })
     }
     const flags = [
       '--schema-only',
@@ -108,7 +112,7 @@ async function dumpSchema(url: string): Promise<string> {
       '--no-comments',
       '--no-tablespaces',
     ]
-    const { stdout } = await promisify(execFile)('pg_dump', [...flags, `--dbname=${target.href}`], {
+    const { stdout } = await promisify(execFile)('pg_dump', [...flags, `--dbname=${target}`], {
       maxBuffer: 1 << 28,
     })
     return stdout

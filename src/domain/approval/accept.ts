@@ -78,6 +78,12 @@ export async function acceptApproval(
   throw invalid('it was used before')
 }
 
+/** @throws TabibError APPROVAL_INVALID when the database knows that the approval was used; reads only. */
+export async function assertUnused({ db }: { db: Queryable }, { jti }: ApprovalClaims): Promise<void> {
+  const used = await db.query('select from tabib.approval_use where jti = $1', [jti])
+  if (used.length > 0) throw invalid('it was used before')
+}
+
 /** Notes that an approval was used; false when it was before. */
 export async function useApproval(
   { db }: { db: Queryable },

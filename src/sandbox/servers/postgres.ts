@@ -18,10 +18,11 @@ export type SandboxRole = 'tabib_owner' | 'tabib' | 'service'
 
 const ROLES: SandboxRole[] = ['tabib_owner', 'tabib', 'service']
 
-export interface PostgresServer extends Server {
+/** The roles and databases of a Postgres, wherever it runs. */
+export interface Postgres {
   /** Superuser, for the sandbox's own plumbing alone: it would hide every isolation fault from a test. */
   readonly adminUrl: string
-  /** Through the link when the server is `proxied`. */
+  /** Through the link when the server is `proxied`; every member of a cluster, for a client that follows its leader. */
   url(role: SandboxRole, database: string): string
   /** Makes a database owned by tabib_owner, as a copy of `template` when given (nobody may be connected to that). */
   createDatabase(options?: { template?: string }): Promise<{ name: string; ownerUrl: string }>
@@ -30,6 +31,8 @@ export interface PostgresServer extends Server {
   /** Puts the login roles into the group roles that the first migration makes. */
   grantRoles(): Promise<void>
 }
+
+export type PostgresServer = Server & Postgres
 
 export interface PostgresOptions extends ServerOptions {
   /** Whether commits survive a power failure. False saves the flushes; a kill -9 loses nothing either way. */
@@ -89,8 +92,13 @@ async function start(
     // "Fast": open transactions are rolled back, not waited for.
     stopSignal: 'SIGINT',
   })
-  const passwords = Object.fromEntries(ROLES.map((role) => [role, randomBytes(16).toString('hex')]))
   const adminUrl = `postgres://postgres:${adminPassword}@127.0.0.1:${port}/postgres`
+  return Object.assign(server, await makeRoles(adminUrl, `127.0.0.1:${server.clientPort}`))
+}
+
+/** Makes the roles that log in, on a server that has none yet. @param hosts where they connect, as in a URL. */
+export async function makeRoles(adminUrl: string, hosts: string): Promise<Postgres> {
+  const passwords = Object.fromEntries(ROLES.map((role) => [role, randomBytes(16).toString('hex')]))
   const asAdmin = async (...statements: string[]) => {
     await using admin = openDatabase({ url: adminUrl, maxConnections: 1, applicationName: 'tabib sandbox' })
     for (const statement of statements) await admin.query(statement)
@@ -99,25 +107,24 @@ async function start(
     ...ROLES.map((role) => `create role ${role} login password '${passwords[role]}'`),
     'alter role tabib_owner createrole createdb',
   )
-
   const url = (role: SandboxRole, database: string) =>
-    `postgres://${role}:${passwords[role]}@127.0.0.1:${server.clientPort}/${database}`
-  return Object.assign(server, {
+    `postgres://${role}:${passwords[role]}@${hosts}/${database}`
+  return {
     adminUrl,
     url,
-    async createDatabase({ template }: { template?: string } = {}) {
+    async createDatabase({ template } = {}) {
       const name = `tabib_${randomBytes(4).toString('hex')}`
       await asAdmin(`create database ${name} owner tabib_owner${template ? ` template ${template}` : ''}`)
       return { name, ownerUrl: url('tabib_owner', name) }
     },
-    dropDatabase: (name: string) => asAdmin(`drop database if exists ${name} with (force)`),
+    dropDatabase: (name) => asAdmin(`drop database if exists ${name} with (force)`),
     grantRoles: () =>
       asAdmin(
         'grant tabib_app, tabib_relay, tabib_auditor to tabib',
         // The owner tries what a service could do: `isolation check`.
         'grant tabib_app to service, tabib_owner',
       ),
-  })
+  }
 }
 
 /** Whose servers run as somebody else, because Postgres refuses to run as root; undefined when nobody has to. */

@@ -1,0 +1,113 @@
+import * as z from 'zod'
+import { TabibError } from '../../errors.ts'
+import type { Fetch } from '../http/client.ts'
+
+export interface EtcdOptions {
+  /** Client URLs of its members; any that answers will do. */
+  urls: readonly string[]
+  fetch: Fetch
+  timeoutMs?: number
+}
+
+export interface Etcd {
+  /**
+   * Every key below a prefix with its value, as the majority has it.
+   * @throws TabibError ETCD_UNREACHABLE when no member answered, or no majority stands behind those that do.
+   */
+  read(prefix: string): Promise<ReadonlyMap<string, string>>
+  /**
+   * Makes a key that nobody holds; it goes when the claim is disposed, or `ttlS` after this process is gone. Where
+   * somebody holds it, the claim says who, by the value of the key.
+   * @throws TabibError ETCD_UNREACHABLE
+   */
+  claim(key: string, value: string, options: { ttlS: number }): Promise<Claim>
+}
+
+export type Claim = AsyncDisposable & ({ held: true } | { held: false; by: string })
+
+const pairs = z.array(z.object({ key: z.string(), value: z.string().default('') })).default([])
+const range = z.object({ kvs: pairs })
+const lease = z.object({ ID: z.string() })
+const transaction = z.object({
+  succeeded: z.boolean().default(false),
+  responses: z.array(z.object({ response_range: z.object({ kvs: pairs }).optional() })).default([]),
+})
+
+const encode = (text: string): string => Buffer.from(text).toString('base64')
+const decode = (text: string): string => Buffer.from(text, 'base64').toString()
+
+/** The only client of etcd: version 3's JSON gateway, as Patroni's `etcd3` uses it. */
+export function openEtcd({ urls, fetch, timeoutMs = 2_000 }: EtcdOptions): Etcd {
+  const post = async <T>(base: string, path: string, body: object, shape: z.ZodType<T>): Promise<T> => {
+    const response = await fetch(`${base.replace(/\/+$/, '')}/v3/${path}`, {
+      method: 'POST',
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(timeoutMs),
+    })
+    const answer = (await response.json()) as { error?: string; message?: string }
+    if (!response.ok) throw new Error(answer.error ?? answer.message ?? `HTTP ${response.status}`)
+    return shape.parse(answer)
+  }
+  const ask = async <T>(path: string, body: object, shape: z.ZodType<T>): Promise<T> => {
+    const failures: string[] = []
+    for (const url of urls) {
+      try {
+        return await post(url, path, body, shape)
+      } catch (error) {
+        failures.push(`${new URL(url).host}: ${reasonOf(error as Error, timeoutMs)}`)
+      }
+    }
+    throw new TabibError('ETCD_UNREACHABLE', `etcd gave no answer: ${failures.join('; ')}`, {
+      suggestions: [`etcdctl --endpoints ${urls.join(',')} endpoint status --cluster -w table`],
+    })
+  }
+  return {
+    async read(prefix) {
+      // The end of a range of all keys with a prefix: the prefix with its last byte one higher.
+      const end = Buffer.from(prefix)
+      end[end.length - 1] = end.at(-1)! + 1
+      const { kvs } = await ask('kv/range', { key: encode(prefix), range_end: end.toString('base64') }, range)
+      return new Map(kvs.map(({ key, value }) => [decode(key), decode(value)]))
+    },
+    async claim(key, value, { ttlS }) {
+      const { ID } = await ask('lease/grant', { TTL: ttlS }, lease)
+      const revoke = async () => {
+        await ask('lease/revoke', { ID }, z.object({})).catch(() => {})
+      }
+      const { succeeded, responses } = await ask(
+        'kv/txn',
+        {
+          compare: [{ key: encode(key), target: 'CREATE', create_revision: '0' }],
+          success: [{ request_put: { key: encode(key), value: encode(value), lease: ID } }],
+          failure: [{ request_range: { key: encode(key) } }],
+        },
+        transaction,
+      )
+      if (succeeded) {
+        const renewing = setInterval(
+          () => {
+            ask('lease/keepalive', { ID }, z.object({})).catch(() => {})
+          },
+          (ttlS * 1_000) / 3,
+        ).unref()
+        return {
+          held: true,
+          async [Symbol.asyncDispose]() {
+            clearInterval(renewing)
+            await revoke()
+          },
+        }
+      }
+      await revoke()
+      const [holder] = responses[0]?.response_range?.kvs ?? []
+      return { held: false, by: holder ? decode(holder.value) : 'somebody', async [Symbol.asyncDispose]() {} }
+    },
+  }
+}
+
+function reasonOf(error: Error, timeoutMs: number): string {
+  if (error.name === 'TimeoutError') return `no answer within ${timeoutMs} ms`
+  if (error instanceof z.ZodError || error instanceof SyntaxError) return 'not etcd’s answer'
+  const { cause } = error
+  return cause instanceof Error ? cause.message || String((cause as { code?: string }).code) : error.message
+}

@@ -1,0 +1,77 @@
+import { Flags } from '@oclif/core'
+import { planned, severe, TabibCommand } from '../../command.ts'
+import type { OperationDetails } from '../../domain/audit/operation.ts'
+import { type Candidate, lossText } from '../../domain/cluster/judge.ts'
+import { assertRegion, type LeadPlan, type Led, lead, planLead } from '../../domain/cluster/lead.ts'
+import { type ClusterState, observeCluster } from '../../domain/cluster/observe.ts'
+import { details, mark } from '../../render.ts'
+
+export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitchover> {
+  static override summary = 'Let another member lead, in order: nothing is lost, writes wait a second or two.'
+  static override description =
+    'The candidate is the member that Patroni would let lead and that has the most, or the one named. Every tenant must ' +
+    'allow its region. Afterwards: one writable leader, the old one follows, replication is back, or exit 1.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> --dry-run',
+    '<%= config.bin %> <%= command.id %> --candidate n2 --confirm main --reason "kernel update on n1"',
+  ]
+  static override flags = {
+    candidate: Flags.string({ helpValue: '<member>', description: 'who is to lead' }),
+    ...planned,
+    ...severe,
+  }
+
+  protected kind: LeadPlan['kind'] = 'switchover'
+
+  async run(): Promise<void> {
+    const app = await this.openApp()
+    const state = await observeCluster(app)
+    const { plan, candidate } = planLead(state, { kind: this.kind, candidate: this.flags.candidate })
+    await assertRegion(app, state, plan.candidate)
+    const hash = await this.settlePlan(plan, () => planText(plan, candidate))
+    if (hash === undefined) return
+    this.note(planText(plan, candidate))
+    const { reason } = await this.confirmSevere(plan.scope, `${plan.candidate} leads ${plan.scope}`)
+    const led = await this.recorded(
+      () => lead(app, plan, { by: `${this.actor}, run ${this.runId}`, signal: this.signal }),
+      {
+        candidate: plan.candidate,
+        targets: [`cluster:${plan.scope}`],
+        planHash: hash,
+        reason,
+        failureMode: 'billing/FM-01',
+      },
+      state,
+    )
+    this.succeed({
+      result: { plan, ...led },
+      status: led.amiss.length > 0 ? 'findings' : 'ok',
+      text: () => ledText(led),
+    })
+  }
+
+  /** Does it with the trail around it, and nobody else at it. */
+  protected recorded(work: () => Promise<Led>, details: Recorded, _state: ClusterState): Promise<Led> {
+    return this.mutateAlone(details.targets[0]!, details, work)
+  }
+}
+
+/** What the trail says of a change of leader. */
+export type Recorded = OperationDetails & { planHash: string; candidate: string }
+
+const planText = ({ kind, scope, leader, candidate, timeline }: LeadPlan, to: Candidate): string =>
+  details({
+    [kind]: scope,
+    from: leader ?? 'nobody',
+    to: `${candidate}${to.region === undefined ? '' : `, ${to.region}`}`,
+    timeline,
+    'would be lost': kind === 'switchover' ? 'nothing' : lossText(to),
+    'Patroni says': kind === 'failover' && to.whyNot.length > 0 ? to.whyNot.join('; ') : undefined,
+  })
+
+const ledText = ({ scope, leader, writableAfterMs, replicas, amiss }: Led): string =>
+  [
+    `${mark(amiss.length > 0 ? 'warning' : 'ok')} ${scope}: ${leader} leads and takes writes after ${(writableAfterMs / 1_000).toFixed(1)} s; ${replicas.join(', ') || 'nobody'} stream${replicas.length === 1 ? 's' : ''} from it`,
+    ...amiss.map((what) => `${mark('failed')} ${what}`),
+    ...(amiss.length > 0 ? ['    tabib cluster diagnose'] : []),
+  ].join('\n')

@@ -1,0 +1,282 @@
+import { describe, expect, test } from 'vitest'
+import type { PatroniNode, PatroniSettings } from '../../src/adapters/patroni/client.ts'
+import { diagnose } from '../../src/domain/cluster/judge.ts'
+import { planLead } from '../../src/domain/cluster/lead.ts'
+import type { ClusterState, MemberState, StoreState } from '../../src/domain/cluster/observe.ts'
+import { TabibError } from '../../src/errors.ts'
+
+const silent = {
+  read: false,
+  error: new TabibError('PATRONI_UNREACHABLE', 'Patroni gave no answer: x: refused'),
+} as const
+
+function member(
+  name: string,
+  own: Partial<PatroniNode> | 'silent' = {},
+  tags: Record<string, unknown> = {},
+): MemberState {
+  const said: PatroniNode = {
+    scope: 'main',
+    systemIdentifier: '7',
+    state: 'running',
+    role: 'replica',
+    timeline: 3,
+    lsn: 1_000n,
+    paused: false,
+    dcsLastSeen: 1_000,
+    tags,
+    replicas: [],
+    ...(own === 'silent' ? {} : own),
+  }
+  return {
+    name,
+    role: said.role === 'primary' ? 'leader' : 'replica',
+    state: said.state,
+    tags,
+    apiUrl: `http://${name}:8008`,
+    host: name,
+    port: 5432,
+    nextXid: undefined,
+    own: own === 'silent' ? silent : { read: true, value: said },
+  }
+}
+
+const primary = (name: string, ...followers: string[]): MemberState =>
+  member(name, {
+    role: 'primary',
+    replicas: followers.map((one) => ({ name: one, state: 'streaming', sync: 'async' })),
+  })
+
+function cluster(
+  members: MemberState[],
+  {
+    settings = {},
+    store = {},
+  }: { settings?: Partial<PatroniSettings>; store?: Partial<StoreState> | 'unread' | 'none' } = {},
+): ClusterState {
+  return {
+    scope: 'main',
+    systemIdentifier: '7',
+    members,
+    nowMs: 1_000_000,
+    settings: {
+      read: true,
+      value: {
+        ttlS: 30,
+        loopWaitS: 10,
+        maximumLag: 1_048_576n,
+        synchronous: false,
+        checkTimeline: false,
+        paused: false,
+        standbyCluster: false,
+        ...settings,
+      },
+    },
+    store:
+      store === 'none'
+        ? undefined
+        : store === 'unread'
+          ? { read: false, error: new TabibError('ETCD_UNREACHABLE', 'etcd gave no answer: e: refused') }
+          : {
+              read: true,
+              value: {
+                leader: undefined,
+                sync: { leader: undefined, standbys: [] },
+                lastLsn: 1_000n,
+                pending: undefined,
+                systemIdentifier: '7',
+                ...store,
+              },
+            },
+  }
+}
+
+const synchronous = { synchronous: true }
+const ids = (state: ClusterState) => diagnose(state).findings.map(({ id }) => id)
+const whyNot = (state: ClusterState, name: string) =>
+  diagnose(state)
+    .candidates.find((one) => one.name === name)
+    ?.whyNot.join('; ')
+
+describe('who leads, who would, and why not', () => {
+  test('a cluster that is well: one leads, both replicas would, nothing is found', () => {
+    const state = cluster([primary('n1', 'n2', 'n3'), member('n2'), member('n3')], {
+      store: { leader: 'n1' },
+    })
+    expect(diagnose(state)).toMatchObject({ verdict: 'led', leader: 'n1', findings: [], command: undefined })
+    expect(diagnose(state).candidates.map(({ wouldLead }) => wouldLead)).toEqual([true, true])
+  })
+
+  test('the leader is gone: the replica that has the most leads next, the other has less', () => {
+    const state = cluster([member('n1', 'silent'), member('n2', { lsn: 900n }), member('n3')], {
+      store: { leader: 'n1' },
+    })
+    expect(diagnose(state)).toMatchObject({ verdict: 'electing', leader: undefined, command: undefined })
+    expect(diagnose(state).candidates[0]).toMatchObject({ name: 'n3', wouldLead: true, lostBytes: 0n })
+    expect(whyNot(state, 'n2')).toBe('n3 has more')
+    expect(diagnose(state).says).toBe(
+      'n1 holds the lock and does not lead; it runs out within 30 s, then n3 will lead',
+    )
+  })
+
+  test('the sync key names only the dead leader: nobody will, and the command to paste names who has the most', () => {
+    const state = cluster([member('n1', { lsn: 700n }), member('n2'), member('n3', 'silent')], {
+      settings: synchronous,
+      store: { sync: { leader: 'n3', standbys: [] } },
+    })
+    expect(diagnose(state)).toMatchObject({
+      verdict: 'leaderless',
+      command: 'tabib cluster failover --candidate n2 --confirm main --reason "<why>"',
+    })
+    expect(ids(state)).toEqual(['cluster/no-leader', 'cluster/sync-names-nobody', 'cluster/member-silent'])
+    expect(whyNot(state, 'n2')).toBe(
+      'is not named in the sync key, which names n3 and no synchronous standby',
+    )
+    expect(diagnose(state).candidates.map(({ name, lostBytes }) => [name, lostBytes])).toEqual([
+      ['n2', 0n],
+      ['n1', 300n],
+      ['n3', undefined],
+    ])
+  })
+
+  test('the synchronous standby follows, whatever others have', () => {
+    const state = cluster(
+      [member('n1', 'silent'), member('n2', { lsn: 900n }), member('n3', { lsn: 950n })],
+      {
+        settings: synchronous,
+        store: { sync: { leader: 'n1', standbys: ['n2'] } },
+      },
+    )
+    expect(diagnose(state)).toMatchObject({ verdict: 'electing' })
+    expect(diagnose(state).candidates[0]).toMatchObject({
+      name: 'n2',
+      wouldLead: true,
+      keepsAcknowledged: true,
+    })
+  })
+
+  test.each([
+    ['a tag', member('n2', {}, { nofailover: true }), {}, 'is tagged nofailover'],
+    [
+      'too much lag',
+      member('n2', { lsn: 100n }),
+      { maximumLag: 500n },
+      'lacks 900 bytes of WAL; maximum_lag_on_failover is 500',
+    ],
+    [
+      'an old timeline',
+      member('n2', { timeline: 2 }),
+      { checkTimeline: true },
+      'is on timeline 2, the cluster on 3',
+    ],
+    ['a pause', member('n2'), { paused: true }, 'the cluster is paused: Patroni changes no leader'],
+    [
+      'a store out of its reach',
+      member('n2', { dcsLastSeen: 900 }),
+      {},
+      'has not reached the store for 100 s',
+    ],
+    [
+      'a dead Postgres',
+      member('n2', { state: 'start failed' }),
+      {},
+      'its Postgres does not run (start failed)',
+    ],
+    ['another cluster', member('n2', { scope: 'other' }), {}, 'answers for another cluster, "other"'],
+    [
+      'another database',
+      member('n2', { systemIdentifier: '8' }),
+      {},
+      'has another database (system identifier 8, not 7)',
+    ],
+    ['silence', member('n2', 'silent'), {}, 'does not answer (x: refused)'],
+  ])('%s keeps a replica from leading', (_, replica, settings, why) => {
+    const state = cluster([primary('n1', 'n2'), replica, member('n3', 'silent')], {
+      settings,
+      store: { leader: 'n1' },
+    })
+    expect(whyNot(state, 'n2')).toBe(why)
+    expect(ids(state)).toContain('cluster/no-successor')
+  })
+
+  test('without a majority of the store nobody leads and nobody can be made to', () => {
+    const state = cluster([member('n1'), member('n2')], { store: 'unread' })
+    expect(diagnose(state)).toMatchObject({ verdict: 'leaderless', command: undefined })
+    expect(ids(state)).toContain('cluster/store-no-majority')
+    expect(() => planLead(state, { kind: 'failover', candidate: 'n1' })).toThrow('etcd gave no answer')
+  })
+
+  test('two primaries are divided: the one that the store does not name is to be stopped', () => {
+    const state = cluster([primary('n1'), primary('n2')], { store: { leader: 'n2' } })
+    expect(diagnose(state)).toMatchObject({ verdict: 'divided' })
+    expect(diagnose(state).findings[0]).toMatchObject({
+      id: 'cluster/two-leaders',
+      fix: 'patronictl restart main n1',
+    })
+    expect(() => planLead(state, { kind: 'switchover', candidate: 'n2' })).toThrow('both say that they lead')
+  })
+
+  test('a change that waits for a dead member holds everybody up', () => {
+    const state = cluster([member('n1'), member('n2', 'silent')], {
+      store: { pending: { candidate: 'n2', leader: undefined } },
+    })
+    expect(whyNot(state, 'n1')).toBe('a change to n2 was asked for and waits')
+    expect(ids(state)).toContain('cluster/change-pending')
+  })
+
+  test('a leader without a synchronous standby is told of before it dies', () => {
+    const state = cluster([primary('n1', 'n2'), member('n2')], {
+      settings: synchronous,
+      store: { leader: 'n1', sync: { leader: 'n1', standbys: [] } },
+    })
+    expect(ids(state)).toEqual(['cluster/sync-missing', 'cluster/no-successor'])
+  })
+
+  test('a replica on an old timeline that streams from nobody is to be built anew', () => {
+    const state = cluster([primary('n1', 'n3'), member('n2', { timeline: 2, lsn: 900n }), member('n3')], {
+      store: { leader: 'n1' },
+    })
+    expect(diagnose(state).findings).toMatchObject([
+      { id: 'cluster/timeline-behind', fix: 'patronictl reinit main n2' },
+    ])
+  })
+
+  test('what would be lost in transactions is told by whoever has them', () => {
+    const ahead = { ...member('n1'), nextXid: 520n }
+    const behind = { ...member('n2', { lsn: 400n }), nextXid: 500n }
+    const [first, second] = diagnose(cluster([ahead, behind, member('n3', 'silent')])).candidates
+    expect([first, second]).toMatchObject([
+      { name: 'n1', lostTransactions: 0n },
+      { name: 'n2', lostBytes: 600n, lostTransactions: 20n },
+    ])
+  })
+})
+
+describe('what is planned', () => {
+  const well = cluster([primary('n1', 'n2'), member('n2'), member('n3', 'silent')], {
+    store: { leader: 'n1' },
+  })
+  const stuck = cluster([member('n1'), member('n2', {}, { nofailover: true }), member('n3', 'silent')], {
+    settings: { paused: true },
+  })
+
+  test.each([
+    [well, 'switchover', undefined, 'n2'],
+    [well, 'switchover', 'n2', 'n2'],
+    [stuck, 'failover', undefined, 'n1'],
+    [stuck, 'failover', 'n2', 'n2'],
+  ] as const)('a candidate', (state, kind, candidate, chosen) => {
+    expect(planLead(state, { kind, candidate }).plan.candidate).toBe(chosen)
+  })
+
+  test.each([
+    [well, 'switchover', 'n1', 'NOT_NEEDED'],
+    [well, 'switchover', 'n3', 'CLUSTER_REFUSED'],
+    [well, 'switchover', 'n9', 'NOT_FOUND'],
+    [well, 'failover', undefined, 'NOT_NEEDED'],
+    [stuck, 'switchover', undefined, 'CLUSTER_REFUSED'],
+    [stuck, 'failover', 'n3', 'CLUSTER_REFUSED'],
+  ] as const)('or a refusal', (state, kind, candidate, code) => {
+    expect(() => planLead(state, { kind, candidate })).toThrow(expect.objectContaining({ code }))
+  })
+})
