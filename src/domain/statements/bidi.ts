@@ -60,9 +60,9 @@ const LEFT_TO_RIGHT = new RegExp(
     // +93 (0)70 123 4567, 0799-123-456
     '(?:\\+|(?=[0\\u0660\\u06f0]))\\p{Nd}(?:[ ()-]{0,2}\\p{Nd}){6,14}',
     // RX-2231/7, 12-AB-34, a.b@clinic.af
-    '[A-Za-z0-9]+(?:[-_./:@#+]+[A-Za-z0-9]+)+',
-    // -500
-    '[+\\u2212-]\\p{Nd}+(?:[.,\\u066b\\u066c]\\p{Nd}+)*',
+    '(?=[\\w./:@#+-]*[A-Za-z])[A-Za-z0-9]+(?:[-_./:@#+]+[A-Za-z0-9]+)+',
+    // -500, -500 AFN
+    '[+\\u2212-]\\p{Nd}+(?:[.,\\u066b\\u066c]\\p{Nd}+)*(?: [A-Z]{3}(?![\\p{L}\\p{N}]))?',
   ].join('|')})(?![\\p{L}\\p{M}\\p{N}])`,
   'gu',
 )
@@ -92,4 +92,40 @@ export function reorder<T extends { level: number }>(parts: readonly T[]): T[] {
     }
   }
   return visual
+}
+
+/** A character beside a boundary of a line, and whether it was laid out right to left. */
+export interface Edge {
+  char: string
+  isRtl: boolean
+}
+
+const [LRM, RLM] = ['\u200e', '\u200f']
+
+/**
+ * What must stand between two neighbours of a line so that pdftotext, which sees no levels, puts the line back in logical
+ * order. On a right-to-left page it goes from the right: letters and neutrals are turned round up to the first
+ * left-to-right letter or number, then nothing is up to the next right-to-left letter; spaces and brackets on the border
+ * so end up on the wrong side of it. pdf.js leaves these marks out of what it reads.
+ */
+export function readerMark(page: Direction, left: Edge | undefined, right: Edge | undefined): string {
+  if (left?.isRtl === right?.isRtl && !(page === 'rtl' && right?.isRtl)) return ''
+  const [onLeft, onRight] = [leaning(left), leaning(right)]
+  if (page === 'ltr') {
+    if (left?.isRtl && right !== undefined && onRight === 'neutral') return LRM
+    return right?.isRtl && onRight === 'neutral' ? RLM : ''
+  }
+  const rightRuns = right?.isRtl === false || onRight === 'ltr'
+  if (left !== undefined && rightRuns && onLeft !== 'rtl') return RLM
+  return left?.isRtl === false && onLeft === 'neutral' ? LRM : ''
+}
+
+/** As pdftotext's own table has it. */
+function leaning(edge: Edge | undefined): Direction | 'neutral' {
+  if (edge === undefined) return 'neutral'
+  const type = bidi.getBidiCharTypeName(edge.char)
+  // Its table takes the afghani's sign for a dollar's.
+  if (edge.char === '؋') return 'ltr'
+  if (type === 'R' || type === 'AL') return 'rtl'
+  return /^(L|EN|AN|ES|ET|CS)$/.test(type) ? 'ltr' : 'neutral'
 }

@@ -1,9 +1,10 @@
 import type { Writable } from 'node:stream'
 import PDFDocument from 'pdfkit'
+import type { Direction } from './bidi.ts'
 import type { Face } from './face.ts'
 import type { Fonts, Shaped } from './fonts.ts'
 import type { Line } from './layout.ts'
-import { type EmbeddedFont, embedFont, type PdfReference } from './pdf-font.ts'
+import { type EmbeddedFont, type Encoded, embedFont, type Ink, type PdfReference } from './pdf-font.ts'
 
 export const PAGE = { width: 595.28, height: 841.89 }
 
@@ -20,6 +21,7 @@ interface Options {
   tagged: boolean
   title: string
   language: string
+  direction: Direction
   /** Goes into the file's dates and identity: the same input gives the same bytes. */
   createdAt: Date
   subject: string
@@ -31,7 +33,10 @@ export type Canvas = ReturnType<typeof createCanvas>
  * A PDF that is written page by page, with pdfkit as its writer: text arrives as glyphs, each page is one string of
  * operators, and structure elements leave memory as they are closed. Coordinates are points from the upper left corner.
  */
-export function createCanvas(fonts: Fonts, { out, tagged, title, language, createdAt, subject }: Options) {
+export function createCanvas(
+  fonts: Fonts,
+  { out, tagged, title, language, direction, createdAt, subject }: Options,
+) {
   const info = {
     Title: title,
     Subject: subject,
@@ -53,7 +58,8 @@ export function createCanvas(fonts: Fonts, { out, tagged, title, language, creat
   }) as unknown as Doc
   const sink = sinkOf(doc, out)
   const embedded = new Map<Face, { name: string; font: EmbeddedFont }>()
-  const encoded = new Map<string, Map<Shaped, string>>()
+  const encoded = new Map<Shaped, Encoded>()
+  const inkForms = new Map<string, PdfReference>()
   let operators: string[] = []
   let parents: PdfReference[] = []
   let pages = 0
@@ -64,7 +70,7 @@ export function createCanvas(fonts: Fonts, { out, tagged, title, language, creat
     if (found === undefined) {
       const index = fonts.faces.indexOf(face)
       const tag = `TABIB${'ABC'[index]}`
-      found = { name: `F${index}`, font: embedFont(doc, face, tag) }
+      found = { name: `F${index}`, font: embedFont(doc, face, tag, direction) }
       embedded.set(face, found)
     }
     if (!used.has(found.name)) {
@@ -104,34 +110,63 @@ export function createCanvas(fonts: Fonts, { out, tagged, title, language, creat
   }
 
   function textOperators(pieces: Line['pieces'], x: number, y: number, size: number): string {
+    // Of isolates nothing is drawn.
+    const parts = pieces.flatMap((piece) => piece.parts).filter(({ clusters }) => clusters.length > 0)
     let face: Face | undefined
     let array = ''
-    for (const { parts, level } of pieces) {
-      for (const part of parts) {
-        const { name, font } = fontFor(part.face)
-        if (part.face !== face) {
-          array += face === undefined ? `/${name} ${size} Tf [` : `] TJ /${name} ${size} Tf [`
-          face = part.face
-        }
-        array += encodeOnce(font, part, (level & 1) === 1, size)
+    let inked = ''
+    let at = 0
+    parts.forEach((part, i) => {
+      const before = parts[i - 1]
+      const { name, font } = fontFor(part.face)
+      if (part.face !== face) {
+        array += face === undefined ? `/${name} ${size} Tf [` : `] TJ /${name} ${size} Tf [`
+        face = part.face
       }
-    }
-    return face === undefined ? '' : `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array}] TJ ET`
+      if (before !== undefined) array += font.markBetween(before, part)
+      if (!isTakenIn(part, before, parts[i + 1])) {
+        const after = parts[i + 1]
+        const space = after !== undefined && isTakenIn(after, part, parts[i + 2]) ? after : undefined
+        const { array: codes, inks } = encodeOnce(font, part, space)
+        array += codes
+        for (const ink of inks) inked += drawInk(part.face, ink, x + at * size, y, size)
+      }
+      at += part.width
+    })
+    if (face === undefined) return ''
+    array += fontFor(face).font.markBetween(parts.at(-1), undefined)
+    return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array}] TJ ET${inked}`
   }
 
-  function encodeOnce(font: EmbeddedFont, part: Shaped, isRtl: boolean, size: number): string {
-    const key = `${size}${isRtl}`
-    let known = encoded.get(key)
-    if (known === undefined || known.size > 5_000) {
-      known = new Map()
-      encoded.set(key, known)
-    }
-    let code = known.get(part)
+  function encodeOnce(font: EmbeddedFont, part: Shaped, space: Shaped | undefined): Encoded {
+    if (space !== undefined) return font.encode(part, space.width * space.face.unitsPerEm)
+    let code = encoded.get(part)
     if (code === undefined) {
-      code = font.encode(part, isRtl, size)
-      known.set(part, code)
+      if (encoded.size > ENCODED_WORDS) encoded.clear()
+      code = font.encode(part)
+      encoded.set(part, code)
     }
     return code
+  }
+
+  /** As a form, since any text that is drawn is read. */
+  function drawInk(face: Face, { glyphId, x, y }: Ink, left: number, baseline: number, size: number): string {
+    const name = `G${fonts.faces.indexOf(face)}x${glyphId}`
+    let form = inkForms.get(name)
+    if (form === undefined) {
+      const extents = face.hbFont.glyphExtents(glyphId)
+      const { xBearing = 0, yBearing = 0, width = 0, height = 0 } = extents ?? {}
+      form = doc.ref({
+        Type: 'XObject',
+        Subtype: 'Form',
+        BBox: [xBearing, yBearing + height, xBearing + width, yBearing],
+        Matrix: [1 / face.unitsPerEm, 0, 0, 1 / face.unitsPerEm, 0, 0],
+      })
+      form.end(pathOf(face, glyphId))
+      inkForms.set(name, form)
+    }
+    doc.page.xobjects[name] = form
+    return `\nq ${size} 0 0 ${-size} ${round(left + x * size)} ${round(baseline - y * size)} cm /${name} Do Q`
   }
 
   /** Opens a structure element; attributes as the PDF standard names them. */
@@ -231,6 +266,42 @@ export function createCanvas(fonts: Fonts, { out, tagged, title, language, creat
       return pages
     },
   }
+}
+
+/**
+ * Whether a space is told by what stands to its left: pdf.js gives a mark no width, and sees a second space between a
+ * mark that comes first after a space and its letter.
+ */
+function isTakenIn(space: Shaped, left: Shaped | undefined, right: Shaped | undefined): boolean {
+  const isSpace = space.clusters.length === 1 && space.clusters[0]?.text === ' '
+  return (
+    isSpace &&
+    left?.face === space.face &&
+    right?.isRtl === true &&
+    MARK_LAST.test(right.clusters[0]?.text ?? '')
+  )
+}
+const MARK_LAST = /.\p{M}$/su
+
+// Statements repeat their words; one account's free text may have no end of them.
+const ENCODED_WORDS = 5_000
+
+function pathOf(face: Face, glyphId: number): string {
+  let [penX, penY] = [0, 0]
+  const operators = face.hbFont.glyphToJson(glyphId).map(({ type, values }) => {
+    const v = values as [number, number, number, number, number, number]
+    const [x, y] = [v.at(-2) ?? penX, v.at(-1) ?? penY]
+    // PDF has cubic curves alone.
+    const control = (from: number, to: number) => from + ((to - from) * 2) / 3
+    const curve = () => [control(penX, v[0]), control(penY, v[1]), control(x, v[0]), control(y, v[1]), x, y]
+    const operator =
+      type === 'Q'
+        ? `${curve().map(round).join(' ')} c`
+        : `${v.join(' ')} ${{ M: 'm', L: 'l', C: 'c', Z: 'h' }[type]}`
+    ;[penX, penY] = [x, y]
+    return operator
+  })
+  return `${operators.join('\n')}\nf`
 }
 
 const round = (value: number): number => Math.round(value * 100) / 100

@@ -1,19 +1,28 @@
 import * as hb from 'harfbuzzjs'
 import { type Face, openFace } from './face.ts'
 
-/** One glyph where HarfBuzz puts it, in font units; `text` is what it stands for when it is searched or copied. */
+/** A glyph where HarfBuzz puts it, in font units. */
 export interface Glyph {
   id: number
   advance: number
   x: number
   y: number
-  text: string
 }
 
-/** Text of one direction in one font: glyphs from left to right. */
+/** Glyphs that stand for some characters together: a letter, a letter with its marks, a ligature. */
+export interface Cluster {
+  /** In logical order. */
+  text: string
+  /** From left to right. */
+  glyphs: Glyph[]
+}
+
+/** Text of one direction in one font. */
 export interface Shaped {
   face: Face
-  glyphs: Glyph[]
+  isRtl: boolean
+  /** From left to right. */
+  clusters: Cluster[]
   /** In ems. */
   width: number
   /** Characters that no font has: U+FFFD is drawn for them, and copies as what it stands for. */
@@ -40,7 +49,10 @@ const CACHED_LENGTH = 64
 const CLUSTER = /\P{M}[\p{M}\p{Default_Ignorable_Code_Point}]*|\p{M}+/gsu
 const REPLACEMENT = 0xfffd
 // They have done their work when the text is in order, and would do it again where it is copied.
-const BIDI_CONTROL = /^\p{Bidi_Control}$/u
+const BIDI_CONTROL = /\p{Bidi_Control}/gu
+const MARKS = /^\p{M}+$/u
+// They have shaped their neighbours and draw nothing themselves.
+const JOINERS = /^[\u200c\u200d]+$/
 
 /**
  * Opens the fonts that statements are set in: once a process, all documents share them and the words shaped so far.
@@ -94,36 +106,41 @@ export function openFonts() {
     buffer.setLanguage(language)
     buffer.guessSegmentProperties()
     hb.shape(face.hbFont, buffer)
-    const glyphs = placed(buffer, chars, isRtl)
-    const advance = glyphs.reduce((sum, glyph) => sum + glyph.advance, 0)
-    return { face, glyphs, width: advance / face.unitsPerEm, missing }
+    const clusters = clustersOf(buffer, chars, isRtl)
+    const width = clusters.reduce((sum, cluster) => sum + advanceOf(cluster), 0) / face.unitsPerEm
+    return { face, isRtl, clusters, width, missing }
   }
 
   return { faces: [regular, bold, fallback], shapeWord }
 }
 
-/** What each glyph stands for: the characters of its cluster, given to the cluster's glyphs one by one. */
-function placed(buffer: hb.Buffer, chars: string[], isRtl: boolean): Glyph[] {
-  const glyphs = buffer.getGlyphInfosAndPositions().map((info) => ({
-    id: info.codepoint,
-    advance: info.xAdvance ?? 0,
-    x: info.xOffset ?? 0,
-    y: info.yOffset ?? 0,
-    text: '',
-    cluster: info.cluster,
-  }))
-  const logical = isRtl ? [...glyphs].reverse() : glyphs
-  for (let first = 0; first < logical.length; ) {
+/** In font units. */
+export const advanceOf = ({ glyphs }: Cluster): number =>
+  glyphs.reduce((sum, { advance }) => sum + advance, 0)
+
+function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean): Cluster[] {
+  const glyphs = buffer.getGlyphInfosAndPositions()
+  if (isRtl) glyphs.reverse()
+  const clusters: Cluster[] = []
+  for (let first = 0; first < glyphs.length; ) {
+    const at = glyphs[first]!.cluster
     let end = first + 1
-    while (end < logical.length && logical[end]!.cluster === logical[first]!.cluster) end++
-    const text = chars.slice(logical[first]!.cluster, logical[end]?.cluster ?? chars.length)
-    // A ligature stands for all its characters, the last glyph of several for all that are left.
-    for (let i = first; i < end; i++) {
-      logical[i]!.text = (i === end - 1 ? text.slice(i - first) : text.slice(i - first, i - first + 1)).join(
-        '',
-      )
-    }
+    while (glyphs[end]?.cluster === at) end++
+    const text = chars.slice(at, glyphs[end]?.cluster).join('').replace(BIDI_CONTROL, '')
+    const placed = glyphs.slice(first, end).map(({ codepoint, xAdvance = 0, xOffset = 0, yOffset = 0 }) => ({
+      id: codepoint,
+      advance: xAdvance,
+      x: xOffset,
+      y: yOffset,
+    }))
+    if (isRtl) placed.reverse()
+    const last = clusters.at(-1)
+    if (last !== undefined && JOINERS.test(text)) last.text += text
+    else if (last !== undefined && MARKS.test(text)) {
+      last.text += text
+      last.glyphs = isRtl ? [...placed, ...last.glyphs] : [...last.glyphs, ...placed]
+    } else if (text !== '') clusters.push({ text, glyphs: placed })
     first = end
   }
-  return glyphs.filter(({ text }) => !BIDI_CONTROL.test(text)).map(({ cluster: _, ...glyph }) => glyph)
+  return isRtl ? clusters.reverse() : clusters
 }

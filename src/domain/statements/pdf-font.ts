@@ -1,5 +1,6 @@
+import { type Direction, type Edge, readerMark } from './bidi.ts'
 import type { Face } from './face.ts'
-import type { Shaped } from './fonts.ts'
+import { advanceOf, type Shaped } from './fonts.ts'
 
 /** The part of a PDF writer that fonts need: pdfkit's document has it. */
 interface Writer {
@@ -10,12 +11,28 @@ export interface PdfReference {
   end(chunk?: Uint8Array | string): void
 }
 
+/** A glyph that is drawn and stands for no text, where its text has been given to its neighbour: in ems from the start. */
+export interface Ink {
+  glyphId: number
+  x: number
+  y: number
+}
+
+/** Text as the operand of TJ, without the brackets. */
+export interface Encoded {
+  array: string
+  inks: Ink[]
+}
+
 /**
- * A font as one document embeds it. Each pair of a glyph and what it stands for has a code of its own, so that ToUnicode
- * is exact though one glyph may stand for several texts. A ligature stands for its first character alone; the others
- * follow as codes without ink and width, since readers take one code's characters for left to right.
+ * A font as one document embeds it. Each triple of a glyph, what it stands for and its width has a code of its own, so
+ * that ToUnicode is exact though one glyph may stand for several texts.
+ *
+ * Readers take the codes of a line from left to right and turn right-to-left text round, so no code may stand for two
+ * characters: those of a ligature, or of a letter with its marks, share its width, and the glyph itself is drawn by the
+ * leftmost. Codes without width would not do: pdftotext takes what overlaps for printed twice.
  */
-export function embedFont(writer: Writer, face: Face, tag: string) {
+export function embedFont(writer: Writer, face: Face, tag: string, page: Direction) {
   const reference = writer.ref({})
   const subset = face.createSubset()
   const codes = new Map<string, number>()
@@ -26,7 +43,7 @@ export function embedFont(writer: Writer, face: Face, tag: string) {
   const blank = face.hbFont.nominalGlyph(0x20) ?? 0
 
   function codeOf(glyphId: number, text: string, width: number): string {
-    const key = `${glyphId} ${text} ${width === 0 ? 0 : 1}`
+    const key = `${glyphId} ${width} ${text}`
     let code = codes.get(key)
     if (code === undefined) {
       code = texts.push(text) - 1
@@ -34,44 +51,71 @@ export function embedFont(writer: Writer, face: Face, tag: string) {
       widths.push(width)
       codes.set(key, code)
     }
-    return code.toString(16).padStart(4, '0')
+    return hex4(code)
   }
 
-  /** What stands within a TJ array for shaped text; may leave and enter the array to raise a glyph. */
-  function encode({ glyphs }: Shaped, isRtl: boolean, size: number): string {
-    let out = ''
+  /** `space`: the width, in font units, of a space that the last code stands for as well. */
+  function encode({ clusters, isRtl }: Shaped, space = 0): Encoded {
+    const inks: Ink[] = []
+    let array = ''
     let hex = ''
-    // What the pen must still move, in font units; TJ moves left.
-    let move = 0
-    const flush = () => {
-      if (hex !== '') out += `<${hex}>`
+    // In font units: where the next cluster starts, and where the writer's pen is.
+    let start = 0
+    let pen = 0
+    const separate = (one: Edge, other: Edge) => {
+      const char = readerMark(page, one, other)
+      if (char === '') return
+      moveTo(pen - MARK_WIDTH * face.unitsPerEm)
+      show(blank, char, MARK_WIDTH * face.unitsPerEm)
+    }
+    const show = (glyphId: number, text: string, width: number) => {
+      hex += codeOf(glyphId, text, width)
+      pen += width
+    }
+    const moveTo = (x: number) => {
+      const move = perMille(pen - x)
+      pen = x
+      if (move === 0) return
+      array += `${hex === '' ? '' : `<${hex}>`}${move}`
       hex = ''
     }
-    const show = (code: string) => {
-      if (move !== 0) {
-        flush()
-        out += perMille(-move)
-        move = 0
+    let left: Edge | undefined
+    for (const cluster of clusters) {
+      const { glyphs, text } = cluster
+      const here = { char: text, isRtl }
+      if (left !== undefined) separate(left, here)
+      left = here
+      const end = start + advanceOf(cluster)
+      const units = visualUnits(text, isRtl)
+      const main = glyphs.reduce((widest, glyph) => (glyph.advance > widest.advance ? glyph : widest))
+      let drawn = blank
+      let x = start
+      for (const glyph of glyphs) {
+        if (glyph === main && glyph.y === 0) {
+          drawn = glyph.id
+          moveTo(x + glyph.x)
+        } else
+          inks.push({ glyphId: glyph.id, x: (x + glyph.x) / face.unitsPerEm, y: glyph.y / face.unitsPerEm })
+        x += glyph.advance
       }
-      hex += code
+      const isPlain = units.length === 1 && drawn !== blank
+      const width = isPlain ? face.hbFont.glyphHAdvance(drawn) : (end - start) / units.length
+      units.forEach((unit, i) => {
+        const isLast = space > 0 && cluster === clusters.at(-1) && i === units.length - 1
+        show(i === 0 ? drawn : blank, isLast ? `${unit} ` : unit, isLast ? width + space : width)
+      })
+      moveTo(cluster === clusters.at(-1) ? end + space : end)
+      start = end
     }
-    for (const { id, advance, x, y, text } of glyphs) {
-      const [first = '', ...rest] = text
-      const carriers = rest.map((char) => codeOf(blank, char, 0))
-      // Readers go from left to right and turn right-to-left text round: later characters stand further left.
-      if (isRtl) for (const carrier of carriers.reverse()) show(carrier)
-      const width = face.hbFont.glyphHAdvance(id)
-      move += x
-      if (y !== 0) {
-        flush()
-        out += `${move === 0 ? '' : perMille(-move)}] TJ ${(y * size) / face.unitsPerEm} Ts [<${codeOf(id, first, width)}>] TJ 0 Ts [`
-        move = 0
-      } else show(codeOf(id, first, width))
-      move += advance - width - x
-      if (!isRtl) for (const carrier of carriers) show(carrier)
-    }
-    flush()
-    return move === 0 ? out : `${out}${perMille(-move)}`
+    return { array: hex === '' ? array : `${array}<${hex}>`, inks }
+  }
+
+  /** The mark that must stand between two words, if any. */
+  function markBetween(left: Shaped | undefined, right: Shaped | undefined): string {
+    const char = readerMark(page, edgeOf(left, -1), edgeOf(right, 0))
+    if (char === '') return ''
+    const width = MARK_WIDTH * face.unitsPerEm
+    return `${perMille(width)}<${codeOf(blank, char, width)}>`
   }
 
   function finish(): void {
@@ -116,10 +160,25 @@ export function embedFont(writer: Writer, face: Face, tag: string) {
     reference.end()
   }
 
-  return { reference, encode, finish }
+  return { reference, encode, markBetween, finish }
 }
 
 export type EmbeddedFont = ReturnType<typeof embedFont>
+
+// In ems: pdftotext takes what starts within a tenth of the character before for printed twice.
+const MARK_WIDTH = 0.11
+
+function edgeOf(word: Shaped | undefined, at: 0 | -1): Edge | undefined {
+  const cluster = word?.clusters.at(at)
+  return word === undefined || cluster === undefined ? undefined : { char: cluster.text, isRtl: word.isRtl }
+}
+
+/** What the codes of a cluster stand for, from left to right. A joiner goes with its letter: pdf.js drops it alone. */
+function visualUnits(text: string, isRtl: boolean): string[] {
+  if (!isRtl) return [...text]
+  const units = text.match(/.[\u200c\u200d]*/gsu) ?? []
+  return units.reverse().map((unit) => (unit.length === 1 ? unit : [...unit].reverse().join('')))
+}
 
 function toUnicode(texts: readonly string[]): string {
   const lines = texts

@@ -76,6 +76,7 @@ export async function renderStatement(
     out,
     tagged,
     language,
+    direction,
     title: `${words.statement} ${statement.number}`,
     subject: account.number,
     createdAt: new Date(`${statement.issuedOn}T00:00:00Z`),
