@@ -53,7 +53,6 @@ const { outputFiles } = await build({
   external: [
     'bullmq',
     'fastify',
-    'fontkit',
     'harfbuzzjs',
     'node-pg-migrate',
     'pdfkit',

@@ -5,6 +5,9 @@ const bidi = (bidiFactory as unknown as () => Bidi)()
 
 export type Direction = 'ltr' | 'rtl'
 
+/** Right-to-left letters and what takes their direction: punctuation and spaces, but no number and nothing explicit. */
+const ALL_RTL =
+  /^(?:\u200c|[\s!-/:-@[-`{-~\u00a0-\u00a9\u00ab-\u00b1\u00bb\u060c-\u061b\u061d-\u065f\u066d-\u06dc\u06e5-\u06e8\u06ee\u06ef\u06fa-\u070d\u2010-\u2027])*$/
 /** Whatever could move a character in a left-to-right paragraph: right-to-left letters, Arabic numbers, explicit formatting. */
 const REORDERS =
   /[\u0590-\u06ef\u06fa-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufb1d-\ufdff\ufe70-\ufeff]/
@@ -31,6 +34,9 @@ export function resolveLevels(
   if (direction !== 'rtl' && !REORDERS.test(paragraph)) {
     return { levels: new Uint8Array(paragraph.length), base: 0 }
   }
+  if (direction === 'rtl' && ALL_RTL.test(paragraph)) {
+    return { levels: new Uint8Array(paragraph.length).fill(1), base: 1 }
+  }
   const text = paragraph.replace(BEYOND_BMP, (char) =>
     (STAND_IN[bidi.getBidiCharTypeName(char)] ?? 'a').repeat(2),
   )
@@ -38,7 +44,7 @@ export function resolveLevels(
   return { levels, base: paragraphs[0]?.level ?? 0 }
 }
 
-const RTL_SCRIPT = '\\p{Script=Arab}\\p{Script=Hebr}\\p{Script=Syrc}\\p{Script=Thaa}\\p{Script=Nkoo}'
+const RTL_SCRIPT = String.raw`\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}`
 const RTL_LETTER = new RegExp(`(?=\\p{L})[${RTL_SCRIPT}]`, 'u')
 const OTHER_LETTER = new RegExp(`(?![${RTL_SCRIPT}])\\p{L}`, 'u')
 
@@ -52,36 +58,47 @@ export function directionOfText(text: string, document: Direction): Direction {
   return isRtl ? 'rtl' : 'ltr'
 }
 
-const NO_LETTER_BEFORE = '(?<![\\p{L}\\p{M}\\p{N}])'
-const LEFT_TO_RIGHT = new RegExp(
-  `${NO_LETTER_BEFORE}(?:${[
-    // 2026-10-09, 2026-10-09T08:30:00Z
-    '\\p{Nd}{4}-\\p{Nd}{2}(?:-\\p{Nd}{2}(?:[T ]\\p{Nd}{2}:\\p{Nd}{2}(?::\\p{Nd}{2})?(?:Z|[+-]\\p{Nd}{2}:?\\p{Nd}{2})?)?)?',
-    // +93 (0)70 123 4567, 0799-123-456
-    '(?:\\+|(?=[0\\u0660\\u06f0]))\\p{Nd}(?:[ ()-]{0,2}\\p{Nd}){6,14}',
-    // RX-2231/7, 12-AB-34, a.b@clinic.af
-    '(?=[\\w./:@#+-]*[A-Za-z])[A-Za-z0-9]+(?:[-_./:@#+]+[A-Za-z0-9]+)+',
-    // -500, -500 AFN
-    '[+\\u2212-]\\p{Nd}+(?:[.,\\u066b\\u066c]\\p{Nd}+)*(?: [A-Z]{3}(?![\\p{L}\\p{N}]))?',
-  ].join('|')})(?![\\p{L}\\p{M}\\p{N}])`,
-  'gu',
+const LEFT_TO_RIGHT = [
+  // 2026-10-09, 2026-10-09T08:30:00Z
+  String.raw`\p{Nd}{4}-\p{Nd}{2}(?:-\p{Nd}{2}(?:[T ]\p{Nd}{2}:\p{Nd}{2}(?::\p{Nd}{2})?(?:Z|[+-]\p{Nd}{2}:?\p{Nd}{2})?)?)?`,
+  // +93 (0)70 123 4567, 0799-123-456
+  String.raw`(?:\+|(?=[0\u0660\u06f0]))\p{Nd}(?:[ ()-]{0,2}\p{Nd}){6,14}`,
+  // RX-2231/7, 12-AB-34, a.b@clinic.af
+  String.raw`(?=[\w./:@#+-]*[A-Za-z])[A-Za-z0-9]+(?:[-_./:@#+]+[A-Za-z0-9]+)+`,
+  // -500, -500 AFN
+  String.raw`[+\u2212-]\p{Nd}+(?:[.,\u066b\u066c]\p{Nd}+)*(?: [A-Z]{3}(?![\p{L}\p{N}]))?`,
+]
+const CODE_OR_LETTER = new RegExp(
+  String.raw`(?<code>(?<![\p{L}\p{M}\p{N}])(?:${LEFT_TO_RIGHT.join('|')})(?![\p{L}\p{M}\p{N}]))|(?=\p{L})(?:(?<rtl>[${RTL_SCRIPT}])|.)`,
+  'gsu',
 )
 
 /**
- * Isolates dates, telephone numbers, codes and signed numbers in right-to-left text (UAX #9 HL3): left to themselves, the
- * parts of 2026-10-09 change places after an Arabic letter, and a sign goes to the number's right.
+ * Isolates dates, telephone numbers, codes and signed numbers in right-to-left text (UAX #9 HL3): after an Arabic letter
+ * the parts of 2026-10-09 would change places, and a sign go to its number's right. After a Latin letter they belong to
+ * the words before them and stay as they are.
  */
 export function isolateCodes(text: string): string {
-  return text.replace(LEFT_TO_RIGHT, '\u2066$&\u2069')
+  if (!/\p{Nd}/u.test(text)) return text
+  let isAfterLatin = false
+  return text.replace(CODE_OR_LETTER, (found, ...rest) => {
+    const { code, rtl } = rest.at(-1) as { code?: string; rtl?: string }
+    if (code !== undefined) return isAfterLatin ? code : `\u2066${code}\u2069`
+    isAfterLatin = rtl === undefined
+    return found
+  })
 }
 
 /** UAX #9 L2: brings the parts of a line, each of one level, from logical into visual order, left to right. */
 export function reorder<T extends { level: number }>(parts: readonly T[]): T[] {
   const visual = [...parts]
-  const odd = parts.filter(({ level }) => level & 1).map(({ level }) => level)
-  if (odd.length === 0) return visual
-  const highest = Math.max(...parts.map(({ level }) => level))
-  for (let level = highest; level >= Math.min(...odd); level--) {
+  let highest = 0
+  let lowestOdd = Number.POSITIVE_INFINITY
+  for (const { level } of parts) {
+    highest = Math.max(highest, level)
+    if (level & 1) lowestOdd = Math.min(lowestOdd, level)
+  }
+  for (let level = highest; level >= lowestOdd; level--) {
     for (let start = 0; start < visual.length; start++) {
       let end = start
       while (end < visual.length && visual[end]!.level >= level) end++
@@ -94,9 +111,22 @@ export function reorder<T extends { level: number }>(parts: readonly T[]): T[] {
   return visual
 }
 
-/** A character beside a boundary of a line, and whether it was laid out right to left. */
-export interface Edge {
-  char: string
+/** Which way a character makes pdftotext read: its own table of bidirectional classes, in three groups. */
+export type Leaning = Direction | 'neutral'
+
+/** The leaning of a text's first character. */
+export function leaningOf(text: string): Leaning {
+  const char = String.fromCodePoint(text.codePointAt(0)!)
+  // Taken for a currency sign as others are, which it was in earlier versions of Unicode.
+  if (char === '؋') return 'ltr'
+  const type = bidi.getBidiCharTypeName(char)
+  if (type === 'R' || type === 'AL') return 'rtl'
+  return /^(L|EN|AN|ES|ET|CS)$/.test(type) ? 'ltr' : 'neutral'
+}
+
+/** What stands beside a boundary within a line. */
+export interface Side {
+  leaning: Leaning
   isRtl: boolean
 }
 
@@ -108,24 +138,14 @@ const [LRM, RLM] = ['\u200e', '\u200f']
  * left-to-right letter or number, then nothing is up to the next right-to-left letter; spaces and brackets on the border
  * so end up on the wrong side of it. pdf.js leaves these marks out of what it reads.
  */
-export function readerMark(page: Direction, left: Edge | undefined, right: Edge | undefined): string {
-  if (left?.isRtl === right?.isRtl && !(page === 'rtl' && right?.isRtl)) return ''
-  const [onLeft, onRight] = [leaning(left), leaning(right)]
+export function readerMark(page: Direction, left: Side | undefined, right: Side | undefined): string {
   if (page === 'ltr') {
-    if (left?.isRtl && right !== undefined && onRight === 'neutral') return LRM
-    return right?.isRtl && onRight === 'neutral' ? RLM : ''
+    if (left === undefined || right === undefined || left.isRtl === right.isRtl) return ''
+    if (right.leaning !== 'neutral') return ''
+    return left.isRtl ? LRM : RLM
   }
-  const rightRuns = right?.isRtl === false || onRight === 'ltr'
-  if (left !== undefined && rightRuns && onLeft !== 'rtl') return RLM
-  return left?.isRtl === false && onLeft === 'neutral' ? LRM : ''
-}
-
-/** As pdftotext's own table has it. */
-function leaning(edge: Edge | undefined): Direction | 'neutral' {
-  if (edge === undefined) return 'neutral'
-  const type = bidi.getBidiCharTypeName(edge.char)
-  // Its table takes the afghani's sign for a dollar's.
-  if (edge.char === '؋') return 'ltr'
-  if (type === 'R' || type === 'AL') return 'rtl'
-  return /^(L|EN|AN|ES|ET|CS)$/.test(type) ? 'ltr' : 'neutral'
+  if (left === undefined || (right !== undefined && !left.isRtl && !right.isRtl)) return ''
+  const rightRuns = right !== undefined && (!right.isRtl || right.leaning === 'ltr')
+  if (rightRuns && left.leaning !== 'rtl') return RLM
+  return !left.isRtl && left.leaning === 'neutral' ? LRM : ''
 }

@@ -154,7 +154,7 @@ export function createCanvas(
     const name = `G${fonts.faces.indexOf(face)}x${glyphId}`
     let form = inkForms.get(name)
     if (form === undefined) {
-      const extents = face.hbFont.glyphExtents(glyphId)
+      const extents = face.font.glyphExtents(glyphId)
       const { xBearing = 0, yBearing = 0, width = 0, height = 0 } = extents ?? {}
       form = doc.ref({
         Type: 'XObject',
@@ -288,7 +288,7 @@ const ENCODED_WORDS = 5_000
 
 function pathOf(face: Face, glyphId: number): string {
   let [penX, penY] = [0, 0]
-  const operators = face.hbFont.glyphToJson(glyphId).map(({ type, values }) => {
+  const operators = face.font.glyphToJson(glyphId).map(({ type, values }) => {
     const v = values as [number, number, number, number, number, number]
     const [x, y] = [v.at(-2) ?? penX, v.at(-1) ?? penY]
     // PDF has cubic curves alone.

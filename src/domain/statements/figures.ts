@@ -47,10 +47,23 @@ const MINOR_DIGITS: Record<string, number> = {
   UYW: 4,
 }
 
+const REMEMBERED_DAYS = 5_000
 const BIDI_MARKS = /[\u200e\u200f\u061c]/g
+
+const opened = new Map<Language, Figures>()
 
 /** Writes numbers, money and days as the readers of a language do; exact for amounts of any size. */
 export function figuresOf(language: Language): Figures {
+  let figures = opened.get(language)
+  if (figures === undefined) {
+    // What `Intl` opens costs as much as a page.
+    figures = openFigures(language)
+    opened.set(language, figures)
+  }
+  return figures
+}
+
+function openFigures(language: Language): Figures {
   const { digits, calendar: own } = NUMERALS[language]
   const counts = new Intl.NumberFormat(language, { numberingSystem: digits, useGrouping: false })
   const digit = Array.from({ length: 10 }, (_, value) => counts.format(value))
@@ -105,6 +118,7 @@ export function figuresOf(language: Language): Figures {
           const part = parts(isoDay, own, '2-digit')
           text = inDigits(`${part('year')}/${part('month')}/${part('day')}`)
         }
+        if (days.size > REMEMBERED_DAYS) days.clear()
         days.set(isoDay, text)
       }
       return text

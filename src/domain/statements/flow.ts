@@ -56,6 +56,8 @@ const OVERRIDE = /[\u202d\u202e]/g
 export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   const { language, direction, plain, onPage, onFlaw } = options
   const isRtl = direction === 'rtl'
+  const shape = fonts.inStyle({ language, bold: false })
+  const shapeBold = fonts.inStyle({ language, bold: true })
   let y = BOTTOM
   // Whether a new page would be any emptier than this one.
   let begun = true
@@ -65,14 +67,20 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
     const block = { start: 0, width: WIDTH - (rest.start ?? 0), size: SIZE, toEnd: false, ...rest }
     const clean = cleaned(text, place)
     const textDirection = forced ?? directionOfText(clean, direction)
-    const lines = layoutText(fonts, textDirection === 'rtl' ? isolateCodes(clean) : clean, {
-      language,
-      bold: bold && !plain,
-      direction: textDirection,
-      width: block.width / block.size,
-    })
-    for (const { missing } of lines.flatMap(({ pieces }) => pieces.flatMap(({ parts }) => parts))) {
-      for (const char of missing) onFlaw(`${inWords(char)} is in no font and printed as U+FFFD`, place)
+    const lines = layoutText(
+      bold && !plain ? shapeBold : shape,
+      textDirection === 'rtl' ? isolateCodes(clean) : clean,
+      {
+        direction: textDirection,
+        width: block.width / block.size,
+      },
+    )
+    for (const { pieces } of lines) {
+      for (const { parts } of pieces) {
+        for (const { missing } of parts) {
+          for (const char of missing) onFlaw(`${inWords(char)} is in no font and printed as U+FFFD`, place)
+        }
+      }
     }
     return { ...block, lines }
   }

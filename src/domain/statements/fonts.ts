@@ -1,4 +1,5 @@
 import * as hb from 'harfbuzzjs'
+import { type Leaning, leaningOf } from './bidi.ts'
 import { type Face, openFace } from './face.ts'
 
 /** A glyph where HarfBuzz puts it, in font units. */
@@ -13,8 +14,11 @@ export interface Glyph {
 export interface Cluster {
   /** In logical order. */
   text: string
+  leaning: Leaning
   /** From left to right. */
   glyphs: Glyph[]
+  /** In font units. */
+  advance: number
 }
 
 /** Text of one direction in one font. */
@@ -32,8 +36,11 @@ export interface Shaped {
 export interface Style {
   /** BCP 47; a font may draw the same letter differently for each. */
   language: string
-  bold?: boolean
+  bold: boolean
 }
+
+/** Shapes one word: its parts from left to right, more than one where it needs two fonts. */
+export type ShapeWord = (word: string, isRtl: boolean) => Shaped[]
 
 export type Fonts = ReturnType<typeof openFonts>
 
@@ -44,8 +51,9 @@ const FILES = {
   fallback: '@expo-google-fonts/noto-naskh-arabic/400Regular/NotoNaskhArabic_400Regular.ttf',
 }
 // Statements of one clinic use a few thousand words over and over; more than this is one account's free text.
-const CACHED_WORDS = 20_000
+const CACHED_WORDS = 10_000
 const CACHED_LENGTH = 64
+const NUMBER = /^[\d\u0660-\u0669\u06f0-\u06f9.,\u066b\u066c\u2212]{2,}$/
 const CLUSTER = /\P{M}[\p{M}\p{Default_Ignorable_Code_Point}]*|\p{M}+/gsu
 const REPLACEMENT = 0xfffd
 // They have done their work when the text is in order, and would do it again where it is copied.
@@ -64,22 +72,23 @@ export function openFonts() {
   const bold = openFace(FILES.bold)
   const fallback = openFace(FILES.fallback)
   const buffer = new hb.Buffer()
-  let cache = new Map<string, Shaped[]>()
+  const styles = new Map<string, ShapeWord>()
 
-  /** @returns the word's parts from left to right, more than one where it needs two fonts. */
-  function shapeWord(word: string, level: number, { language, bold: isBold }: Style): Shaped[] {
-    const isRtl = (level & 1) === 1
-    const key = `${isRtl ? 'r' : 'l'}${isBold ? 'b' : 'n'}${language} ${word}`
-    const known = cache.get(key)
-    if (known !== undefined) return known
-    const main = isBold ? bold : regular
-    const parts = partsOf(word, main).map(({ face, text }) => shape(face, text, isRtl, language))
-    if (isRtl) parts.reverse()
-    if (word.length <= CACHED_LENGTH) {
-      if (cache.size >= CACHED_WORDS) cache = new Map()
-      cache.set(key, parts)
+  /** The shaper of one style, with a memory of its own. */
+  function inStyle(style: Style): ShapeWord {
+    const key = `${style.language} ${style.bold}`
+    let shapeWord = styles.get(key)
+    if (shapeWord === undefined) {
+      shapeWord = remembering((word, isRtl) => shapeParts(word, isRtl, style))
+      styles.set(key, shapeWord)
     }
-    return parts
+    return shapeWord
+  }
+
+  function shapeParts(word: string, isRtl: boolean, { language, bold: isBold }: Style): Shaped[] {
+    const parts = partsOf(word, isBold ? bold : regular)
+    const shapedParts = parts.map(({ face, text }) => shape(face, text, isRtl, language))
+    return isRtl ? shapedParts.reverse() : shapedParts
   }
 
   /** Letters of one word join only within one font, so one font takes all of it where it can. */
@@ -98,25 +107,50 @@ export function openFonts() {
 
   function shape(face: Face, text: string, isRtl: boolean, language: string): Shaped {
     const chars = [...text]
+    const missing = chars.filter((char) => !face.covers(char))
     buffer.clearContents()
     buffer.setClusterLevel(hb.ClusterLevel.MONOTONE_CHARACTERS)
-    const missing = chars.filter((char) => !face.covers(char))
     buffer.addCodePoints(chars.map((char) => (missing.includes(char) ? REPLACEMENT : char.codePointAt(0)!)))
     buffer.setDirection(isRtl ? hb.Direction.RTL : hb.Direction.LTR)
     buffer.setLanguage(language)
     buffer.guessSegmentProperties()
-    hb.shape(face.hbFont, buffer)
-    const clusters = clustersOf(buffer, chars, isRtl)
-    const width = clusters.reduce((sum, cluster) => sum + advanceOf(cluster), 0) / face.unitsPerEm
-    return { face, isRtl, clusters, width, missing }
+    hb.shape(face.font, buffer)
+    return shapedOf(face, isRtl, clustersOf(buffer, chars, isRtl), missing)
   }
 
-  return { faces: [regular, bold, fallback], shapeWord }
+  return { faces: [regular, bold, fallback], inStyle }
 }
 
-/** In font units. */
-export const advanceOf = ({ glyphs }: Cluster): number =>
-  glyphs.reduce((sum, { advance }) => sum + advance, 0)
+function remembering(shape: ShapeWord): ShapeWord {
+  let known = { ltr: new Map<string, Shaped[]>(), rtl: new Map<string, Shaped[]>() }
+  const shapeWord: ShapeWord = (word, isRtl) => {
+    const words = isRtl ? known.rtl : known.ltr
+    let parts = words.get(word)
+    if (parts !== undefined) return parts
+    // No two amounts are the same, and digits neither join nor kern.
+    if (!isRtl && NUMBER.test(word)) return [joined([...word].flatMap((char) => shapeWord(char, false)))]
+    parts = shape(word, isRtl)
+    if (word.length > CACHED_LENGTH) return parts
+    if (words.size >= CACHED_WORDS) known = { ltr: new Map(), rtl: new Map() }
+    words.set(word, parts)
+    return parts
+  }
+  return shapeWord
+}
+
+const joined = (parts: Shaped[]): Shaped =>
+  shapedOf(
+    parts[0]!.face,
+    false,
+    parts.flatMap(({ clusters }) => clusters),
+    [],
+  )
+
+function shapedOf(face: Face, isRtl: boolean, clusters: Cluster[], missing: string[]): Shaped {
+  let width = 0
+  for (const { advance } of clusters) width += advance
+  return { face, isRtl, clusters, width: width / face.unitsPerEm, missing }
+}
 
 function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean): Cluster[] {
   const glyphs = buffer.getGlyphInfosAndPositions()
@@ -134,12 +168,14 @@ function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean): Cluster
       y: yOffset,
     }))
     if (isRtl) placed.reverse()
+    const advance = placed.reduce((sum, glyph) => sum + glyph.advance, 0)
     const last = clusters.at(-1)
     if (last !== undefined && JOINERS.test(text)) last.text += text
     else if (last !== undefined && MARKS.test(text)) {
       last.text += text
       last.glyphs = isRtl ? [...placed, ...last.glyphs] : [...last.glyphs, ...placed]
-    } else if (text !== '') clusters.push({ text, glyphs: placed })
+      last.advance += advance
+    } else if (text !== '') clusters.push({ text, leaning: leaningOf(text), glyphs: placed, advance })
     first = end
   }
   return isRtl ? clusters.reverse() : clusters

@@ -1,7 +1,7 @@
 // @ts-expect-error: it brings no types.
 import LineBreaker from 'linebreak'
 import { type Direction, reorder, resolveLevels } from './bidi.ts'
-import type { Fonts, Shaped, Style } from './fonts.ts'
+import type { Shaped, ShapeWord } from './fonts.ts'
 
 /** What stands between two spaces, or the spaces; of one level. */
 export interface Piece {
@@ -22,7 +22,7 @@ export interface Line {
   width: number
 }
 
-export interface Setting extends Style {
+export interface Setting {
   direction: Direction | 'auto'
   /** What a line may hold, in ems; without it a paragraph is one line. */
   width?: number
@@ -35,66 +35,73 @@ const TOKEN = new RegExp(`[${SPACES}]+|[^${SPACES}]+`, 'g')
 const SPACE = new RegExp(`^[${SPACES}]`)
 // A word without end is cut, so that no step needs memory for all of it.
 const LONGEST_WORD = 500
+const NO_BREAKS: ReadonlySet<number> = new Set()
 
 /**
  * Lays text out in lines: levels over each whole paragraph (UAX #9), breaks on logical text (UAX #14), then each line's
  * own order (L1, L2); words are shaped in their direction, in which HarfBuzz mirrors them (L4).
  */
-export function layoutText(fonts: Fonts, text: string, setting: Setting): Line[] {
-  return text.split(PARAGRAPH_END).flatMap((paragraph) => layoutParagraph(fonts, paragraph, setting))
+export function layoutText(shapeWord: ShapeWord, text: string, setting: Setting): Line[] {
+  if (!PARAGRAPH_END.test(text)) return layoutParagraph(shapeWord, text, setting)
+  return text.split(PARAGRAPH_END).flatMap((paragraph) => layoutParagraph(shapeWord, paragraph, setting))
 }
 
-function layoutParagraph(fonts: Fonts, text: string, setting: Setting): Line[] {
-  const { levels, base } = resolveLevels(text, setting.direction)
-  const limit = setting.width ?? Number.POSITIVE_INFINITY
-  const shapedPieces = (breaks: ReadonlySet<number>) =>
-    cut(text, levels, breaks).map((piece) => shaped(fonts, text, piece, setting))
-  const pieces = shapedPieces(new Set())
-  if (widthOf(pieces) <= limit) return [lineOf(pieces, base)]
+function layoutParagraph(shapeWord: ShapeWord, text: string, { direction, width: limit }: Setting): Line[] {
+  const { levels, base } = resolveLevels(text, direction)
+  const pieces = cut(shapeWord, text, levels, NO_BREAKS)
+  if (limit === undefined || widthOf(pieces) <= limit) return [lineOf(pieces, base)]
 
   const breaks = breaksIn(text)
-  const lines: Piece[][] = [[]]
-  for (const segment of segments(shapedPieces(breaks), breaks)) {
-    const line = lines.at(-1)!
-    if (widthOf([...line, ...segment]) <= limit) line.push(...segment)
-    else if (widthOf(segment) <= limit) lines.push(segment)
-    else {
-      for (const piece of segment.flatMap((one) => narrowed(fonts, text, one, setting, limit))) {
-        if (widthOf([...lines.at(-1)!, piece]) <= limit) lines.at(-1)!.push(piece)
-        else lines.push([piece])
-      }
+  const lines: Piece[][] = []
+  let line: Piece[] = []
+  let filled = 0
+  const add = (segment: Piece[], width: number) => {
+    if (line.length > 0 && filled + widthOf(segment) > limit) {
+      lines.push(line)
+      line = []
+      filled = 0
     }
+    line.push(...segment)
+    filled += width
   }
-  return lines.filter((line) => line.length > 0).map((line) => lineOf(line, base))
+  for (const segment of segments(cut(shapeWord, text, levels, breaks), breaks)) {
+    if (widthOf(segment) <= limit) add(segment, fullWidthOf(segment))
+    else
+      for (const piece of segment)
+        for (const one of narrowed(shapeWord, text, piece, limit)) add([one], one.width)
+  }
+  return [...lines, line].map((one) => lineOf(one, base))
 }
 
-type Cut = Pick<Piece, 'start' | 'end' | 'level' | 'isSpace'>
-
-function cut(text: string, levels: Uint8Array, breaks: ReadonlySet<number>): Cut[] {
-  const pieces: Cut[] = []
-  for (const { 0: token, index } of text.matchAll(TOKEN)) {
-    const isSpace = SPACE.test(token)
-    let start = index
-    for (let end = index + 1; end <= index + token.length; end++) {
+/** Cuts a paragraph at spaces, changes of level, and where a line may end. */
+function cut(shapeWord: ShapeWord, text: string, levels: Uint8Array, breaks: ReadonlySet<number>): Piece[] {
+  const pieces: Piece[] = []
+  for (const [token] of text.matchAll(TOKEN)) {
+    let start = pieces.at(-1)?.end ?? 0
+    const tokenEnd = start + token.length
+    for (let end = start + 1; end <= tokenEnd; end++) {
       const ends =
-        end === index + token.length ||
+        end === tokenEnd ||
         levels[end] !== levels[start] ||
         breaks.has(end) ||
         (end - start >= LONGEST_WORD && !isLowSurrogate(text.charCodeAt(end)))
       if (!ends) continue
-      pieces.push({ start, end, level: levels[start]!, isSpace })
+      pieces.push(pieceOf(shapeWord, text, start, end, levels[start]!))
       start = end
     }
   }
   return pieces
 }
 
-const isLowSurrogate = (unit: number): boolean => unit >= 0xdc00 && unit <= 0xdfff
-
-function shaped(fonts: Fonts, text: string, piece: Cut, style: Style): Piece {
-  const parts = fonts.shapeWord(text.slice(piece.start, piece.end), piece.level, style)
-  return { ...piece, parts, width: parts.reduce((sum, part) => sum + part.width, 0) }
+function pieceOf(shapeWord: ShapeWord, text: string, start: number, end: number, level: number): Piece {
+  const word = text.slice(start, end)
+  const parts = shapeWord(word, (level & 1) === 1)
+  let width = 0
+  for (const part of parts) width += part.width
+  return { start, end, level, isSpace: SPACE.test(word), parts, width }
 }
+
+const isLowSurrogate = (unit: number): boolean => unit >= 0xdc00 && unit <= 0xdfff
 
 /** UAX #14: where a line may end. */
 function breaksIn(text: string): Set<number> {
@@ -117,31 +124,37 @@ function segments(pieces: Piece[], breaks: ReadonlySet<number>): Piece[][] {
 }
 
 /** A piece too wide for any line, in pieces of whole characters that are not. */
-function narrowed(fonts: Fonts, text: string, piece: Piece, style: Style, limit: number): Piece[] {
-  if (piece.width <= limit) return [piece]
-  const characters = [...GRAPHEMES.segment(text.slice(piece.start, piece.end))]
+function narrowed(shapeWord: ShapeWord, text: string, piece: Piece, limit: number): Piece[] {
+  const { start, end, level, width } = piece
+  if (width <= limit) return [piece]
+  const characters = [...GRAPHEMES.segment(text.slice(start, end))]
   if (characters.length < 2) return [piece]
-  const middle = piece.start + characters[characters.length >> 1]!.index
-  return [
-    { ...piece, end: middle },
-    { ...piece, start: middle },
-  ].flatMap((half) => narrowed(fonts, text, shaped(fonts, text, half, style), style, limit))
+  const middle = start + characters[characters.length >> 1]!.index
+  const halves = [
+    pieceOf(shapeWord, text, start, middle, level),
+    pieceOf(shapeWord, text, middle, end, level),
+  ]
+  return halves.flatMap((half) => narrowed(shapeWord, text, half, limit))
 }
 
 const GRAPHEMES = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
 
-function widthOf(pieces: readonly Piece[]): number {
+function fullWidthOf(pieces: readonly Piece[]): number {
   let width = 0
-  let visible = 0
-  for (const piece of pieces) {
-    width += piece.width
-    if (!piece.isSpace) visible = width
-  }
-  return visible
+  for (const piece of pieces) width += piece.width
+  return width
 }
 
-function lineOf(pieces: readonly Piece[], base: number): Line {
-  const last = pieces.findLastIndex(({ isSpace }) => !isSpace)
-  const line = pieces.map((piece, i) => (i > last ? { ...piece, level: base, parts: [], width: 0 } : piece))
-  return { pieces: reorder(line), width: widthOf(pieces) }
+/** Without the spaces at the end. */
+function widthOf(pieces: readonly Piece[]): number {
+  let end = pieces.length
+  while (end > 0 && pieces[end - 1]!.isSpace) end--
+  return fullWidthOf(end === pieces.length ? pieces : pieces.slice(0, end))
+}
+
+function lineOf(pieces: Piece[], base: number): Line {
+  for (let i = pieces.length - 1; i >= 0 && pieces[i]!.isSpace; i--) {
+    pieces[i] = { ...pieces[i]!, level: base, parts: [], width: 0 }
+  }
+  return { pieces: reorder(pieces), width: fullWidthOf(pieces) }
 }

@@ -1,6 +1,6 @@
-import { type Direction, type Edge, readerMark } from './bidi.ts'
+import { type Direction, readerMark, type Side } from './bidi.ts'
 import type { Face } from './face.ts'
-import { advanceOf, type Shaped } from './fonts.ts'
+import type { Cluster, Glyph, Shaped } from './fonts.ts'
 
 /** The part of a PDF writer that fonts need: pdfkit's document has it. */
 interface Writer {
@@ -34,94 +34,128 @@ export interface Encoded {
  */
 export function embedFont(writer: Writer, face: Face, tag: string, page: Direction) {
   const reference = writer.ref({})
-  const subset = face.createSubset()
-  const codes = new Map<string, number>()
+  const codes = new Map<string, string>()
+  // Of what most text is made of: a cluster of one character and one glyph where the pen is.
+  const plainCodes = new Map<Cluster, string>()
   const texts: string[] = ['']
   const glyphIds: number[] = [0]
   const widths: number[] = [0]
   const perMille = (units: number) => Math.round((units * 1e5) / face.unitsPerEm) / 100
-  const blank = face.hbFont.nominalGlyph(0x20) ?? 0
+  const markWidth = MARK_WIDTH * face.unitsPerEm
 
   function codeOf(glyphId: number, text: string, width: number): string {
     const key = `${glyphId} ${width} ${text}`
     let code = codes.get(key)
     if (code === undefined) {
-      code = texts.push(text) - 1
-      glyphIds.push(subset.includeGlyph(glyphId))
+      code = hex4(texts.push(text) - 1)
+      glyphIds.push(glyphId)
       widths.push(width)
       codes.set(key, code)
     }
-    return hex4(code)
+    return code
+  }
+
+  function plainCodeOf(cluster: Cluster): string {
+    let code = plainCodes.get(cluster)
+    if (code === undefined) {
+      const [{ id, advance, x, y }, another] = cluster.glyphs as [Glyph, Glyph | undefined]
+      const isPlain =
+        another === undefined &&
+        x === 0 &&
+        y === 0 &&
+        advance === face.font.glyphHAdvance(id) &&
+        cluster.text.length === String.fromCodePoint(cluster.text.codePointAt(0)!).length
+      code = isPlain ? codeOf(id, cluster.text, advance) : ''
+      plainCodes.set(cluster, code)
+    }
+    return code
   }
 
   /** `space`: the width, in font units, of a space that the last code stands for as well. */
   function encode({ clusters, isRtl }: Shaped, space = 0): Encoded {
+    const pen = createPen()
     const inks: Ink[] = []
-    let array = ''
-    let hex = ''
-    // In font units: where the next cluster starts, and where the writer's pen is.
+    // Where the next cluster starts.
     let start = 0
-    let pen = 0
-    const separate = (one: Edge, other: Edge) => {
-      const char = readerMark(page, one, other)
-      if (char === '') return
-      moveTo(pen - MARK_WIDTH * face.unitsPerEm)
-      show(blank, char, MARK_WIDTH * face.unitsPerEm)
+    for (let i = 0; i < clusters.length; i++) {
+      const cluster = clusters[i]!
+      const mark = i === 0 ? '' : readerMark(page, { ...clusters[i - 1]!, isRtl }, { ...cluster, isRtl })
+      if (mark !== '') {
+        pen.moveTo(start - markWidth)
+        pen.show(codeOf(face.blank, mark, markWidth), markWidth)
+      }
+      const taken = i === clusters.length - 1 ? space : 0
+      const plain = taken === 0 ? plainCodeOf(cluster) : ''
+      if (plain !== '') pen.show(plain, cluster.advance)
+      else encodeCluster(cluster, isRtl, start, taken)
+      start += cluster.advance + taken
     }
-    const show = (glyphId: number, text: string, width: number) => {
-      hex += codeOf(glyphId, text, width)
-      pen += width
-    }
-    const moveTo = (x: number) => {
-      const move = perMille(pen - x)
-      pen = x
-      if (move === 0) return
-      array += `${hex === '' ? '' : `<${hex}>`}${move}`
-      hex = ''
-    }
-    let left: Edge | undefined
-    for (const cluster of clusters) {
-      const { glyphs, text } = cluster
-      const here = { char: text, isRtl }
-      if (left !== undefined) separate(left, here)
-      left = here
-      const end = start + advanceOf(cluster)
+    return { array: pen.array(), inks }
+
+    function encodeCluster({ text, glyphs, advance }: Cluster, isRtl: boolean, start: number, taken: number) {
       const units = visualUnits(text, isRtl)
       const main = glyphs.reduce((widest, glyph) => (glyph.advance > widest.advance ? glyph : widest))
-      let drawn = blank
+      let drawn = face.blank
       let x = start
       for (const glyph of glyphs) {
         if (glyph === main && glyph.y === 0) {
           drawn = glyph.id
-          moveTo(x + glyph.x)
+          pen.moveTo(x + glyph.x)
         } else
           inks.push({ glyphId: glyph.id, x: (x + glyph.x) / face.unitsPerEm, y: glyph.y / face.unitsPerEm })
         x += glyph.advance
       }
-      const isPlain = units.length === 1 && drawn !== blank
-      const width = isPlain ? face.hbFont.glyphHAdvance(drawn) : (end - start) / units.length
+      const isWhole = units.length === 1 && drawn !== face.blank
+      const width = isWhole ? face.font.glyphHAdvance(drawn) : advance / units.length
       units.forEach((unit, i) => {
-        const isLast = space > 0 && cluster === clusters.at(-1) && i === units.length - 1
-        show(i === 0 ? drawn : blank, isLast ? `${unit} ` : unit, isLast ? width + space : width)
+        const last = i === units.length - 1 ? taken : 0
+        pen.show(
+          codeOf(i === 0 ? drawn : face.blank, last > 0 ? `${unit} ` : unit, width + last),
+          width + last,
+        )
       })
-      moveTo(cluster === clusters.at(-1) ? end + space : end)
-      start = end
+      pen.moveTo(start + advance + taken)
     }
-    return { array: hex === '' ? array : `${array}<${hex}>`, inks }
+  }
+
+  /** The operand of TJ as it grows, and where it has come to, in font units. */
+  function createPen() {
+    let array = ''
+    let hex = ''
+    let at = 0
+    const flush = () => {
+      if (hex !== '') array += `<${hex}>`
+      hex = ''
+    }
+    return {
+      show(code: string, width: number): void {
+        hex += code
+        at += width
+      },
+      moveTo(x: number): void {
+        const move = perMille(at - x)
+        at = x
+        if (move === 0) return
+        flush()
+        array += move
+      },
+      array(): string {
+        flush()
+        return array
+      },
+    }
   }
 
   /** The mark that must stand between two words, if any. */
   function markBetween(left: Shaped | undefined, right: Shaped | undefined): string {
-    const char = readerMark(page, edgeOf(left, -1), edgeOf(right, 0))
-    if (char === '') return ''
-    const width = MARK_WIDTH * face.unitsPerEm
-    return `${perMille(width)}<${codeOf(blank, char, width)}>`
+    const mark = readerMark(page, sideOf(left, -1), sideOf(right, 0))
+    return mark === '' ? '' : `${perMille(markWidth)}<${codeOf(face.blank, mark, markWidth)}>`
   }
 
   function finish(): void {
     const name = `${tag}+${face.name}`
     const file = writer.ref({})
-    file.end(subset.encode())
+    file.end(face.subset(glyphIds))
     const map = writer.ref({})
     map.end(Uint8Array.from(glyphIds.flatMap((id) => [id >> 8, id & 0xff])))
     const unicode = writer.ref({})
@@ -168,9 +202,9 @@ export type EmbeddedFont = ReturnType<typeof embedFont>
 // In ems: pdftotext takes what starts within a tenth of the character before for printed twice.
 const MARK_WIDTH = 0.11
 
-function edgeOf(word: Shaped | undefined, at: 0 | -1): Edge | undefined {
-  const cluster = word?.clusters.at(at)
-  return word === undefined || cluster === undefined ? undefined : { char: cluster.text, isRtl: word.isRtl }
+function sideOf(word: Shaped | undefined, at: 0 | -1): Side | undefined {
+  if (word === undefined) return undefined
+  return { leaning: word.clusters.at(at)!.leaning, isRtl: word.isRtl }
 }
 
 /** What the codes of a cluster stand for, from left to right. A joiner goes with its letter: pdf.js drops it alone. */
