@@ -73,13 +73,16 @@ const CODE_OR_LETTER = new RegExp(
   'gsu',
 )
 
+const MAY_HAVE_CODE =
+  /[+\u2212-]\p{Nd}|[+0\u0660\u06f0]\p{Nd}{2}|\p{Nd}[ ()-]\p{Nd}|[A-Za-z0-9][-_./:@#+]+[A-Za-z0-9]/u
+
 /**
  * Isolates dates, telephone numbers, codes and signed numbers in right-to-left text (UAX #9 HL3): after an Arabic letter
  * the parts of 2026-10-09 would change places, and a sign go to its number's right. After a Latin letter they belong to
  * the words before them and stay as they are.
  */
 export function isolateCodes(text: string): string {
-  if (!/\p{Nd}/u.test(text)) return text
+  if (!MAY_HAVE_CODE.test(text)) return text
   let isAfterLatin = false
   return text.replace(CODE_OR_LETTER, (found, ...rest) => {
     const { code, rtl } = rest.at(-1) as { code?: string; rtl?: string }

@@ -4,7 +4,7 @@ import type { Direction } from './bidi.ts'
 import type { Face } from './face.ts'
 import type { Fonts, Shaped } from './fonts.ts'
 import type { Line } from './layout.ts'
-import { type EmbeddedFont, type Encoded, embedFont, type Ink, type PdfReference } from './pdf-font.ts'
+import { type EmbeddedFont, embedFont, type Ink, type PdfReference } from './pdf-font.ts'
 
 export const PAGE = { width: 595.28, height: 841.89 }
 
@@ -58,12 +58,13 @@ export function createCanvas(
   }) as unknown as Doc
   const sink = sinkOf(doc, out)
   const embedded = new Map<Face, { name: string; font: EmbeddedFont }>()
-  const encoded = new Map<Shaped, Encoded>()
   const inkForms = new Map<string, PdfReference>()
   let operators: string[] = []
   let parents: PdfReference[] = []
   let pages = 0
   let used = new Set<string>()
+  /** Selected on this page, as the operator that selects it. */
+  let font = ''
 
   function fontFor(face: Face) {
     let found = embedded.get(face)
@@ -90,6 +91,7 @@ export function createCanvas(
     if (doc.page === null) return
     flushPage()
     used = new Set()
+    font = ''
     if (!tagged || parents.length === 0) return
     const key = pages - 1
     doc.page.dictionary.data.StructParents = key
@@ -110,43 +112,40 @@ export function createCanvas(
   }
 
   function textOperators(pieces: Line['pieces'], x: number, y: number, size: number): string {
+    const parts: Shaped[] = []
     // Of isolates nothing is drawn.
-    const parts = pieces.flatMap((piece) => piece.parts).filter(({ clusters }) => clusters.length > 0)
-    let face: Face | undefined
-    let array = ''
-    let inked = ''
+    for (const piece of pieces) for (const part of piece.parts) if (part.clusters.length > 0) parts.push(part)
+    let [before]: (Shaped | undefined)[] = []
+    let [array, inked] = ['', '']
     let at = 0
-    parts.forEach((part, i) => {
-      const before = parts[i - 1]
-      const { name, font } = fontFor(part.face)
-      if (part.face !== face) {
-        array += face === undefined ? `/${name} ${size} Tf [` : `] TJ /${name} ${size} Tf [`
-        face = part.face
+    for (let i = 0; i < parts.length; i++) {
+      const part = parts[i]!
+      const { name, font: own } = fontFor(part.face)
+      if (before === undefined) array = `${selected(name, size)}[`
+      else {
+        if (part.face !== before.face) array += `] TJ ${selected(name, size)}[`
+        array += own.markBetween(before, part)
       }
-      if (before !== undefined) array += font.markBetween(before, part)
       if (!isTakenIn(part, before, parts[i + 1])) {
         const after = parts[i + 1]
         const space = after !== undefined && isTakenIn(after, part, parts[i + 2]) ? after : undefined
-        const { array: codes, inks } = encodeOnce(font, part, space)
+        const { array: codes, inks } = own.encode(part, space && space.width * space.face.unitsPerEm)
         array += codes
         for (const ink of inks) inked += drawInk(part.face, ink, x + at * size, y, size)
       }
       at += part.width
-    })
-    if (face === undefined) return ''
-    array += fontFor(face).font.markBetween(parts.at(-1), undefined)
+      before = part
+    }
+    if (before === undefined) return ''
+    array += fontFor(before.face).font.markBetween(before, undefined)
     return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array}] TJ ET${inked}`
   }
 
-  function encodeOnce(font: EmbeddedFont, part: Shaped, space: Shaped | undefined): Encoded {
-    if (space !== undefined) return font.encode(part, space.width * space.face.unitsPerEm)
-    let code = encoded.get(part)
-    if (code === undefined) {
-      if (encoded.size > ENCODED_WORDS) encoded.clear()
-      code = font.encode(part)
-      encoded.set(part, code)
-    }
-    return code
+  function selected(name: string, size: number): string {
+    const next = `/${name} ${size} Tf `
+    if (next === font) return ''
+    font = next
+    return next
   }
 
   /** As a form, since any text that is drawn is read. */
@@ -222,7 +221,7 @@ export function createCanvas(
       settle(line: Line, size: number, align: 'left' | 'right'): void {
         const width = line.width * size
         const x = align === 'left' ? 0 : -width
-        used = new Set()
+        font = ''
         const drawn = textOperators(line.pieces, x, 0, size)
         const names = [...embedded.values()].map(({ name, font }) => [name, font.reference] as const)
         Object.assign(form.data, {
@@ -282,9 +281,6 @@ function isTakenIn(space: Shaped, left: Shaped | undefined, right: Shaped | unde
   )
 }
 const MARK_LAST = /.\p{M}$/su
-
-// Statements repeat their words; one account's free text may have no end of them.
-const ENCODED_WORDS = 5_000
 
 function pathOf(face: Face, glyphId: number): string {
   let [penX, penY] = [0, 0]

@@ -12,11 +12,14 @@ export interface Face {
   /** Left, bottom, right, top. */
   boundingBox: number[]
   capHeight: number
+  glyphCount: number
   /** A glyph that draws nothing: the space. */
   blank: number
   font: hb.Font
   /** Whether every code point has a glyph, or needs none. */
   covers(text: string): boolean
+  /** The first character, in order of code points, that the glyph stands for by itself or joined with others. */
+  usualText(glyphId: number): string | undefined
   /** The font with these glyphs alone, under the same ids. */
   subset(glyphIds: Iterable<number>): Uint8Array
 }
@@ -32,6 +35,7 @@ export function openFace(file: string): Face {
   const font = new hb.Font(face)
   const covered = new Set(face.collectUnicodes())
   const { ascender, descender } = font.hExtents()
+  const usual = usualTexts(font, covered)
   const head = Buffer.from(face.referenceTable('head')!)
   return {
     name: face.getName(POSTSCRIPT_NAME, 'en'),
@@ -40,6 +44,7 @@ export function openFace(file: string): Face {
     descender,
     boundingBox: [36, 38, 40, 42].map((offset) => head.readInt16BE(offset)),
     capHeight: font.getMetricPositionWithFallback(hb.MetricsTag.CAP_HEIGHT),
+    glyphCount: Buffer.from(face.referenceTable('maxp')!).readUInt16BE(4),
     blank: font.nominalGlyph(0x20)!,
     font,
     covers(text) {
@@ -48,6 +53,36 @@ export function openFace(file: string): Face {
       }
       return true
     },
+    usualText: (glyphId) => usual.get(glyphId),
     subset: openSubsetter(bytes),
   }
+}
+
+const ZWJ = '\u200d'
+
+/** Every character that is one UTF-16 unit is shaped by itself, and an Arabic letter joined on either side and on both. */
+function usualTexts(font: hb.Font, codePoints: Iterable<number>): Map<number, string> {
+  const usual = new Map<number, string>()
+  const chars = [...codePoints]
+    .filter((codePoint) => codePoint < 0x10000)
+    .map((one) => String.fromCharCode(one))
+  for (const isRtl of [true, false]) {
+    const letters = chars.filter((char) => /\p{Script=Arab}/u.test(char) === isRtl)
+    const texts = letters.flatMap((char) =>
+      isRtl ? [char, char + ZWJ, ZWJ + char + ZWJ, ZWJ + char] : [char],
+    )
+    const all = texts.join(' ')
+    const buffer = new hb.Buffer()
+    buffer.addText(all)
+    buffer.setDirection(isRtl ? hb.Direction.RTL : hb.Direction.LTR)
+    buffer.guessSegmentProperties()
+    hb.shape(font, buffer)
+    const glyphs = buffer.getGlyphInfos()
+    if (isRtl) glyphs.reverse()
+    for (const { codepoint: glyphId, cluster } of glyphs) {
+      const char = all[cluster]!
+      if (glyphId !== 0 && char !== ZWJ && !usual.has(glyphId)) usual.set(glyphId, char)
+    }
+  }
+  return usual
 }

@@ -32,6 +32,8 @@ export interface Block {
 
 export interface BlockOptions extends Partial<Omit<Block, 'lines'>> {
   bold?: boolean
+  /** Comes again, in this statement or the next, and is laid out once. */
+  isWord?: boolean
   /** Otherwise as the text's own letters say. */
   direction?: Direction
 }
@@ -52,29 +54,44 @@ const UNPRINTABLE = /(?!\n)[\p{Cc}\p{Cs}\u202d\u202e]/u
 const CONTROL = /(?!\n)\p{Cc}/gu
 const OVERRIDE = /[\u202d\u202e]/g
 
+const REMEMBERED_WORDS = 2_000
+const laidOut = new WeakMap<Fonts, Map<string, Map<string, Line[]>>>()
+
 /** Prints from top to bottom, over pages, from the side at which the language starts. */
 export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   const { language, direction, plain, onPage, onFlaw } = options
   const isRtl = direction === 'rtl'
   const shape = fonts.inStyle({ language, bold: false })
   const shapeBold = fonts.inStyle({ language, bold: true })
+  let words = laidOut.get(fonts)
+  if (words === undefined) {
+    words = new Map()
+    laidOut.set(fonts, words)
+  }
+  const known = words.get(language) ?? new Map<string, Line[]>()
+  words.set(language, known)
+  const rules: number[][] = []
   let y = BOTTOM
   // Whether a new page would be any emptier than this one.
   let begun = true
 
   function block(text: string, place: string, given: BlockOptions = {}): Block {
-    const { bold = false, direction: forced, ...rest } = given
+    const { bold = false, direction: forced, isWord = false, ...rest } = given
     const block = { start: 0, width: WIDTH - (rest.start ?? 0), size: SIZE, toEnd: false, ...rest }
+    const isBold = bold && !plain
+    const key = isWord ? `${isBold} ${block.width / block.size} ${text}` : ''
+    let lines = isWord ? known.get(key) : undefined
+    if (lines !== undefined) return { ...block, lines }
     const clean = cleaned(text, place)
     const textDirection = forced ?? directionOfText(clean, direction)
-    const lines = layoutText(
-      bold && !plain ? shapeBold : shape,
-      textDirection === 'rtl' ? isolateCodes(clean) : clean,
-      {
-        direction: textDirection,
-        width: block.width / block.size,
-      },
-    )
+    lines = layoutText(isBold ? shapeBold : shape, textDirection === 'rtl' ? isolateCodes(clean) : clean, {
+      direction: textDirection,
+      width: block.width / block.size,
+    })
+    if (isWord) {
+      if (known.size > REMEMBERED_WORDS) known.clear()
+      known.set(key, lines)
+    }
     for (const { pieces } of lines) {
       for (const { parts } of pieces) {
         for (const { missing } of parts) {
@@ -102,6 +119,7 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   }
 
   function newPage(): void {
+    drawRules()
     canvas.startPage()
     y = MARGIN
     onPage()
@@ -163,7 +181,12 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   }
 
   function rule(): void {
-    if (!plain) canvas.content(undefined, () => canvas.fill([[leftOf(0, WIDTH), y, WIDTH, 0.4]], 0.7))
+    if (!plain) rules.push([leftOf(0, WIDTH), y, WIDTH, 0.4])
+  }
+
+  /** All of a page at once: each by itself would be an artifact of its own. */
+  function drawRules(): void {
+    if (rules.length > 0) canvas.content(undefined, () => canvas.fill(rules.splice(0), 0.7))
   }
 
   return {
@@ -176,6 +199,8 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
     newPage,
     leftOf,
     draw,
+    /** Draws what is left to be drawn on the last page. */
+    finish: drawRules,
     get y() {
       return y
     },

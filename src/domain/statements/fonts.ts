@@ -19,6 +19,8 @@ export interface Cluster {
   glyphs: Glyph[]
   /** In font units. */
   advance: number
+  /** In every document the same; empty for what only a document can give a code (pdf-font.ts). */
+  code: string
 }
 
 /** Text of one direction in one font. */
@@ -31,6 +33,8 @@ export interface Shaped {
   width: number
   /** Characters that no font has: U+FFFD is drawn for them, and copies as what it stands for. */
   missing: string[]
+  /** The codes of all clusters; empty where one has none, or must be moved. */
+  code: string
 }
 
 export interface Style {
@@ -115,7 +119,7 @@ export function openFonts() {
     buffer.setLanguage(language)
     buffer.guessSegmentProperties()
     hb.shape(face.font, buffer)
-    return shapedOf(face, isRtl, clustersOf(buffer, chars, isRtl), missing)
+    return shapedOf(face, isRtl, clustersOf(buffer, chars, isRtl, face), missing)
   }
 
   return { faces: [regular, bold, fallback], inStyle }
@@ -148,11 +152,17 @@ const joined = (parts: Shaped[]): Shaped =>
 
 function shapedOf(face: Face, isRtl: boolean, clusters: Cluster[], missing: string[]): Shaped {
   let width = 0
-  for (const { advance } of clusters) width += advance
-  return { face, isRtl, clusters, width: width / face.unitsPerEm, missing }
+  let code = ''
+  let isCoded = true
+  for (const cluster of clusters) {
+    width += cluster.advance
+    code += cluster.code
+    if (cluster.code === '') isCoded = false
+  }
+  return { face, isRtl, clusters, width: width / face.unitsPerEm, missing, code: isCoded ? code : '' }
 }
 
-function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean): Cluster[] {
+function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean, face: Face): Cluster[] {
   const glyphs = buffer.getGlyphInfosAndPositions()
   if (isRtl) glyphs.reverse()
   const clusters: Cluster[] = []
@@ -175,8 +185,28 @@ function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean): Cluster
       last.text += text
       last.glyphs = isRtl ? [...placed, ...last.glyphs] : [...last.glyphs, ...placed]
       last.advance += advance
-    } else if (text !== '') clusters.push({ text, leaning: leaningOf(text), glyphs: placed, advance })
+    } else if (text !== '') {
+      clusters.push({ text, leaning: leaningOf(text), glyphs: placed, advance, code: '' })
+    }
     first = end
   }
+  for (const cluster of clusters) cluster.code = codeOf(cluster, face)
   return isRtl ? clusters.reverse() : clusters
 }
+
+/**
+ * What stands within a hexadecimal string of a TJ array for a glyph that stands for what it usually does: the glyph's own
+ * id. Where the pen must move, by kerning, the string ends and begins anew around the distance.
+ */
+function codeOf({ text, glyphs, advance }: Cluster, face: Face): string {
+  const [{ id, x, y }, another] = glyphs as [Glyph, Glyph | undefined]
+  if (another !== undefined || y !== 0 || face.usualText(id) !== text) return ''
+  const move = (units: number) => (units === 0 ? '' : `>${perMille(-units, face)}<`)
+  return `${move(x)}${hex4(id)}${move(advance - face.font.glyphHAdvance(id) - x)}`
+}
+
+/** Font units in thousandths of an em, as PDF has them. */
+export const perMille = (units: number, { unitsPerEm }: Face): number =>
+  Math.round((units * 1e5) / unitsPerEm) / 100
+
+export const hex4 = (value: number): string => value.toString(16).padStart(4, '0')

@@ -29,10 +29,6 @@ export interface Setting {
 }
 
 const PARAGRAPH_END = /\r\n|[\n\r\u2029]/
-// White space and isolates, which UAX #9 L1 takes to the paragraph's level at the end of a line.
-const SPACES = '\\t\\v \\f\\u1680\\u2000-\\u200a\\u2028\\u205f\\u3000\\u2066-\\u2069'
-const TOKEN = new RegExp(`[${SPACES}]+|[^${SPACES}]+`, 'g')
-const SPACE = new RegExp(`^[${SPACES}]`)
 // A word without end is cut, so that no step needs memory for all of it.
 const LONGEST_WORD = 500
 const NO_BREAKS: ReadonlySet<number> = new Set()
@@ -76,29 +72,39 @@ function layoutParagraph(shapeWord: ShapeWord, text: string, { direction, width:
 /** Cuts a paragraph at spaces, changes of level, and where a line may end. */
 function cut(shapeWord: ShapeWord, text: string, levels: Uint8Array, breaks: ReadonlySet<number>): Piece[] {
   const pieces: Piece[] = []
-  for (const [token] of text.matchAll(TOKEN)) {
-    let start = pieces.at(-1)?.end ?? 0
-    const tokenEnd = start + token.length
-    for (let end = start + 1; end <= tokenEnd; end++) {
-      const ends =
-        end === tokenEnd ||
-        levels[end] !== levels[start] ||
-        breaks.has(end) ||
-        (end - start >= LONGEST_WORD && !isLowSurrogate(text.charCodeAt(end)))
-      if (!ends) continue
-      pieces.push(pieceOf(shapeWord, text, start, end, levels[start]!))
-      start = end
-    }
+  let start = 0
+  let isSpace = text !== '' && isSpaceAt(text, 0)
+  for (let end = 1; end <= text.length; end++) {
+    const nextIsSpace = end < text.length && isSpaceAt(text, end)
+    const ends =
+      end === text.length ||
+      nextIsSpace !== isSpace ||
+      levels[end] !== levels[start] ||
+      (breaks.size > 0 && breaks.has(end)) ||
+      (end - start >= LONGEST_WORD && !isLowSurrogate(text.charCodeAt(end)))
+    if (!ends) continue
+    pieces.push(pieceOf(shapeWord, text, { start, end, level: levels[start]!, isSpace }))
+    start = end
+    isSpace = nextIsSpace
   }
   return pieces
 }
 
-function pieceOf(shapeWord: ShapeWord, text: string, start: number, end: number, level: number): Piece {
-  const word = text.slice(start, end)
-  const parts = shapeWord(word, (level & 1) === 1)
+/** White space and isolates, which UAX #9 L1 takes to the paragraph's level at the end of a line. */
+function isSpaceAt(text: string, index: number): boolean {
+  const unit = text.charCodeAt(index)
+  if (unit < 0x1680) return unit === 0x20 || unit === 9 || unit === 11 || unit === 12
+  return (unit >= 0x2000 && unit <= 0x200a) || (unit >= 0x2066 && unit <= 0x2069) || OTHER_SPACES.has(unit)
+}
+const OTHER_SPACES = new Set([0x1680, 0x2028, 0x205f, 0x3000])
+
+type Cut = Pick<Piece, 'start' | 'end' | 'level' | 'isSpace'>
+
+function pieceOf(shapeWord: ShapeWord, text: string, { start, end, level, isSpace }: Cut): Piece {
+  const parts = shapeWord(text.slice(start, end), (level & 1) === 1)
   let width = 0
   for (const part of parts) width += part.width
-  return { start, end, level, isSpace: SPACE.test(word), parts, width }
+  return { start, end, level, isSpace, parts, width }
 }
 
 const isLowSurrogate = (unit: number): boolean => unit >= 0xdc00 && unit <= 0xdfff
@@ -125,16 +131,15 @@ function segments(pieces: Piece[], breaks: ReadonlySet<number>): Piece[][] {
 
 /** A piece too wide for any line, in pieces of whole characters that are not. */
 function narrowed(shapeWord: ShapeWord, text: string, piece: Piece, limit: number): Piece[] {
-  const { start, end, level, width } = piece
+  const { start, end, width } = piece
   if (width <= limit) return [piece]
   const characters = [...GRAPHEMES.segment(text.slice(start, end))]
   if (characters.length < 2) return [piece]
   const middle = start + characters[characters.length >> 1]!.index
-  const halves = [
-    pieceOf(shapeWord, text, start, middle, level),
-    pieceOf(shapeWord, text, middle, end, level),
-  ]
-  return halves.flatMap((half) => narrowed(shapeWord, text, half, limit))
+  return [
+    { ...piece, end: middle },
+    { ...piece, start: middle },
+  ].flatMap((half) => narrowed(shapeWord, text, pieceOf(shapeWord, text, half), limit))
 }
 
 const GRAPHEMES = new Intl.Segmenter(undefined, { granularity: 'grapheme' })

@@ -1,6 +1,6 @@
 import { type Direction, readerMark, type Side } from './bidi.ts'
 import type { Face } from './face.ts'
-import type { Cluster, Glyph, Shaped } from './fonts.ts'
+import { type Cluster, hex4, perMille, type Shaped } from './fonts.ts'
 
 /** The part of a PDF writer that fonts need: pdfkit's document has it. */
 interface Writer {
@@ -18,6 +18,14 @@ export interface Ink {
   y: number
 }
 
+/** What a code draws, says, and how wide it is in font units. */
+interface Code {
+  code: number
+  glyphId: number
+  text: string
+  width: number
+}
+
 /** Text as the operand of TJ, without the brackets. */
 export interface Encoded {
   array: string
@@ -25,8 +33,9 @@ export interface Encoded {
 }
 
 /**
- * A font as one document embeds it. Each triple of a glyph, what it stands for and its width has a code of its own, so
- * that ToUnicode is exact though one glyph may stand for several texts.
+ * A font as one document embeds it. A glyph that stands for its usual character has its own id for a code; each other
+ * triple of a glyph, what it stands for and its width gets a code when it first comes, so that ToUnicode is exact though
+ * one glyph may stand for several texts.
  *
  * Readers take the codes of a line from left to right and turn right-to-left text round, so no code may stand for two
  * characters: those of a ligature, or of a letter with its marks, share its width, and the glyph itself is drawn by the
@@ -34,69 +43,62 @@ export interface Encoded {
  */
 export function embedFont(writer: Writer, face: Face, tag: string, page: Direction) {
   const reference = writer.ref({})
-  const codes = new Map<string, string>()
-  // Of what most text is made of: a cluster of one character and one glyph where the pen is.
-  const plainCodes = new Map<Cluster, string>()
-  const texts: string[] = ['']
-  const glyphIds: number[] = [0]
-  const widths: number[] = [0]
-  const perMille = (units: number) => Math.round((units * 1e5) / face.unitsPerEm) / 100
+  const given = new Map<string, string>()
+  const isUsed = new Uint8Array(face.glyphCount)
+  const used: Code[] = []
+  const milli = (units: number) => perMille(units, face)
   const markWidth = MARK_WIDTH * face.unitsPerEm
 
   function codeOf(glyphId: number, text: string, width: number): string {
     const key = `${glyphId} ${width} ${text}`
-    let code = codes.get(key)
-    if (code === undefined) {
-      code = hex4(texts.push(text) - 1)
-      glyphIds.push(glyphId)
-      widths.push(width)
-      codes.set(key, code)
+    let hex = given.get(key)
+    if (hex === undefined) {
+      const code = face.glyphCount + given.size
+      used.push({ code, glyphId, text, width })
+      hex = hex4(code)
+      given.set(key, hex)
     }
-    return code
+    return hex
   }
 
-  function plainCodeOf(cluster: Cluster): string {
-    let code = plainCodes.get(cluster)
-    if (code === undefined) {
-      const [{ id, advance, x, y }, another] = cluster.glyphs as [Glyph, Glyph | undefined]
-      const isPlain =
-        another === undefined &&
-        x === 0 &&
-        y === 0 &&
-        advance === face.font.glyphHAdvance(id) &&
-        cluster.text.length === String.fromCodePoint(cluster.text.codePointAt(0)!).length
-      code = isPlain ? codeOf(id, cluster.text, advance) : ''
-      plainCodes.set(cluster, code)
-    }
-    return code
+  function note({ glyphs, text }: Cluster): void {
+    const { id } = glyphs[0]!
+    if (isUsed[id]) return
+    isUsed[id] = 1
+    used.push({ code: id, glyphId: id, text, width: face.font.glyphHAdvance(id) })
   }
 
   /** `space`: the width, in font units, of a space that the last code stands for as well. */
-  function encode({ clusters, isRtl }: Shaped, space = 0): Encoded {
+  function encode(word: Shaped, space = 0): Encoded {
+    const { clusters, isRtl } = word
+    if (word.code !== '' && space === 0 && !(isRtl && hasMarks(clusters))) {
+      for (const cluster of clusters) note(cluster)
+      return { array: `<${word.code}>`, inks: NO_INKS }
+    }
     const pen = createPen()
     const inks: Ink[] = []
     // Where the next cluster starts.
     let start = 0
-    for (let i = 0; i < clusters.length; i++) {
-      const cluster = clusters[i]!
+    clusters.forEach((cluster, i) => {
       const mark = i === 0 ? '' : readerMark(page, { ...clusters[i - 1]!, isRtl }, { ...cluster, isRtl })
       if (mark !== '') {
         pen.moveTo(start - markWidth)
         pen.show(codeOf(face.blank, mark, markWidth), markWidth)
       }
       const taken = i === clusters.length - 1 ? space : 0
-      const plain = taken === 0 ? plainCodeOf(cluster) : ''
-      if (plain !== '') pen.show(plain, cluster.advance)
-      else encodeCluster(cluster, isRtl, start, taken)
+      if (cluster.code !== '' && taken === 0) {
+        note(cluster)
+        pen.show(cluster.code, cluster.advance)
+      } else encodeCluster(cluster, start, taken)
       start += cluster.advance + taken
-    }
+    })
     return { array: pen.array(), inks }
 
-    function encodeCluster({ text, glyphs, advance }: Cluster, isRtl: boolean, start: number, taken: number) {
+    function encodeCluster({ text, glyphs, advance }: Cluster, left: number, taken: number): void {
       const units = visualUnits(text, isRtl)
       const main = glyphs.reduce((widest, glyph) => (glyph.advance > widest.advance ? glyph : widest))
       let drawn = face.blank
-      let x = start
+      let x = left
       for (const glyph of glyphs) {
         if (glyph === main && glyph.y === 0) {
           drawn = glyph.id
@@ -114,8 +116,16 @@ export function embedFont(writer: Writer, face: Face, tag: string, page: Directi
           width + last,
         )
       })
-      pen.moveTo(start + advance + taken)
+      pen.moveTo(left + advance + taken)
     }
+  }
+
+  /** Whether a mark must stand somewhere within a right-to-left word: after what pdftotext takes for a number. */
+  function hasMarks(clusters: readonly Cluster[]): boolean {
+    for (let i = 1; i < clusters.length; i++) {
+      if (clusters[i]!.leaning !== 'rtl' && clusters[i - 1]!.leaning !== 'rtl') return true
+    }
+    return false
   }
 
   /** The operand of TJ as it grows, and where it has come to, in font units. */
@@ -133,7 +143,7 @@ export function embedFont(writer: Writer, face: Face, tag: string, page: Directi
         at += width
       },
       moveTo(x: number): void {
-        const move = perMille(at - x)
+        const move = milli(at - x)
         at = x
         if (move === 0) return
         flush()
@@ -149,26 +159,27 @@ export function embedFont(writer: Writer, face: Face, tag: string, page: Directi
   /** The mark that must stand between two words, if any. */
   function markBetween(left: Shaped | undefined, right: Shaped | undefined): string {
     const mark = readerMark(page, sideOf(left, -1), sideOf(right, 0))
-    return mark === '' ? '' : `${perMille(markWidth)}<${codeOf(face.blank, mark, markWidth)}>`
+    return mark === '' ? '' : `${milli(markWidth)}<${codeOf(face.blank, mark, markWidth)}>`
   }
 
   function finish(): void {
     const name = `${tag}+${face.name}`
+    used.sort((a, b) => a.code - b.code)
     const file = writer.ref({})
-    file.end(face.subset(glyphIds))
+    file.end(face.subset(used.map(({ glyphId }) => glyphId)))
     const map = writer.ref({})
-    map.end(Uint8Array.from(glyphIds.flatMap((id) => [id >> 8, id & 0xff])))
+    map.end(glyphIdsByCode())
     const unicode = writer.ref({})
-    unicode.end(toUnicode(texts))
+    unicode.end(toUnicode(used))
     const descriptor = writer.ref({
       Type: 'FontDescriptor',
       FontName: name,
       Flags: 4,
-      FontBBox: face.boundingBox.map(perMille),
+      FontBBox: face.boundingBox.map(milli),
       ItalicAngle: 0,
-      Ascent: perMille(face.ascender),
-      Descent: perMille(face.descender),
-      CapHeight: perMille(face.capHeight),
+      Ascent: milli(face.ascender),
+      Descent: milli(face.descender),
+      CapHeight: milli(face.capHeight),
       StemV: 0,
       FontFile2: file,
     })
@@ -179,7 +190,7 @@ export function embedFont(writer: Writer, face: Face, tag: string, page: Directi
       BaseFont: name,
       CIDSystemInfo: { Registry: new String('Adobe'), Ordering: new String('Identity'), Supplement: 0 },
       FontDescriptor: descriptor,
-      W: [0, widths.map(perMille)],
+      W: used.flatMap(({ code, width }) => [code, [milli(width)]]),
       CIDToGIDMap: map,
     })
     descendant.end()
@@ -194,11 +205,18 @@ export function embedFont(writer: Writer, face: Face, tag: string, page: Directi
     reference.end()
   }
 
+  function glyphIdsByCode(): Uint8Array {
+    const bytes = Buffer.alloc(2 * (face.glyphCount + given.size))
+    for (const { code, glyphId } of used) bytes.writeUInt16BE(glyphId, 2 * code)
+    return bytes
+  }
+
   return { reference, encode, markBetween, finish }
 }
 
 export type EmbeddedFont = ReturnType<typeof embedFont>
 
+const NO_INKS: Ink[] = []
 // In ems: pdftotext takes what starts within a tenth of the character before for printed twice.
 const MARK_WIDTH = 0.11
 
@@ -214,11 +232,8 @@ function visualUnits(text: string, isRtl: boolean): string[] {
   return units.reverse().map((unit) => (unit.length === 1 ? unit : [...unit].reverse().join('')))
 }
 
-function toUnicode(texts: readonly string[]): string {
-  const lines = texts
-    .map((text, code) => ({ text, code }))
-    .filter(({ text }) => text !== '')
-    .map(({ text, code }) => `<${hex4(code)}> <${[...utf16(text)].map(hex4).join('')}>`)
+function toUnicode(codes: readonly Code[]): string {
+  const lines = codes.map(({ code, text }) => `<${hex4(code)}> <${[...utf16(text)].map(hex4).join('')}>`)
   const blocks: string[] = []
   // A block may hold 100 lines.
   for (let i = 0; i < lines.length; i += 100) {
@@ -244,5 +259,3 @@ end`
 function* utf16(text: string): Generator<number> {
   for (let i = 0; i < text.length; i++) yield text.charCodeAt(i)
 }
-
-const hex4 = (unit: number): string => unit.toString(16).padStart(4, '0')

@@ -33,14 +33,16 @@ interface Totals {
 interface Column {
   width: number
   isFigure?: boolean
+  /** The same few texts come again and again. */
+  isWord?: boolean
 }
 
 const TABLE = {
-  date: { width: 58 },
+  date: { width: 58, isWord: true },
   description: { width: WIDTH - 344 },
   reference: { width: 84 },
   amount: { width: 82, isFigure: true },
-  currency: { width: 34 },
+  currency: { width: 34, isWord: true },
   balance: { width: 86, isFigure: true },
 } satisfies Record<string, Column>
 const COLUMNS = Object.keys(TABLE) as (keyof typeof TABLE)[]
@@ -98,6 +100,7 @@ export async function renderStatement(
   parties()
   const lines = await printLines()
   if (payment !== undefined) slip(payment)
+  flow.finish()
   canvas.close(root)
   const pages = said(figures.count(canvas.pages), { size: SMALL })
   pageCount.settle(pages.lines[0]!, SMALL, direction === 'rtl' ? 'right' : 'left')
@@ -105,7 +108,7 @@ export async function renderStatement(
   return { pages: canvas.pages, lines, flaws: [...flaws].map(([flaw, place]) => ({ flaw, place })) }
 
   function said(text: string, options: BlockOptions = {}): Block {
-    return flow.block(text, 'words', options)
+    return flow.block(text, 'words', { isWord: true, ...options })
   }
 
   function onPage(): void {
@@ -227,12 +230,12 @@ export async function renderStatement(
     options: BlockOptions,
   ): Block[] {
     let start = GUTTER
-    return columns.map(({ width, isFigure = false }, i) => {
+    return columns.map(({ width, isFigure = false, isWord = false }, i) => {
       // Units stand under units, whichever way the language is read.
       const toEnd = isFigure && direction === 'ltr'
       const cell = { start, width: width - 2 * GUTTER, toEnd, ...options }
       start += width
-      return flow.block(texts[i]!, place(i), cell)
+      return flow.block(texts[i]!, place(i), isWord ? { ...cell, isWord } : cell)
     })
   }
 
@@ -409,7 +412,7 @@ export async function renderStatement(
 
 /** A table cell's attributes as PDF 1.7, 14.8.5.7 names them. */
 const scope = (Scope: 'Column' | 'Row'): object => ({ A: { O: 'Table', Scope } })
-const HEADING: BlockOptions = { bold: true, tag: 'TH', attributes: scope('Column') }
+const HEADING: BlockOptions = { bold: true, isWord: true, tag: 'TH', attributes: scope('Column') }
 
 type Label = {
   [K in keyof (typeof WORDS)['en']]: (typeof WORDS)['en'][K] extends string ? K : never
