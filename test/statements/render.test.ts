@@ -45,3 +45,93 @@ test('the example in docs/statements.md is a statement', async () => {
   const { lines, flaws } = await pdfOf(parseStatement(example, 'docs/statements.md'))
   expect({ lines, flaws }).toEqual({ lines: 3, flaws: [] })
 })
+
+test('what is no statement is told with its paths, and without quoting it', () => {
+  const told = (json: string) => {
+    try {
+      parseStatement(json, 'x.json')
+    } catch (error) {
+      return (error as Error).message
+    }
+    return ''
+  }
+  const valid = JSON.stringify(statement())
+  expect(told('{"patient": "محمد')).toMatch(/x\.json is no statement:\n {2}it is not JSON/)
+  expect(told('{"patient": "محمد')).not.toContain('محمد')
+  expect(told('[]')).toContain('the document: ')
+  expect(told(valid.replace('"AFN"', '"ABC"'))).toContain(
+    'openings[0].currency: "ABC" is no active ISO 4217 currency',
+  )
+  expect(told(valid.replace('2026-10-03', '1405-07-45'))).toContain('lines[0].date: must be a day')
+  expect(told(valid.replace('150000', '1500.5'))).toContain('openings[0].amountMinor: must be a whole number')
+})
+
+test('an ageing that is not of the closing balance is refused', async () => {
+  const ageing = [{ currency: 'AFN', current: 1, over30: 0, over60: 0, over90: 0 }]
+  await expect(pdfOf(statement({ ageing }))).rejects.toMatchObject({ code: 'STATEMENT_INVALID' })
+})
+
+test('no control character in a text moves an amount or any other cell', async () => {
+  const amounts = (text: string) => text.match(/[−۰-۹٬٫]+٫[۰-۹]{2}/g)
+  const honest = await pdfOf(statement({ lines: [line('پرداخت 100'), line('نقدی', -12_345)] }))
+  const texts = [
+    '\u202e\u202d\u2066\u2067\u2068',
+    '\u2069\u2069\u202c\u202c',
+    '\u202b\u2067\u202e 999 AFN',
+    '\u0000\ud800\u2028\u061c',
+  ]
+  const spoofed = await pdfOf(
+    statement({
+      patient: { name: `محمد ${texts[2]}`, address: [] },
+      lines: [
+        { ...line(`پرداخت 100${texts[0]}`), reference: `RX${texts[2]}` },
+        line(`${texts[1]}نقدی${texts[2]}${texts[3]}`, -12_345),
+      ],
+    }),
+  )
+  expect(amounts(await textOf(spoofed.pdf, '-layout'))).toEqual(amounts(await textOf(honest.pdf, '-layout')))
+  expect(spoofed.flaws.map(({ flaw }) => flaw)).toEqual([
+    'an override of the direction of text is left out',
+    'half a surrogate pair is printed as U+FFFD',
+  ])
+})
+
+test('a description of many pages runs on over them, whatever it is made of', async () => {
+  for (const text of ['مشاورهٔ ویدیویی ', 'ب', '\u2067a\u2069 ', '12-ab ', '\n', '😀']) {
+    const long = text.repeat(Math.ceil(40_000 / text.length))
+    const { pages } = await pdfOf(statement({ lines: [line(long), line('پایان')] }))
+    expect(pages).toBeGreaterThan(4)
+  }
+}, 60_000)
+
+test('totals never stand alone on a page, and each page of a table has its headings', async () => {
+  for (let count = 24; count < 36; count++) {
+    const lines = Array.from({ length: count }, (_, i) => line(`معاینه ${i}`))
+    const pages = (await textOf((await pdfOf(statement({ lines }))).pdf, '-layout')).split('\f')
+    const last = pages.find((page) => page.includes('بیلانس نهایی'))!
+    expect(last).toContain(`معاینه ${count - 1}`)
+    for (const page of pages.filter((one) => one.includes('معاینه'))) expect(page).toContain('شرح')
+  }
+})
+
+test('pages are numbered in the digits of the reader', async () => {
+  const lines = Array.from({ length: 300 }, () => line('معاینه'))
+  const inDari = await pdfOf(statement({ lines }))
+  expect(await textOf(inDari.pdf)).toContain(
+    'صفحهٔ ۲ از ۱۱'.replace('۱۱', inDari.pages.toLocaleString('fa-AF')),
+  )
+  const inEnglish = await pdfOf(statement({ lines, language: 'en' }))
+  expect(await textOf(inEnglish.pdf)).toContain(`Page 2 of ${inEnglish.pages}`)
+})
+
+test('the basic statement has the same words and figures in the same order, one font and no picture', async () => {
+  const given = statement({
+    lines: [line('مشاورهٔ (۳۰ دقیقه)'), line('پرداخت نقدی', -12_345), { ...line('USD', 99), currency: 'USD' }],
+    payment: { reference: 'S-1' },
+  })
+  const [full, basic] = [await pdfOf(given), await pdfOf(given, { basic: true })]
+  const words = (text: string) => text.split(/\s+/)
+  expect(words(await textOf(basic.pdf, '-layout'))).toEqual(words(await textOf(full.pdf, '-layout')))
+  expect(basic.pdf.length).toBeLessThan(full.pdf.length / 1.5)
+  expect(basic.pdf.toString('latin1')).not.toMatch(/StructTreeRoot|Vazirmatn-Bold/)
+})

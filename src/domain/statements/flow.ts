@@ -50,7 +50,8 @@ interface Options {
 }
 
 // Control characters other than the line feed have no looks; an override makes text read as what it is not.
-const UNPRINTABLE = /(?!\n)[\p{Cc}\p{Cs}\u202d\u202e]/u
+const UNPRINTABLE = /(?!\n)[\p{Cc}\p{Cs}\u2028\u202d\u202e]/u
+const LINE_SEPARATOR = /\r\n|\u2028/g
 const CONTROL = /(?!\n)\p{Cc}/gu
 const OVERRIDE = /[\u202d\u202e]/g
 
@@ -105,7 +106,8 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   function cleaned(text: string, place: string): string {
     if (!UNPRINTABLE.test(text)) return text
     if (text.search(OVERRIDE) >= 0) onFlaw('an override of the direction of text is left out', place)
-    return text.toWellFormed().replace(OVERRIDE, '').replace(CONTROL, ' ')
+    if (!text.isWellFormed()) onFlaw('half a surrogate pair is printed as U+FFFD', place)
+    return text.toWellFormed().replace(OVERRIDE, '').replace(LINE_SEPARATOR, '\n').replace(CONTROL, ' ')
   }
 
   const leftOf = (start: number, width: number): number =>

@@ -29,8 +29,11 @@ export interface Setting {
 }
 
 const PARAGRAPH_END = /\r\n|[\n\r\u2029]/
+// bidi-js takes time with the square of a paragraph's isolates: one of several pages is laid out as several.
+const LONGEST_PARAGRAPH = 10_000
+const STRETCH = /[^]{1,10000}(?:\s|$)|[^]{10000}/gu
 // A word without end is cut, so that no step needs memory for all of it.
-const LONGEST_WORD = 500
+const LONGEST_WORD = 120
 const NO_BREAKS: ReadonlySet<number> = new Set()
 
 /**
@@ -38,8 +41,13 @@ const NO_BREAKS: ReadonlySet<number> = new Set()
  * own order (L1, L2); words are shaped in their direction, in which HarfBuzz mirrors them (L4).
  */
 export function layoutText(shapeWord: ShapeWord, text: string, setting: Setting): Line[] {
-  if (!PARAGRAPH_END.test(text)) return layoutParagraph(shapeWord, text, setting)
-  return text.split(PARAGRAPH_END).flatMap((paragraph) => layoutParagraph(shapeWord, paragraph, setting))
+  if (text.length <= LONGEST_PARAGRAPH && !PARAGRAPH_END.test(text)) {
+    return layoutParagraph(shapeWord, text, setting)
+  }
+  return text
+    .split(PARAGRAPH_END)
+    .flatMap((paragraph) => paragraph.match(STRETCH) ?? [''])
+    .flatMap((stretch) => layoutParagraph(shapeWord, stretch, setting))
 }
 
 function layoutParagraph(shapeWord: ShapeWord, text: string, { direction, width: limit }: Setting): Line[] {
