@@ -3,6 +3,7 @@ import { rename, rm } from 'node:fs/promises'
 import { finished } from 'node:stream/promises'
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
+import { TabibError } from '../../errors.ts'
 import { details } from '../../render.ts'
 import { readTextFile } from '../../text-file.ts'
 
@@ -47,7 +48,10 @@ the same bytes. Exits 1 when something is not printed as it was given, as a char
       })
     } catch (error) {
       await rm(partial, { force: true })
-      throw error
+      if (out.errored === null) throw error
+      throw new TabibError('USAGE', `cannot write ${file}: ${(out.errored as NodeJS.ErrnoException).code}`, {
+        cause: error,
+      })
     }
   }
 }

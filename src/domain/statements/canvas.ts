@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import type { Writable } from 'node:stream'
+import { setImmediate as immediate } from 'node:timers/promises'
 import PDFDocument from 'pdfkit'
 import type { Direction } from './bidi.ts'
 import type { Face } from './face.ts'
@@ -97,6 +99,7 @@ export function createCanvas(
     doc.page.dictionary.data.StructParents = key
     const list = doc.ref(parents)
     list.end()
+    list.data = {}
     doc.getStructParentTree().add(key, list)
     parents = []
   }
@@ -259,7 +262,7 @@ export function createCanvas(
     close,
     deferred,
     finish,
-    /** Resolves when the reader has taken what was written. */
+    /** Resolves when what was drawn so far may be forgotten. @throws what writing failed with */
     drained: () => sink.drained(),
     get pages() {
       return pages
@@ -331,6 +334,8 @@ function sinkOf(doc: Doc, out: Writable) {
     chunk = Buffer.allocUnsafe(CHUNK)
     filled = 0
   }
+  // It is thrown where somebody waits.
+  out.on('error', () => {})
   const ended = new Promise<void>((resolve) => {
     doc.on('end', () => {
       flush()
@@ -338,18 +343,23 @@ function sinkOf(doc: Doc, out: Writable) {
     })
   })
   doc.on('data', (data) => {
-    if (data.length > CHUNK) {
-      flush()
-      out.write(data)
-      return
-    }
     if (filled + data.length > CHUNK) flush()
-    chunk.set(data, filled)
-    filled += data.length
+    if (data.length > CHUNK) out.write(data)
+    else {
+      chunk.set(data, filled)
+      filled += data.length
+    }
   })
   return {
-    ended: () => ended,
-    drained: () =>
-      out.writableNeedDrain ? new Promise<void>((resolve) => out.once('drain', resolve)) : Promise.resolve(),
+    async ended(): Promise<void> {
+      await ended
+      if (out.errored) throw out.errored
+    },
+    async drained(): Promise<void> {
+      // A stream hands on what is pushed once its first tick is over, and keeps all of it until then.
+      await immediate()
+      if (out.errored) throw out.errored
+      if (out.writableNeedDrain) await once(out, 'drain')
+    },
   }
 }

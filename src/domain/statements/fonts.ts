@@ -55,9 +55,10 @@ const FILES = {
   fallback: '@expo-google-fonts/noto-naskh-arabic/400Regular/NotoNaskhArabic_400Regular.ttf',
 }
 // Statements of one clinic use a few thousand words over and over; more than this is one account's free text.
-const CACHED_WORDS = 10_000
+const CACHED_WORDS = 4_000
 const CACHED_LENGTH = 64
 const NUMBER = /^[\d\u0660-\u0669\u06f0-\u06f9.,\u066b\u066c\u2212]{2,}$/
+const CODE = /.\d|\d./
 const CLUSTER = /\P{M}[\p{M}\p{Default_Ignorable_Code_Point}]*|\p{M}+/gsu
 const REPLACEMENT = 0xfffd
 // They have done their work when the text is in order, and would do it again where it is copied.
@@ -134,7 +135,8 @@ function remembering(shape: ShapeWord): ShapeWord {
     // No two amounts are the same, and digits neither join nor kern.
     if (!isRtl && NUMBER.test(word)) return [joined([...word].flatMap((char) => shapeWord(char, false)))]
     parts = shape(word, isRtl)
-    if (word.length > CACHED_LENGTH) return parts
+    // Nor are two codes.
+    if (word.length > CACHED_LENGTH || CODE.test(word)) return parts
     if (words.size >= CACHED_WORDS) known = { ltr: new Map(), rtl: new Map() }
     words.set(word, parts)
     return parts

@@ -31,7 +31,7 @@ export interface Setting {
 const PARAGRAPH_END = /\r\n|[\n\r\u2029]/
 // bidi-js takes time with the square of a paragraph's isolates: one of several pages is laid out as several.
 const LONGEST_PARAGRAPH = 10_000
-const STRETCH = /[^]{1,10000}(?:\s|$)|[^]{10000}/gu
+const STRETCH = /.{1,10000}(?:\s|$)|.{10000}/gsu
 // A word without end is cut, so that no step needs memory for all of it.
 const LONGEST_WORD = 120
 const NO_BREAKS: ReadonlySet<number> = new Set()

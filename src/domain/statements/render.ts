@@ -95,6 +95,7 @@ export async function renderStatement(
   const totals = new Map<string, Totals>()
   let isInTable = false
 
+  await canvas.drained()
   flow.newPage()
   letterhead()
   parties()
