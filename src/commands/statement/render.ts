@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs'
-import { rename, rm } from 'node:fs/promises'
+import { lstat, rename, rm } from 'node:fs/promises'
 import { finished } from 'node:stream/promises'
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
@@ -32,14 +32,18 @@ the same bytes. Exits 1 when something is not printed as it was given, as a char
       import('../../domain/statements/render.ts'),
     ])
     const statement = parseStatement(await readTextFile(input), input)
-    // Whoever looks sees the old file or the whole new one.
-    const partial = `${file}.${process.pid}`
-    const out = createWriteStream(partial)
+    // Whoever looks at a file sees the old one or the whole new one; what is none, as /dev/stdout, is not replaced.
+    const isReplaced = await lstat(file).then(
+      (found) => found.isFile(),
+      () => true,
+    )
+    const draft = isReplaced ? `${file}.${process.pid}` : file
+    const out = createWriteStream(draft)
     try {
       const { pages, lines, flaws } = await renderStatement(openFonts(), statement, { out, basic })
       out.end()
       await finished(out)
-      await rename(partial, file)
+      if (isReplaced) await rename(draft, file)
       this.succeed({
         result: { file, pages, lines, flaws },
         status: flaws.length > 0 ? 'findings' : 'ok',
@@ -47,7 +51,7 @@ the same bytes. Exits 1 when something is not printed as it was given, as a char
         text: () => details({ file, pages, lines }),
       })
     } catch (error) {
-      await rm(partial, { force: true })
+      if (isReplaced) await rm(draft, { force: true })
       if (out.errored === null) throw error
       throw new TabibError('USAGE', `cannot write ${file}: ${(out.errored as NodeJS.ErrnoException).code}`, {
         cause: error,
