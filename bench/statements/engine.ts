@@ -218,7 +218,8 @@ function cpuS(): number {
 
 const render = await ENGINES[engine]!()
 const isLarge = Number(lines) > 1_000
-for (let i = 0; i < (isLarge ? 0 : Math.min(50, Number(statements))); i++) await render(linesOf(Number(lines)))
+for (let i = 0; i < (isLarge ? 0 : Math.min(50, Number(statements))); i++)
+  await render(linesOf(Number(lines)))
 const before = cpuS()
 for (let i = 0; i < Number(statements); i++) await render(linesOf(Number(lines)))
 const used = cpuS() - before

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import type { Writable } from 'node:stream'
-import { setImmediate as immediate } from 'node:timers/promises'
 import PDFDocument from 'pdfkit'
 import type { Direction } from './bidi.ts'
 import type { Face } from './face.ts'
@@ -13,6 +12,8 @@ export const PAGE = { width: 595.28, height: 841.89 }
 /** An element of the structure tree that may still get children; nothing of it is kept once it is closed. */
 export interface Tag {
   type: string
+  parent: PdfReference
+  attributes: object
   reference: PdfReference
   kids: unknown[]
   page?: PdfReference
@@ -175,10 +176,10 @@ export function createCanvas(
   function open(type: string, parent: Tag | undefined, attributes: object = {}): Tag | undefined {
     if (!tagged) return undefined
     const root = doc.getStructTreeRoot()
-    const reference = doc.ref({ S: type, P: parent?.reference ?? root, ...attributes })
+    const reference = doc.ref({})
     if (parent === undefined) root.data.K = [reference]
     else parent.kids.push(reference)
-    return { type, reference, kids: [] }
+    return { type, parent: parent?.reference ?? root, attributes, reference, kids: [] }
   }
 
   /** Draws as the content of a structure element; without one, as an artifact that readers skip. */
@@ -201,10 +202,10 @@ export function createCanvas(
 
   function close(tag: Tag | undefined): void {
     if (tag === undefined) return
-    if (tag.page !== undefined) tag.reference.data.Pg = tag.page
-    tag.reference.data.K = tag.kids
-    tag.reference.end()
-    tag.reference.data = {}
+    const { reference, type: S, parent: P, page: Pg, kids, attributes } = tag
+    reference.data = { S, P, Pg, K: kids.length === 1 ? kids[0] : kids, ...attributes }
+    reference.end()
+    reference.data = {}
   }
 
   /** Fills rectangles (x, y, width, height) in a grey from 0, black, to 1. */
@@ -316,16 +317,19 @@ interface Doc {
   ref(data: object): PdfReference
   addPage(): void
   end(): void
-  on(event: 'data', listener: (chunk: Uint8Array) => void): void
-  on(event: 'end', listener: () => void): void
+  push(chunk: Uint8Array | null): boolean
+  read(): Uint8Array
   getStructTreeRoot(): PdfReference
   getStructParentTree(): { add(key: number, value: PdfReference): void }
   image(bytes: Buffer, x: number, y: number, options: object): void
 }
 
-// pdfkit pushes each line of a file as a chunk of its own; gathered, they cost neither a call nor an object each.
 const CHUNK = 1 << 16
 
+/**
+ * Takes what pdfkit writes, a chunk for each line of the file, in place of the stream that its document is: gathered, lines
+ * cost neither a call nor an object each, and none waits for the stream's first tick.
+ */
 function sinkOf(doc: Doc, out: Writable) {
   let chunk = Buffer.allocUnsafe(CHUNK)
   let filled = 0
@@ -336,28 +340,30 @@ function sinkOf(doc: Doc, out: Writable) {
   }
   // It is thrown where somebody waits.
   out.on('error', () => {})
+  const header = doc.read()
   const ended = new Promise<void>((resolve) => {
-    doc.on('end', () => {
-      flush()
-      resolve()
-    })
-  })
-  doc.on('data', (data) => {
-    if (filled + data.length > CHUNK) flush()
-    if (data.length > CHUNK) out.write(data)
-    else {
-      chunk.set(data, filled)
-      filled += data.length
+    doc.push = (data) => {
+      if (data === null) {
+        flush()
+        resolve()
+        return true
+      }
+      if (filled + data.length > CHUNK) flush()
+      if (data.length > CHUNK) out.write(data)
+      else {
+        chunk.set(data, filled)
+        filled += data.length
+      }
+      return true
     }
   })
+  doc.push(header)
   return {
     async ended(): Promise<void> {
       await ended
       if (out.errored) throw out.errored
     },
     async drained(): Promise<void> {
-      // A stream hands on what is pushed once its first tick is over, and keeps all of it until then.
-      await immediate()
       if (out.errored) throw out.errored
       if (out.writableNeedDrain) await once(out, 'drain')
     },

@@ -95,7 +95,6 @@ export async function renderStatement(
   const totals = new Map<string, Totals>()
   let isInTable = false
 
-  await canvas.drained()
   flow.newPage()
   letterhead()
   parties()
