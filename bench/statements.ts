@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { build } from 'esbuild'
 import { packageRoot } from '../src/package-root.ts'
 import { requirePrograms } from '../src/sandbox/servers/find.ts'
 import { type Measurement, median, reaches } from './measurement.ts'
@@ -14,6 +15,7 @@ const PEERS = {
   '@myriaddreamin/typst-ts-node-compiler': '0.7.0',
   'puppeteer-core': '24.24.0',
 }
+const ENGINE = join(packageRoot(), 'node_modules/.cache/tabib-bench-statements.mjs')
 const ROUNDS = 3
 const LARGE = 100_000
 /** Engine, statements a round. */
@@ -44,8 +46,19 @@ export async function run(): Promise<Measurement[]> {
   try {
     writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, dependencies: PEERS }))
     execFileSync('npm', ['install', '--no-audit', '--no-fund', '--silent'], { cwd: folder, stdio: 'inherit' })
+    // As it is shipped: bundled, beside its dependencies.
+    await build({
+      entryPoints: [join(packageRoot(), 'bench/statements/engine.ts')],
+      outfile: ENGINE,
+      bundle: true,
+      keepNames: true,
+      platform: 'node',
+      format: 'esm',
+      packages: 'external',
+    })
     return measure(folder)
   } finally {
+    rmSync(ENGINE, { force: true })
     rmSync(folder, { recursive: true, force: true })
   }
 }
@@ -105,10 +118,11 @@ function usageOf(
   lines: number,
   node: string[] = [],
 ): Usage | undefined {
-  const file = join(packageRoot(), 'bench/statements/engine.ts')
-  const argv = [...node, '--import', 'tsx', file, engine, String(statements), String(lines), folder]
+  const argv = [...node, ENGINE, engine, String(statements), String(lines), folder]
   try {
-    const output = execFileSync(process.execPath, argv, { cwd: packageRoot(), encoding: 'utf8' })
+    // Some say on stderr what they miss, for each document.
+    const stdio: ('ignore' | 'pipe')[] = ['ignore', 'pipe', 'ignore']
+    const output = execFileSync(process.execPath, argv, { cwd: packageRoot(), encoding: 'utf8', stdio })
     return JSON.parse(output) as Usage
   } catch (error) {
     process.stderr.write(`${engine} could not be run: ${(error as Error).message.split('\n')[0]}\n`)

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { Writable } from 'node:stream'
 import PDFDocument from 'pdfkit'
 import { figuresOf } from '../../src/domain/statements/figures.ts'
@@ -12,7 +12,7 @@ import { findProgram } from '../../src/sandbox/servers/find.ts'
 // A child of bench/statements.ts: engine, count of statements, lines of each, folder of the peers' packages.
 const [, , engine = '', statements = '1', lines = '40', folder = ''] = process.argv
 const FONT = createRequire(import.meta.url).resolve('vazirmatn/fonts/ttf/Vazirmatn-Regular.ttf')
-const peer = createRequire(join(folder, 'package.json'))
+const peer = createRequire(resolve(folder, 'package.json'))
 
 const WORDS = [
   ...['مشاورهٔ', 'ویدیویی', 'داکتر', 'متخصص', 'قلب', 'شفاخانه', 'مرکزی', 'هرات', 'دوا', 'قرص', 'شربت'],

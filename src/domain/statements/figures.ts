@@ -90,6 +90,16 @@ function openFigures(language: Language): Figures {
     return (type: string) => found.find((part) => part.type === type)?.value ?? ''
   }
 
+  const once = (key: string, write: () => string): string => {
+    let text = days.get(key)
+    if (text === undefined) {
+      text = write()
+      if (days.size > REMEMBERED_DAYS) days.clear()
+      days.set(key, text)
+    }
+    return text
+  }
+
   return {
     count: (value) => counts.format(value),
     money(minor, currency) {
@@ -109,23 +119,18 @@ function openFigures(language: Language): Figures {
         .replace(BIDI_MARKS, '')
         .replace('-', '−')
     },
-    day(isoDay) {
-      let text = days.get(isoDay)
-      if (text === undefined) {
-        if (language === 'en') text = isoDay
-        else {
-          // A slash keeps Arabic-Indic numbers in order; over a hyphen they would change places (UAX #9 W4).
-          const part = parts(isoDay, own, '2-digit')
-          text = inDigits(`${part('year')}/${part('month')}/${part('day')}`)
-        }
-        if (days.size > REMEMBERED_DAYS) days.clear()
-        days.set(isoDay, text)
-      }
-      return text
-    },
-    longDay(isoDay, calendar) {
-      const part = parts(isoDay, calendar, 'long')
-      return inDigits(`${part('day')} ${part('month')} ${part('year')}`)
-    },
+    day: (isoDay) =>
+      once(isoDay, () => {
+        if (language === 'en') return isoDay
+        // A slash keeps Arabic-Indic numbers in order; over a hyphen they would change places (UAX #9 W4).
+        if (own === 'gregory') return inDigits(isoDay.replaceAll('-', '/'))
+        const part = parts(isoDay, own, '2-digit')
+        return inDigits(`${part('year')}/${part('month')}/${part('day')}`)
+      }),
+    longDay: (isoDay, calendar) =>
+      once(`${calendar} ${isoDay}`, () => {
+        const part = parts(isoDay, calendar, 'long')
+        return inDigits(`${part('day')} ${part('month')} ${part('year')}`)
+      }),
   }
 }
