@@ -5,7 +5,7 @@ import { type Database, openDatabase } from '../src/adapters/postgres/client.ts'
 import { loadConfig } from '../src/config.ts'
 import { rotateKeys } from '../src/domain/keys/rotate.ts'
 import { driftedAccounts } from '../src/domain/ledger/balances.ts'
-import { SEAL_LIFETIME_S, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
+import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
 import { type Verification, verifyLedger } from '../src/domain/ledger/verify.ts'
 import { assertSandboxAllowed, createWorld, type World } from '../src/sandbox/world.ts'
 import { type Measurement, reaches } from './measurement.ts'
@@ -31,14 +31,12 @@ export async function run(): Promise<Measurement[]> {
 }
 
 async function measure(world: World, folder: string): Promise<Measurement[]> {
-  const policy = {
-    overlapS: 9 * 86_400,
-    cacheAgeS: 600,
-    skewS: 5,
-    tokenLifetimeS: SEAL_LIFETIME_S,
-    allAttest: true,
-  }
-  await rotateKeys(world.app, { purpose: SEAL_PURPOSE, algorithm: 'ES256', policy, by: 'bench' })
+  await rotateKeys(world.app, {
+    purpose: SEAL_PURPOSE,
+    algorithm: 'ES256',
+    policy: SEAL_KEY_POLICY,
+    by: 'bench',
+  })
   const load = await openLoader(world)
   await load.accounts()
   await load.entries(1, ENTRIES)

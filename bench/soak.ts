@@ -1,8 +1,11 @@
-// npm run soak [-- outbox|keys|payments] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+// npm run soak [-- outbox|keys|ledger|payments] [--rounds n] [--seed n]: what the tests run a short version of, for long.
 import { parseArgs } from 'node:util'
+import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
 import { runChaos } from '../src/drill/chaos.ts'
+import { runVerifications } from '../src/drill/ledger-verifications.ts'
 import { runPayments } from '../src/drill/payments.ts'
 import { runRotations } from '../src/drill/rotations.ts'
+import { ensureKey } from '../src/sandbox/visit.ts'
 import { createWorld, type World } from '../src/sandbox/world.ts'
 import { quantile } from './measurement.ts'
 
@@ -18,6 +21,22 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   async outbox(world, { rounds = 200, ...options }) {
     const result = await runChaos(world, { ...options, rounds })
     return { result, ok: result.lost.length === 0 }
+  },
+  /** A thousand verifications of a ledger that is posted to at the same time: each finds nothing. */
+  async ledger(world, { rounds = 1_000, signal, say }) {
+    await ensureKey(world.app, SEAL_PURPOSE, SEAL_KEY_POLICY)
+    const { keyStore } = world.app
+    const result = await runVerifications(
+      { db: world.db, service: world.service, keyStore },
+      {
+        tenantId: await world.tenant(),
+        folder: world.env.TABIB_LEDGER_SEALS!,
+        verifications: rounds,
+        signal,
+        say,
+      },
+    )
+    return { result, ok: result.falseAlarms.length === 0 }
   },
   /** A hundred rotations under load with verifiers killed in mid-phase, then revocations with NATS up and down. */
   async keys(world, { rounds = 100, ...options }) {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { KeyStore } from '../adapters/keystore/client.ts'
 import type { Nats } from '../adapters/nats/client.ts'
 import type { Database } from '../adapters/postgres/client.ts'
+import type { KeyPolicy } from '../domain/keys/phase.ts'
 import { rotateKeys } from '../domain/keys/rotate.ts'
 import { issueServiceToken, SERVICE_TOKEN } from '../domain/sessions/caller.ts'
 import { JOIN_TOKEN } from '../domain/sessions/join-token.ts'
@@ -108,12 +109,12 @@ export async function makeVisit(
 export async function ensureKey(
   systems: { db: Database; nats: Nats; keyStore(): Promise<KeyStore> },
   purpose: string,
+  policy: KeyPolicy = { overlapS: 1_200, cacheAgeS: 600, skewS: 5, tokenLifetimeS: 300, allAttest: true },
 ): Promise<void> {
   const signing = await systems.db.query(
     `select kid from tabib.signing_key where purpose = $1 and phase = 'activate'`,
     [purpose],
   )
   if (signing.length > 0) return
-  const policy = { overlapS: 1_200, cacheAgeS: 600, skewS: 5, tokenLifetimeS: 300, allAttest: true }
   await rotateKeys(systems, { purpose, algorithm: 'ES256', policy, by: 'sandbox' })
 }

@@ -1,14 +1,16 @@
-import { randomUUID } from 'node:crypto'
-import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { createHash, randomUUID } from 'node:crypto'
+import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { decodeJwt, decodeProtectedHeader, generateKeyPair, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
 import { rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { openAccount } from '../../src/domain/ledger/account.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
-import { SEAL_LIFETIME_S, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
+import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
 import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
+import { runVerifications } from '../../src/drill/ledger-verifications.ts'
 import type { SandboxRole } from '../../src/sandbox/servers/postgres.ts'
 import { useKeyStore } from '../support/key-store.ts'
 
@@ -42,15 +44,8 @@ beforeAll(async () => {
   await using db = at('tabib', base)
   await using service = at('service', base)
   const nats = { notify: () => {}, ping: async () => {} }
-  const policy = {
-    overlapS: 9 * 86_400,
-    cacheAgeS: 600,
-    skewS: 5,
-    tokenLifetimeS: SEAL_LIFETIME_S,
-    allAttest: true,
-  }
   const signer = { db, nats: nats as never, keyStore: async () => keys.store }
-  await rotateKeys(signer, { purpose: SEAL_PURPOSE, algorithm: 'ES256', policy, by: 'test' })
+  await rotateKeys(signer, { purpose: SEAL_PURPOSE, algorithm: 'ES256', policy: SEAL_KEY_POLICY, by: 'test' })
   await db.query(
     `insert into tabib.tenant (id, slug, name, region, currency) values ($1, 'clinic', 'Clinic', 'af', 'AFN')`,
     [tenantId],
@@ -85,6 +80,7 @@ afterAll(async () => {
 interface Copy {
   db: Database
   folder: string
+  service: Database
   /** What somebody with every right over the tables does: triggers and row-level security are off meanwhile. */
   tamper(...statements: string[]): Promise<void>
 }
@@ -97,6 +93,7 @@ async function inCopy<T>(work: (copy: Copy) => Promise<T>): Promise<T> {
     await cp(seals, folder, { recursive: true })
     await using db = at('tabib', name)
     await using owner = at('tabib_owner', name)
+    await using service = at('service', name)
     const tamper = (...statements: string[]) =>
       owner.transaction(async (tx) => {
         const tables = ['entry', 'journal_transaction', 'balance', 'account']
@@ -110,7 +107,7 @@ async function inCopy<T>(work: (copy: Copy) => Promise<T>): Promise<T> {
           await tx.query(`alter table billing.${table} enable trigger user, force row level security`)
         }
       })
-    return await work({ db, folder, tamper })
+    return await work({ db, folder, service, tamper })
   } finally {
     await asAdmin(`drop database ${name} with (force)`)
     await rm(folder, { recursive: true })
@@ -456,3 +453,96 @@ describe.each(Object.entries(FAULTS))('%s', (_, { plant, finds, freezes }) => {
       expect(again.findings.map(({ id }) => id).sort()).toEqual(findings.map(({ id }) => id).sort())
     }))
 })
+
+describe('seals', () => {
+  const cases: Record<string, { harm(copy: Copy): Promise<void>; says: RegExp }> = {
+    'emptied folder': {
+      harm: async ({ folder }) => {
+        for (const name of await readdir(folder)) await rm(join(folder, name))
+      },
+      says: /the folder is empty, and seal 2 was in it/,
+    },
+    'folder that was rolled back': {
+      harm: async ({ folder }) => {
+        for (const name of await readdir(folder))
+          if (/2\.(seal|content)$/.test(name)) await rm(join(folder, name))
+      },
+      says: /seal 2 is gone, the last one in the folder is 1/,
+    },
+    'content edited': {
+      harm: async ({ folder }) => {
+        const path = join(folder, '00000002.content')
+        await writeFile(path, (await readFile(path, 'utf8')).replace('AFN', 'USD'))
+      },
+      says: /seal 2 is not believed: its content was changed/,
+    },
+    'seal before it edited': {
+      harm: ({ folder }) => writeFile(join(folder, '00000001.seal'), 'nothing'),
+      says: /seal 1, which seal 2 names, was changed or is gone/,
+    },
+    'signature of a key that the store does not hold': {
+      harm: async ({ folder }) => {
+        const { privateKey } = await generateKeyPair('ES256')
+        const path = join(folder, '00000002.seal')
+        const head = decodeJwt(await readFile(path, 'utf8'))
+        const forged = new SignJWT(head).setProtectedHeader({
+          alg: 'ES256',
+          kid: 'foreign',
+          typ: 'tabib-ledger-seal+jws',
+        })
+        await writeFile(path, await forged.sign(privateKey))
+      },
+      says: /the key store holds no key foreign/,
+    },
+    'signature of a key under a name that the store holds': {
+      harm: async ({ folder }) => {
+        const { privateKey } = await generateKeyPair('ES256')
+        const path = join(folder, '00000002.seal')
+        const text = await readFile(path, 'utf8')
+        const forged = new SignJWT(decodeJwt(text)).setProtectedHeader({
+          ...decodeProtectedHeader(text),
+          alg: 'ES256',
+        })
+        await writeFile(path, await forged.sign(privateKey))
+      },
+      says: /seal 2 is not believed: signature verification failed/,
+    },
+    'record of seals deleted': {
+      harm: ({ tamper }) => tamper('delete from tabib.ledger_seal where n > 1'),
+      says: /the database knows of seal 1, and seal 2 lies in the folder/,
+    },
+  }
+  test.each(Object.entries(cases))('an %s is found, and nothing is sealed over it', (_, { harm, says }) =>
+    inCopy(async (copy) => {
+      await harm(copy)
+      for (let again = 0; again < 2; again++) {
+        const { findings, facts } = await verify(copy.db, copy.folder)
+        expect(findings.map(({ id, message }) => `${id} ${message}`).join()).toMatch(says)
+        expect(facts.writtenSeal).toBeNull()
+      }
+      const anew = await verify(copy.db, copy.folder, { reseal: true })
+      expect(anew.findings.map(({ severity }) => severity)).toContain('warning')
+      expect((await verify(copy.db, copy.folder)).findings).toEqual([])
+    }),
+  )
+
+  test('a crash between the record of a seal and its files is made good', () =>
+    inCopy(async ({ db, folder }) => {
+      const jws = await readFile(join(folder, '00000002.seal'), 'utf8')
+      const digest = createHash('sha256').update(jws.trim()).digest('hex').slice(0, 16)
+      for (const name of ['00000002.seal', '00000002.content']) {
+        await rename(join(folder, name), join(folder, `${name}.${digest}.draft`))
+      }
+      const { findings, facts } = await verify(db, folder)
+      expect(findings).toEqual([])
+      expect(facts).toMatchObject({ comparedSeal: 2, writtenSeal: 3 })
+    }))
+})
+
+test('verifications under concurrent posts raise no false alarm', () =>
+  inCopy(async ({ db, folder, service }) => {
+    const keyStore = async () => keys.store
+    const run = await runVerifications({ db, service, keyStore }, { tenantId, folder, verifications: 15 })
+    expect(run.falseAlarms).toEqual([])
+    expect(run.posted).toBeGreaterThan(0)
+  }))

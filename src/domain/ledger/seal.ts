@@ -6,6 +6,7 @@ import * as z from 'zod'
 import type { KeyStore } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
+import type { KeyPolicy } from '../keys/phase.ts'
 import { signToken } from '../keys/sign.ts'
 
 /** Keeps a seal from passing for another kind of token (RFC 8725 section 3.11). */
@@ -14,6 +15,14 @@ const SEAL_TYPE = 'tabib-ledger-seal+jws'
 export const SEAL_PURPOSE = 'ledger-seal'
 /** A key whose tokens live so long is still in the store when the next pass looks for it. */
 export const SEAL_LIFETIME_S = 8 * 86_400
+/** What its key is made with. */
+export const SEAL_KEY_POLICY: KeyPolicy = {
+  overlapS: 9 * 86_400,
+  cacheAgeS: 600,
+  skewS: 30,
+  tokenLifetimeS: SEAL_LIFETIME_S,
+  allAttest: true,
+}
 /** A snapshot that sees nothing: an unsealed ledger is new from its first row on. */
 export const NOTHING_SEALED = '3:3:'
 // The last and the one before, for whoever wants to compare; their heads are kept for ever.
@@ -132,7 +141,7 @@ export async function readLastSeal(
   } else if (remembered.digest !== digest) {
     problems.push(`seal ${n} is another than the one that was written`)
   }
-  if (n > 1) {
+  if (head.previous !== null) {
     const before = heads.at(-2) === n - 1 ? sha256(await readHead(folder, n - 1)) : undefined
     if (before !== head.previous)
       problems.push(`seal ${n - 1}, which seal ${n} names, was changed or is gone`)
@@ -181,14 +190,15 @@ export interface SealWriter extends AsyncDisposable {
 /** @throws TabibError NOT_FOUND when the folder cannot be written to. */
 export async function writeSeal(
   { db, keyStore }: { db: Queryable; keyStore: KeyStore },
-  { folder, last }: { folder: string; last: Seal | undefined },
+  { folder }: { folder: string },
 ): Promise<SealWriter> {
   // The numbers go on after whatever lies there, believed or not: nothing is ever overwritten.
   const [remembered] = await db.query<{ n: number }>(
     'select coalesce(max(n), 0)::float8 as n from tabib.ledger_seal',
   )
   const n = Math.max(remembered!.n, (await listHeads(folder)).at(-1) ?? 0) + 1
-  const previous = n === 1 ? null : await readHead(folder, n - 1).then(sha256, () => last?.digest ?? null)
+  // Null after one that is gone, which `reseal` went past.
+  const previous = n === 1 ? null : await readHead(folder, n - 1).then(sha256, () => null)
   const draft = `${contentPath(folder, n)}.${process.pid}.draft`
   const file = await open(draft, 'w', 0o600).catch((cause) => {
     throw unreadable(folder, cause)

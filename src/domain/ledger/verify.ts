@@ -76,7 +76,7 @@ export async function verifyLedger(
   const mayWrite = whole && seal && (problems.length === 0 || reseal)
   await using writer =
     where && mayWrite
-      ? await writeSeal({ db, keyStore: where.keyStore }, { folder: where.folder, last: found })
+      ? await writeSeal({ db, keyStore: where.keyStore }, { folder: where.folder })
       : undefined
 
   await using connection = await db.connection()
