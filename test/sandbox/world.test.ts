@@ -42,6 +42,7 @@ describe('a world', () => {
       'TABIB_DATABASE_URL',
       'TABIB_KEY_STORE',
       'TABIB_KEY_STORE_SECRET_FILE',
+      'TABIB_LEDGER_SEALS',
       'TABIB_NATS_URL',
       'TABIB_OWNER_DATABASE_URL',
       'TABIB_REDIS_URL',
