@@ -1,4 +1,14 @@
 import { defineConfig } from 'vitest/config'
+import { BaseSequencer, type TestSpecification } from 'vitest/node'
+
+/** What waits longest begins first: a drill that comes last keeps one worker waiting for it. */
+class DrillsFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const isDrill = ({ moduleId }: TestSpecification) => moduleId.includes('/test/drills/')
+    const sorted = await super.sort(files)
+    return [...sorted.filter(isDrill), ...sorted.filter((file) => !isDrill(file))]
+  }
+}
 
 export default defineConfig({
   test: {
@@ -7,6 +17,7 @@ export default defineConfig({
     pool: 'forks',
     // Each test file brings servers of its own; more at once only wait for each other.
     maxWorkers: 2,
+    sequence: { sequencer: DrillsFirst },
     testTimeout: 30_000,
     hookTimeout: 60_000,
   },

@@ -43,8 +43,7 @@ export default failureMode({
       })
       await world.tabib(['residency', 'manifest', 'nightly', '--region', 'AF', '--key-region', 'AF'])
       for (const cluster of clusters) {
-        const gate = ['residency', 'gate', '--target', cluster.scope]
-        if (!guarded || (await world.tabib(gate)).exitCode === 0) await cluster.promote()
+        if (!guarded || (await passes(world, cluster.scope))) await cluster.promote()
       }
       return Object.assign(clusters, {
         async [Symbol.asyncDispose]() {
@@ -63,3 +62,16 @@ export default failureMode({
     },
   },
 })
+
+const ASKED_TIMES = 5
+
+/** Asks the gate as an operator does: again, where it says no only because something did not answer in its second. */
+async function passes(world: World, scope: string): Promise<boolean> {
+  for (let asked = 1; ; asked += 1) {
+    const { exitCode, envelope } = await world.tabib(['residency', 'gate', '--target', scope])
+    if (exitCode === 0) return true
+    const { error } = envelope as { error?: { context: { findings?: { id: string }[] } } }
+    const unread = error?.context.findings?.every(({ id }) => id.endsWith('-unread')) ?? false
+    if (!unread || asked === ASKED_TIMES) return false
+  }
+}
