@@ -7,8 +7,9 @@ export const ENTRY_BYTES =
   'int8send(e.amount_minor) || int8send(e.balance_minor) || timestamptz_send(e.posted_at) || uuid_send(e.transaction_id)'
 /** The digest of rows `t`, in their order. What is text goes by itself: to make one string of each row costs twice as much. */
 export const TRANSACTIONS_DIGEST = `encode(sha256(
-  string_agg(uuid_send(t.tenant_id) || uuid_send(t.id) || timestamptz_send(t.posted_at)
-    || coalesce(uuid_send(t.reverses), '-') || coalesce(uuid_send(t.incident_id), '-'), '')
+  string_agg(uuid_send(t.tenant_id) || uuid_send(t.id) || timestamptz_send(t.posted_at), '')
+  || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.reverses), ''), '') || 'i'
+  || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.incident_id), ''), '')
   || convert_to(string_agg(t.kind || ' ' || t.business_key, E'\\n'), 'UTF8')), 'hex')`
 
 /** Rows that `until` sees and `since` does not, the values at `$n` to `$n+3`. */

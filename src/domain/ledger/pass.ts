@@ -274,7 +274,9 @@ async function passAccounts(
   const seals = new SealedLines(last, scope)
   const missing = (line: string) => {
     const sealed = parseAccount(line)
-    batch.push({ ...sealed, sealed, again: false, suspect: true, count: 0n, sum: 0n })
+    const work = workOn(sealed, sealed, false)
+    work.suspect = true
+    batch.push(work)
   }
   let nth = 0
   for await (const page of accountLines(connection, scope)) {
@@ -287,19 +289,39 @@ async function passAccounts(
       sighting.accounts += 1
       sighting.entries += Number(line.split(' ', 7)[6])
       // An account at rest costs a comparison, until it is its turn.
-      if (!again && sealedLine?.startsWith(`${line} - `)) batch.push(sealedLine)
+      const rests = sealedLine?.startsWith(`${line} - `) === true
+      if (rests && !again) batch.push(sealedLine!)
       else {
         const sealed = sealedLine === undefined ? undefined : parseAccount(sealedLine)
-        const account = parseAccount(`${line} - `)
-        const suspect = sealed?.heldAt !== undefined
-        batch.push({ ...account, sealed, again, suspect, blocks: sealed?.blocks ?? [], count: 0n, sum: 0n })
-        entries += account.seq - (again ? 0n : (sealed?.seq ?? 0n))
+        const work = workOn(rests ? sealed! : parseAccount(`${line} - `), sealed, again)
+        batch.push(work)
+        entries += work.seq - (again ? 0n : (sealed?.seq ?? 0n))
       }
       if (entries >= ENTRIES_A_STATEMENT || batch.length >= ACCOUNTS_A_PAGE) await settle()
     }
   }
   while ((await seals.key()) !== undefined) missing(seals.take())
   await settle()
+}
+
+// Field by field: to spread an account takes V8 ten times as long.
+function workOn(now: SealedAccount, sealed: SealedAccount | undefined, again: boolean): Work {
+  return {
+    tenantId: now.tenantId,
+    accountId: now.accountId,
+    currency: now.currency,
+    openingMinor: now.openingMinor,
+    code: now.code,
+    seq: now.seq,
+    balanceMinor: now.balanceMinor,
+    heldAt: undefined,
+    blocks: sealed?.blocks ?? [],
+    sealed,
+    again,
+    suspect: sealed?.heldAt !== undefined,
+    count: 0n,
+    sum: 0n,
+  }
 }
 
 /** Accounts page by page, each as the beginning of its line in a seal. */
