@@ -585,6 +585,14 @@ const HOLES: Hole[] = [
     finds: ['definer-function all_patients()'],
   },
   {
+    hole: 'an aggregate over such a function, which nobody may call by itself',
+    breaks: `create function names(text, int) returns text language sql security definer set search_path = public, pg_temp
+        as $$ select string_agg(name, ',') from patient $$;
+      revoke execute on function names(text, int) from public; create aggregate names(int) (sfunc = names, stype = text)`,
+    mends: 'drop aggregate names(int); drop function names(text, int)',
+    finds: ['definer-function names(text,integer)'],
+  },
+  {
     hole: 'a trigger on a view that runs as its owner',
     breaks: `create function write_through() returns trigger language plpgsql security definer as 'begin return null; end';
       create trigger through instead of insert on open_visit for each row execute function write_through();

@@ -39,6 +39,23 @@ const apply = async (slug: string, ...edits: [from: string, to: string][]) =>
 const makeLive = (slug: string) =>
   database.db.query(`update tabib.tenant set status = 'live' where slug = $1`, [slug])
 
+// Nothing is registered yet: this one runs first.
+test('a check of every tenant where there is none does not pass', async () => {
+  for (const argv of [[], ['--offline']]) {
+    expect(await tabib('tenant', 'check', '--all', ...argv)).toMatchObject({
+      exitCode: 1,
+      status: 'findings',
+      result: {
+        subject: '0 tenants',
+        counts: { failed: 1, passed: 0 },
+        findings: [
+          { id: 'tenant/registered', severity: 'error', fix: 'tabib tenant apply --file tenant.yaml' },
+        ],
+      },
+    })
+  }
+})
+
 describe('tenant apply', () => {
   test('registers a tenant that is then what its document says, once, by the plan that was shown, and on record', async () => {
     const file = await written('once')

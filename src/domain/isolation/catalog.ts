@@ -105,6 +105,8 @@ export interface Routine {
   body: string
   config: string[]
   executable: boolean
+  /** Aggregates that the role may call and that call it, whatever it is granted itself. */
+  aggregates: string[]
   returnsTrigger: boolean
 }
 
@@ -406,6 +408,10 @@ async function readRoutines(
        coalesce(p.proargnames, '{}') as arguments, p.pronargs as takes, p.pronargdefaults as defaults,
        ${versionNumber < 140_000 ? 'p.prosrc' : `coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), '')`} as body, coalesce(p.proconfig, '{}') as config,
        'EXECUTE' = any(${granted(`coalesce(p.proacl, acldefault('f', p.proowner))`)}) as executable,
+       array(select a.oid::regprocedure::text from pg_aggregate g join pg_proc a on a.oid = g.aggfnoid
+             where a.pronamespace = any($1) and p.oid in (aggtransfn, aggfinalfn, aggmtransfn, aggminvtransfn, aggmfinalfn)
+               and 'EXECUTE' = any(${granted(`coalesce(a.proacl, acldefault('f', a.proowner))`)})
+             order by 1) as aggregates,
        p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as "returnsTrigger"
      from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
      where p.pronamespace = any($1) and p.prokind in ('f', 'p', 'w')

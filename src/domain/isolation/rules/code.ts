@@ -64,14 +64,15 @@ const pinned = ({ config }: Routine): boolean => config.some((one) => one.starts
 
 function routineFindings(judging: Judging, routine: Routine): Finding[] {
   const { role, roles, reach } = judging.catalog
-  const { name, owner, body } = routine
-  if (!routine.executable) return []
+  const { name, owner, body, executable, aggregates } = routine
+  if (!executable && aggregates.length === 0) return []
   const findings: Finding[] = []
   const harmless = pinned(routine) && onlyLooksUp(judging, routine)
   if (routine.definer && !routine.returnsTrigger && !reach.has(owner) && !harmless) {
     const loose = pinned(routine) ? '' : '; its search_path is not fixed'
-    const message = `runs as ${roles.get(owner)?.name}, and ${role.name} may call it${loose}`
-    const fix = `revoke execute on function ${name} from ${role.name}, public;`
+    const through = executable ? '' : ` through ${aggregates.join(', ')}`
+    const message = `runs as ${roles.get(owner)?.name}, and ${role.name} may call it${through}${loose}`
+    const fix = `revoke execute on routine ${[...(executable ? [name] : []), ...aggregates].join(', ')} from ${role.name}, public;`
     findings.push(found('definer-function', name, message, { fix }))
   }
   if (routine.leakproof) {
