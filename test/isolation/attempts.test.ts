@@ -217,6 +217,25 @@ test('the command exits 1 and prints what CI reads; without a copy it warns and 
   expect([nobody.exitCode, nobody.stderr]).toEqual([2, expect.stringContaining('there is no role "nobody"')])
 })
 
+test('of one schema alone, rows are made although their tenants and parents lie in another', async () => {
+  await database.owner.query(`
+    create schema lab; grant usage on schema lab to $app;
+    create table lab.sample (id uuid primary key default gen_random_uuid(), tenant_id uuid not null references tenant);
+    create table lab.visit_sample (id uuid primary key default gen_random_uuid(), tenant_id uuid not null, patient_id uuid not null,
+      foreign key (tenant_id, patient_id) references patient (tenant_id, id) on delete cascade);
+    alter table lab.sample enable row level security; alter table lab.sample force row level security;
+    alter table lab.visit_sample enable row level security; alter table lab.visit_sample force row level security;
+    create policy tenant on lab.sample using (${mine}); create policy tenant on lab.visit_sample using (${mine});
+    grant select, insert, update, delete on lab.sample, lab.visit_sample to $app`)
+  try {
+    const { findings, facts } = await database.check({ ...copy(), schemas: ['lab'] })
+    expect(findings).toEqual([])
+    expect(facts?.attempts).toMatch(/in 2 of 2 tables that the role reaches/)
+  } finally {
+    await database.owner.query('drop schema lab cascade')
+  }
+})
+
 test('no copy of a schema is left behind', async () => {
   expect(
     await database.owner.query(

@@ -41,6 +41,8 @@ export class Seeding {
   readonly #leading = new Map<string, string>()
   /** Tables of those by whom a tenant is looked up: nobody is in both. */
   readonly #leaders: Set<string>
+  /** The tenant's columns of tables that lie outside of the examined schemas, and that rows need. */
+  readonly #outside: Map<string, string[]>
 
   private constructor(
     connection: Connection,
@@ -56,6 +58,7 @@ export class Seeding {
     this.#role = pg.escapeIdentifier(judging.catalog.role.name)
     this.#byName = new Map([...this.#catalog.relations.values()].map((one) => [one.name, one]))
     this.names = this.#tenantNames()
+    this.#outside = this.#tenantColumnsOutside()
     this.#leaders = new Set(
       [...judging.lookups].flatMap(([oid, column]) => {
         const parents = maker.shape(this.#catalog.relations.get(oid)!.name)?.parents ?? []
@@ -216,12 +219,29 @@ export class Seeding {
     return { a: first ?? fresh(), b: second ?? fresh(), never: fresh() }
   }
 
+  #tenantColumnsOutside(): Map<string, string[]> {
+    const { tenantColumn, relations } = this.#catalog
+    const found = new Map<string, string[]>()
+    const needed = new Set([...relations.values()].map(({ name }) => name))
+    for (const table of needed) {
+      for (const { table: parent, columns, referenced } of this.maker.shape(table)?.parents ?? []) {
+        needed.add(parent)
+        if (this.#byName.has(parent)) continue
+        const own = columns.flatMap((name, i) => (name === tenantColumn ? [referenced[i]!] : []))
+        if (this.maker.shape(parent)?.columns.has(tenantColumn)) own.push(tenantColumn)
+        if (own.length > 0) found.set(parent, [...(found.get(parent) ?? []), ...own])
+      }
+    }
+    return found
+  }
+
   #key(table: string, whose: Whose): string {
     const oid = this.#byName.get(table)?.oid
-    const shared =
-      oid === undefined ||
-      !(this.#tenants.tables.has(oid) || this.#tenants.roots.has(oid) || this.#leaders.has(table))
-    return `${shared ? '' : whose} ${table}`
+    const own =
+      oid === undefined
+        ? this.#outside.has(table)
+        : this.#tenants.tables.has(oid) || this.#tenants.roots.has(oid) || this.#leaders.has(table)
+    return `${own ? whose : ''} ${table}`
   }
 
   /**
@@ -303,7 +323,8 @@ export class Seeding {
     const relation = this.#byName.get(table)
     const given: StoredRow = {}
     if (!shape) return given
-    if (relation) for (const column of this.#judging.tenantColumns(relation)) given[column] = tenant
+    const own = relation ? this.#judging.tenantColumns(relation) : (this.#outside.get(table) ?? [])
+    for (const column of own) given[column] = tenant
     for (const key of shape.parents) {
       // A key of which one column is null points nowhere.
       const needed = key.columns.every((name) => shape.columns.get(name)?.required)
