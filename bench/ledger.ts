@@ -189,7 +189,9 @@ async function openLoader(world: World) {
     url: world.postgres.adminUrl.replace(/[^/]+$/, url.pathname.slice(1)),
     maxConnections: 1,
   })
-  const sql = (text: string) => admin.query(text)
+  // Of its own for good: what is temporary lives as long as it.
+  const connection = await admin.connection()
+  const sql = (text: string) => connection.query(text)
   await sql(
     `set session_replication_role = replica; set work_mem = '1GB'; set synchronous_commit = off; set maintenance_work_mem = '1GB'`,
   )

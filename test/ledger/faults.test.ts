@@ -9,6 +9,7 @@ import { rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { openAccount } from '../../src/domain/ledger/account.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
 import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
+import { stopDrift } from '../../src/domain/ledger/stop-drift.ts'
 import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
 import { runVerifications } from '../../src/drill/ledger-verifications.ts'
 import type { SandboxRole } from '../../src/sandbox/servers/postgres.ts'
@@ -448,9 +449,25 @@ describe.each(Object.entries(FAULTS))('%s', (_, { plant, finds, freezes }) => {
       const frozen = new Set(findings.flatMap((finding) => finding.freezes.map(({ id }) => id)))
       if (freezes)
         expect([...frozen].sort()).toEqual(freezes.map((of) => named(of).replaceAll("'", '')).sort())
+      const stopped = await stopDrift({ db }, findings)
+      const [now] = await db.query<{ frozen: string[]; incidents: number }>(
+        `select (select coalesce(array_agg(account_id::text), '{}') from billing.balance where frozen_at is not null) as frozen,
+           (select count(*)::int from tabib.incident where severity = 'page' and state = 'open') as incidents`,
+      )
+      expect(stopped.frozen.sort()).toEqual(now!.frozen.sort())
+      expect([...frozen]).toEqual(expect.arrayContaining(now!.frozen))
+      expect(now!.incidents).toBeGreaterThan(0)
+      expect(stopped.incidents).toHaveLength(now!.incidents)
+      // Found again, it pages nobody again.
+      const repeated = await stopDrift({ db }, findings)
+      expect({ frozen: repeated.frozen, incidents: repeated.incidents.sort() }).toEqual({
+        frozen: [],
+        incidents: stopped.incidents.sort(),
+      })
       // What the first verification found is not sealed over.
       const again = await verify(db, folder)
-      expect(again.findings.map(({ id }) => id).sort()).toEqual(findings.map(({ id }) => id).sort())
+      const objects = (of: typeof findings) => [...new Set(of.map(({ object }) => object))].sort()
+      expect(objects(again.findings)).toEqual(objects(findings))
     }))
 })
 

@@ -49,7 +49,13 @@ export function ledgerFinding(
   id: string,
   about: Pick<Finding, 'object' | 'message'> & Partial<LedgerFinding>,
 ): LedgerFinding {
-  const evidence = about.evidence ?? {}
+  // An incident keeps it as JSON, which knows no bigint.
+  const evidence = Object.fromEntries(
+    Object.entries(about.evidence ?? {}).map(([name, value]) => [
+      name,
+      typeof value === 'bigint' ? String(value) : value,
+    ]),
+  )
   return {
     id,
     check: 'ledger verify',
