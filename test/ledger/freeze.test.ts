@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { freezeAccount, freezeOf, unfreezeAccount } from '../../src/domain/ledger/freeze.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
+import { callWitness } from '../../src/domain/ledger/witness.ts'
 import { TabibError } from '../../src/errors.ts'
 import { useDatabase } from '../support/database.ts'
 import { useLedger } from '../support/ledger.ts'
@@ -9,10 +10,14 @@ import { useLedger } from '../support/ledger.ts'
 const database = useDatabase()
 const ledger = useLedger(database)
 const { open, post } = ledger
+const noStore = () => Promise.reject(new Error('nothing is sealed here'))
 
 const cash = () => ({ tenantId: ledger.tenantId, id: ledger.cash })
 const freeze = (reason = 'drift') => freezeAccount(database, cash(), { reason })
-const unfreeze = () => unfreezeAccount(database, cash(), { by: 'laila', reason: 'mended' })
+const unfreeze = async () => {
+  const witness = await callWitness({ db: database.db, keyStore: noStore }, cash(), undefined)
+  return unfreezeAccount(database, cash(), witness, { by: 'laila', reason: 'mended' })
+}
 const between = (from: string, to: string, amountMinor = 5n) => ({
   entries: [
     { accountId: to, amountMinor, currency: 'AFN' },
@@ -109,10 +114,18 @@ test('unfreezing resolves the incident, and a later freeze pages anew', async ()
 })
 
 test.each([
-  ['its balance', 'first: balance, ', 'update billing.balance set balance_minor = balance_minor + 1'],
-  ['an amount', 'first: chain at entry 2, ', 'update billing.entry set amount_minor = 9 where seq = 2 and'],
-  ['its last entry', 'first: balance, ', 'delete from billing.entry where seq = 3 and'],
-  ['an entry in the middle', 'first: chain at entry 3, ', 'delete from billing.entry where seq = 2 and'],
+  ['its balance', 'its balance is', 'update billing.balance set balance_minor = balance_minor + 1'],
+  [
+    'an amount',
+    'after entry 2 the balance should be 10',
+    'update billing.entry set amount_minor = 9 where seq = 2 and',
+  ],
+  ['its last entry', 'its balance is', 'delete from billing.entry where seq = 3 and'],
+  [
+    'an entry in the middle',
+    'after entry 3 the balance should be 2',
+    'delete from billing.entry where seq = 2 and',
+  ],
 ])('while %s is wrong it stays frozen, and the first fault is named', async (_, fault, statement) => {
   for (let n = 0; n < 3; n++) await post(1n)
   await freeze()

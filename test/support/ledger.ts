@@ -1,9 +1,27 @@
 import { randomUUID } from 'node:crypto'
 import { beforeEach } from 'vitest'
 import type { Transaction } from '../../src/adapters/postgres/client.ts'
+import { planHash } from '../../src/domain/audit/canonical-json.ts'
+import { auditOperation } from '../../src/domain/audit/operation.ts'
 import { openAccount } from '../../src/domain/ledger/account.ts'
 import { type NewTransaction, postTransaction } from '../../src/domain/ledger/post.ts'
+import { applyReconciliation, type Reconciliation } from '../../src/domain/ledger/reconcile.ts'
+import type { Witness } from '../../src/domain/ledger/witness.ts'
 import type { TestDatabase } from './database.ts'
+
+/** Applies a plan as the command does: with the consent of a second person on record before it. */
+export function applyApproved(
+  database: TestDatabase,
+  plan: Reconciliation,
+  witness: Witness,
+  given: { balanceMinor?: bigint } = {},
+) {
+  const who = { runId: randomUUID(), actor: 'laila', approver: 'maryam', context: 'env', version: '0' }
+  const what = { command: 'ledger reconcile', argsRedacted: [], targets: [], planHash: planHash(plan) }
+  return auditOperation(database.db, { ...who, ...what }, () =>
+    applyReconciliation(database, plan, witness, given),
+  )
+}
 
 /** A tenant of its own for each test, with the accounts `cash` and `revenue` in afghani. */
 export function useLedger(database: TestDatabase) {
@@ -36,18 +54,15 @@ export function useLedger(database: TestDatabase) {
     /** What somebody with the owner's rights can do: the triggers are off while `statement` runs for the tenant. */
     tamper: (statement: string, values: unknown[] = []) =>
       database.owner.transaction(async (tx) => {
-        const triggers = async (state: 'enable' | 'disable') => {
-          for (const table of ['entry', 'journal_transaction']) {
-            await tx.query(`alter table billing.${table} ${state} trigger user`)
-          }
-        }
         await tx.query(`select set_config('app.tenant_id', $1, true)`, [ledger.tenantId])
-        await tx.query('alter table billing.entry no force row level security')
-        await triggers('disable')
+        for (const table of ['entry', 'journal_transaction']) {
+          await tx.query(`alter table billing.${table} no force row level security, disable trigger user`)
+        }
         const rows = await tx.query(`${statement} returning *`, values)
         if (rows.length === 0) throw new Error(`changed nothing: ${statement}`)
-        await triggers('enable')
-        await tx.query('alter table billing.entry force row level security')
+        for (const table of ['entry', 'journal_transaction']) {
+          await tx.query(`alter table billing.${table} force row level security, enable trigger user`)
+        }
       }),
   }
   beforeEach(async () => {

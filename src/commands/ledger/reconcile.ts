@@ -11,6 +11,7 @@ import {
   type Reconciliation,
 } from '../../domain/ledger/reconcile.ts'
 import { reverseDuplicates } from '../../domain/ledger/reverse-duplicates.ts'
+import { callWitness } from '../../domain/ledger/witness.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
 import { TabibError } from '../../errors.ts'
 import { details, mark, table } from '../../render.ts'
@@ -99,7 +100,8 @@ second person, who has read the plan.`
       })
       return
     }
-    const plan = await planReconciliation(app.db, account, { balanceMinor })
+    const witness = await callWitness(app, account, app.config.ledger.seals)
+    const plan = await planReconciliation(app.db, account, witness, { balanceMinor })
     const hash = await this.settlePlan(plan, () => mendingText(plan))
     if (hash === undefined) return
     if (plan.faults.length === 0) {
@@ -126,9 +128,9 @@ second person, who has read the plan.`
         tenantCount: 1,
       },
       async () => {
-        const applied = await applyReconciliation(app, plan, { balanceMinor })
+        const applied = await applyReconciliation(app, plan, witness, { balanceMinor })
         if (!this.flags.unfreeze) return { ...applied, unfrozen: false }
-        const { unfrozen } = await unfreezeAccount(app, account, { by: this.actor, reason })
+        const { unfrozen } = await unfreezeAccount(app, account, witness, { by: this.actor, reason })
         return { ...applied, unfrozen }
       },
       { twoPeople: true },

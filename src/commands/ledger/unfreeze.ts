@@ -3,6 +3,7 @@ import { severe, TabibCommand } from '../../command.ts'
 import { planHash } from '../../domain/audit/canonical-json.ts'
 import { findAccount } from '../../domain/ledger/account.ts'
 import { freezeOf, unfreezeAccount } from '../../domain/ledger/freeze.ts'
+import { callWitness } from '../../domain/ledger/witness.ts'
 import { TabibError } from '../../errors.ts'
 import { mark } from '../../render.ts'
 
@@ -23,6 +24,7 @@ export default class LedgerUnfreeze extends TabibCommand<typeof LedgerUnfreeze> 
     const account = await findAccount(app, this.args.account)
     const freeze = await freezeOf(app.db, account)
     if (!freeze) throw new TabibError('NOT_NEEDED', `account ${account.id} is not frozen`)
+    const witness = await callWitness(app, account, app.config.ledger.seals)
     const { reason } = await this.confirmSevere(account.id, `Unfreezing ledger account ${account.id}`)
     const target = `account:${account.id}`
     const result = await this.mutateAlone(
@@ -35,7 +37,7 @@ export default class LedgerUnfreeze extends TabibCommand<typeof LedgerUnfreeze> 
         failureMode: 'billing/FM-07',
         tenantCount: 1,
       },
-      () => unfreezeAccount(app, account, { by: this.actor, reason }),
+      () => unfreezeAccount(app, account, witness, { by: this.actor, reason }),
     )
     this.succeed({
       result: { accountId: account.id, ...result },

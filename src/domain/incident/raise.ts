@@ -35,7 +35,9 @@ export async function raiseIncident(
       incident.mode,
       incident.service,
       incident.title,
-      JSON.stringify(incident.detail ?? {}),
+      JSON.stringify(incident.detail ?? {}, (_, value) =>
+        typeof value === 'bigint' ? value.toString() : value,
+      ),
       incident.runbook,
     ],
   )

@@ -3,7 +3,7 @@ import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import { inWindow, readDigests, sealedSpans, TRANSACTIONS_DIGEST, windowValues } from './digest.ts'
 import { type DuplicateScope, findDuplicates } from './duplicates.ts'
-import { accountFaults, type Fault } from './faults.ts'
+import { accountFaults, type Fault, MENDED, type ToldFault, unmended } from './faults.ts'
 import { DRIFT_RUNBOOK } from './freeze.ts'
 import type { Seal, SealedAccount, SealedTransactions } from './seal.ts'
 import { NOTHING_SEALED } from './seal.ts'
@@ -99,6 +99,7 @@ export async function examineAccount(
     })
   const faults = await accountFaults(db, { tenantId, id: accountId })
   const findings = faults.map((fault) => about(RULE_OF[fault.check], faultText(fault), { ...fault }))
+  const others: LedgerFinding[] = []
   const future = await db.query<{ seq: bigint; transactionId: string; postedAt: Date }>(
     `select seq, transaction_id as "transactionId", posted_at as "postedAt" from billing.entry
      where tenant_id = $1 and account_id = $2 and posted_at > clock_timestamp() + interval '5 minutes'
@@ -106,7 +107,7 @@ export async function examineAccount(
     [tenantId, accountId],
   )
   for (const { seq, transactionId, postedAt } of future) {
-    findings.push(
+    others.push(
       about('ledger/time', `entry ${seq} is dated ${postedAt.toISOString()}`, { seq, transactionId }),
     )
   }
@@ -119,33 +120,31 @@ export async function examineAccount(
   )
   for (const { seq, transactionId } of moved) {
     const message = `entry ${seq} is older than the seal, which did not find it here`
-    findings.push(about('ledger/sealed-entries', message, { seq, transactionId }))
+    others.push(about('ledger/sealed-entries', message, { seq, transactionId }))
   }
-  if (sealed && !(await wasMended(db, sealed, since))) {
-    const changes = await againstSeal(db, sealed)
-    findings.push(...changes.map(({ id, message, ...rest }) => about(id, message, rest)))
+  if (sealed) {
+    others.push(
+      ...(await againstSeal(db, sealed)).map(({ id, message, ...rest }) => about(id, message, rest)),
+    )
   }
-  return findings
+  const open = await unmended(
+    db,
+    { tenantId, id: accountId },
+    others.map((finding) => ({ ...faultOf(finding), finding })),
+  )
+  return [...findings, ...open.map(({ finding }) => finding)]
 }
 
-/**
- * Whether two people made up for what was wrong with it since it was sealed: its history differs from the seal for ever,
- * and what is right now is what adds up now.
- */
-async function wasMended(
-  db: Queryable,
-  { tenantId, accountId }: SealedAccount,
-  since: string,
-): Promise<boolean> {
-  const mended = await db.query(
-    `select from billing.mended_fault m join billing.journal_transaction t on t.tenant_id = m.tenant_id and t.id = m.transaction_id
-     where m.tenant_id = $1 and m.account_id = $2 and not pg_visible_in_snapshot(t.xid, $3::pg_snapshot)
-       and exists (select from tabib.audit a where a.record->>'command' like 'ledger reconcile%'
-         and a.record->>'outcome' = 'ok' and a.record->>'approver' is not null and a.ts >= m.mended_at)
-     limit 1`,
-    [tenantId, accountId, since],
-  )
-  return mended.length > 0
+/** A finding about an account as it is known by once it is mended. */
+export function faultOf({ id, message, evidence }: LedgerFinding): ToldFault {
+  const {
+    check = id,
+    seq = null,
+    transactionId = null,
+    expected = '',
+    seen = '',
+  } = evidence as Partial<Fault>
+  return { check, seq, transactionId, expected, seen, says: message }
 }
 
 const MOST_NAMED = 20
@@ -166,7 +165,7 @@ function faultText({ check, seq, transactionId, expected, seen }: Fault): string
     case 'zero-sum':
       return `entry ${seq}: its transaction ${transactionId} sums to ${seen}`
     case 'transaction':
-      return `entry ${seq}: there is no transaction ${transactionId}`
+      return `entry ${seq} was not written with its transaction ${transactionId}`
   }
 }
 
@@ -285,6 +284,11 @@ interface SeenTransaction extends SuspectTransaction {
   entries: string[]
 }
 
+/** Not an entry of which a reconciliation has explained that it was not written with its transaction. */
+const notKnown = (entry: string) => `not exists (select from ${MENDED}
+  where (m.tenant_id, m.account_id, m.seq, m.of_transaction) = (${entry}.tenant_id, ${entry}.account_id, ${entry}.seq, ${entry}.transaction_id)
+    and m.check_name = 'transaction')`
+
 /** What is wrong with transactions that a pass suspects: exactly, currency by currency. */
 export async function examineTransactions(
   db: Queryable,
@@ -304,11 +308,12 @@ export async function examineTransactions(
      lateral (
        select coalesce(array_agg(distinct e.account_id::text), '{}') as accounts,
          coalesce(array_agg(e.account_id || ' ' || e.seq), '{}') as entries,
-         (count(*) filter (where e.xid <> t.xid))::int as apart,
+         (count(*) filter (where e.xid <> t.xid and ${notKnown('e')}))::int as apart,
          coalesce(bool_and(e.posted_at between t.posted_at - interval '1 hour' and t.posted_at + interval '1 day'), true) as timed
        from billing.entry e where e.tenant_id = t.tenant_id and e.transaction_id = t.id) e
      -- An adjustment that only notes something has one entry, of nothing.
-     where not exists (select from billing.mended_fault m where m.tenant_id = t.tenant_id and m.check_name = 'zero-sum' and m.of_transaction = t.id)`,
+     where not exists (select from ${MENDED}
+       where m.tenant_id = t.tenant_id and m.check_name in ('zero-sum', 'missing') and m.of_transaction = t.id)`,
     [suspects.map(({ tenantId }) => tenantId), suspects.map(({ id }) => id)],
   )
   return rows.flatMap((row) => {
@@ -432,7 +437,7 @@ export async function strayEntries(db: Queryable): Promise<LedgerFinding[]> {
      from billing.entry e
      left join billing.journal_transaction t on t.tenant_id = e.tenant_id and t.id = e.transaction_id
      left join billing.account a on a.tenant_id = e.tenant_id and a.id = e.account_id
-     where a.id is null or t.xid is distinct from e.xid
+     where (a.id is null or t.xid is distinct from e.xid) and ${notKnown('e')}
      order by 1, 2, 3 limit ${MOST_NAMED}`,
   )
   return rows.map(({ tenantId, accountId, seq, transactionId, why }) =>

@@ -15,6 +15,9 @@ export interface Fault<C extends string = Check> {
   seen: string
 }
 
+/** A fault with what it means. */
+export type ToldFault = Fault<string> & { says: string }
+
 /**
  * Everything that is wrong in one account, entry by entry, less what was explained and made up for. Reads every entry of
  * the account, so it is for one account, not for all.
@@ -25,7 +28,7 @@ export async function accountFaults(
 ): Promise<Fault[]> {
   const faults = await db.query<Fault>(
     `with own as materialized (
-       select seq, transaction_id, amount_minor, currency, balance_minor,
+       select seq, transaction_id, amount_minor, currency, balance_minor, xid,
          lag(seq, 1, 0::bigint) over w as before, lag(balance_minor, 1, 0::bigint) over w as balance_before
        from billing.entry where tenant_id = $1 and account_id = $2 window w as (order by seq)
      ), last as (
@@ -48,8 +51,9 @@ export async function accountFaults(
        select 'currency', own.seq, own.transaction_id, account.currency, own.currency
        from own join billing.account on account.tenant_id = $1 and account.id = $2 where own.currency <> account.currency
        union all
-       select 'transaction', seq, transaction_id, transaction_id::text, 'none' from own
-       where not exists (select from billing.journal_transaction t where t.tenant_id = $1 and t.id = own.transaction_id)
+       select 'transaction', seq, own.transaction_id, own.xid::text, coalesce(t.xid::text, 'none')
+       from own left join billing.journal_transaction t on t.tenant_id = $1 and t.id = own.transaction_id
+       where t.xid is distinct from own.xid
        union all
        select 'zero-sum', max(own.seq), own.transaction_id, '0', legs.total::text
        from own join lateral (
@@ -64,7 +68,16 @@ export async function accountFaults(
   return unmended(db, { tenantId, id }, faults)
 }
 
-/** Those faults that no reconciliation has explained as they are seen now (`billing.mended_fault`), in their order. */
+/**
+ * Rows `m` of what was explained, as a `from` item. They count only where the trail has the plan that their transaction
+ * applied, and who approved it: a row put there by hand hides nothing.
+ */
+export const MENDED = `billing.mended_fault m join billing.journal_transaction mender
+  on (mender.tenant_id, mender.id) = (m.tenant_id, m.transaction_id) and exists (
+    select from tabib.audit a
+    where a.record->>'approver' is not null and 'reconcile:' || (a.record->>'planHash') = mender.business_key)`
+
+/** Those faults that no reconciliation has explained as they are seen now, in their order. */
 export async function unmended<F extends Fault<string>>(
   db: Queryable,
   { tenantId, id }: Pick<Account, 'tenantId' | 'id'>,
@@ -75,7 +88,7 @@ export async function unmended<F extends Fault<string>>(
     `select f.n from unnest($3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::text[]) with ordinality
        as f(check_name, seq, transaction_id, expected, seen, n)
      where not exists (
-       select from billing.mended_fault m
+       select from ${MENDED}
        where m.tenant_id = $1 and m.check_name = f.check_name
          and (m.of_transaction, m.expected, m.seen) is not distinct from (f.transaction_id, f.expected, f.seen)
          -- A transaction's sum is of all its accounts; every other fault is one account's.

@@ -3,7 +3,7 @@ import { TabibError } from '../../errors.ts'
 import { raiseIncident } from '../incident/raise.ts'
 import { resolveByKey } from '../incident/resolve.ts'
 import type { Account } from './account.ts'
-import { accountFaults } from './faults.ts'
+import type { ToldFault } from './faults.ts'
 
 export const DRIFT_RUNBOOK = 'runbooks/billing/fm-07-ledger-drift.md'
 
@@ -81,21 +81,21 @@ export function freezeAccount(
  */
 export function unfreezeAccount(
   { db }: { db: Database },
-  account: Pick<Account, 'tenantId' | 'id'>,
+  { tenantId, id }: Pick<Account, 'tenantId' | 'id'>,
+  witness: { faults(db: Queryable): Promise<ToldFault[]> },
   { by, reason }: { by: string; reason: string },
 ): Promise<{ incidentId: string | undefined; unfrozen: boolean }> {
-  const { tenantId, id } = account
   return db.transaction(async (tx) => {
-    const freeze = await freezeOf(tx, account, { lock: true })
+    const freeze = await freezeOf(tx, { tenantId, id }, { lock: true })
     if (!freeze) return { incidentId: undefined, unfrozen: false }
-    const faults = await accountFaults(tx, account)
+    const faults = await witness.faults(tx)
     if (faults.length > 0) {
-      const [{ check, seq, expected, seen }] = faults as [(typeof faults)[0]]
-      throw new TabibError(
-        'LEDGER_DRIFT',
-        `account ${id} stays frozen: ${faults.length} fault${faults.length === 1 ? '' : 's'}, the first: ${check}${seq === null ? '' : ` at entry ${seq}`}, expected ${expected}, seen ${seen}`,
-        { suggestions: [`tabib ledger reconcile ${id} --dry-run`], ref: DRIFT_RUNBOOK, context: { faults } },
-      )
+      const count = `${faults.length} fault${faults.length === 1 ? '' : 's'}`
+      throw new TabibError('LEDGER_DRIFT', `account ${id} stays frozen, with ${count}: ${faults[0]!.says}`, {
+        suggestions: [`tabib ledger reconcile ${id} --dry-run`],
+        ref: DRIFT_RUNBOOK,
+        context: { faults },
+      })
     }
     await tx.query(
       `update billing.balance set frozen_at = null, frozen_reason = null, frozen_incident = null

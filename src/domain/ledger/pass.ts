@@ -252,7 +252,7 @@ async function passAccounts(
         await writer?.write(work)
         continue
       }
-      sighting.newEntries += Number(work.count)
+      sighting.newEntries += work.suspect ? await countNew(connection, work, last) : Number(work.count)
       if (work.again) sighting.sealedEntries += Number(work.sealed?.seq ?? 0n)
       let holds = !work.suspect && addsUp(work)
       if (!holds && suspects.accounts.length < MOST_SUSPECTS && (await clearsAccount(work))) {
@@ -385,6 +385,20 @@ class SealedLines {
       if (this.#page.length > 0) return keyOf(this.#page[0]!)
     }
   }
+}
+
+/** The entries of an account that was not read, by what the last seal saw: it may go back further than that. */
+async function countNew(
+  connection: Connection,
+  { tenantId, accountId }: Work,
+  last: Seal | undefined,
+): Promise<number> {
+  const [row] = await connection.query<{ n: number }>(
+    `select count(*)::int as n from billing.entry
+     where tenant_id = $1 and account_id = $2 and not pg_visible_in_snapshot(xid, $3::pg_snapshot)`,
+    [tenantId, accountId, last?.ofThisCluster ? last.snapshot : NOTHING_SEALED],
+  )
+  return row!.n
 }
 
 /** What does not hold is not sealed over: the next seal says of it what the last did, and when that was. */

@@ -2,9 +2,11 @@ import type { Database, Queryable, Transaction } from '../../adapters/postgres/c
 import { TabibError } from '../../errors.ts'
 import { planHash } from '../audit/canonical-json.ts'
 import { type Account, openAccount } from './account.ts'
-import { accountFaults, type Fault } from './faults.ts'
+import { accountFaults, type Fault, MENDED, type ToldFault } from './faults.ts'
 import { DRIFT_RUNBOOK, freezeAccount, freezeOf } from './freeze.ts'
 import { ledgerRefusal } from './post.ts'
+import type { SealedAccount } from './seal.ts'
+import type { Witness } from './witness.ts'
 
 /** How an account gets back to a state that verifies. Amounts in minor units of the account's currency. */
 export interface Reconciliation extends Posted {
@@ -20,7 +22,7 @@ export interface Reconciliation extends Posted {
   /** The sequence goes on after this number, so that none is used twice. */
   continueAfter: bigint
   /** What is wrong, entry by entry; nothing to do when empty. */
-  faults: (Fault<string> & { says: string })[]
+  faults: ToldFault[]
 }
 
 /**
@@ -32,14 +34,15 @@ export interface Reconciliation extends Posted {
 export async function planReconciliation(
   db: Queryable,
   account: Account,
+  witness: Witness,
   { balanceMinor: given }: { balanceMinor?: bigint | undefined } = {},
 ): Promise<Reconciliation> {
   const figures = await readFigures(db, account)
-  const broken = await faultsWithMissing(db, account, figures)
+  const broken = await withMissing(db, account, figures, await witness.faults(db), witness.sealed)
   const { balanceMinor, entriesMinor, seq, lastSeq } = figures
   const { postedMinor, because } =
     given === undefined
-      ? await whatWasPosted(db, account, figures, broken)
+      ? await whatWasPosted(db, account, figures, broken, witness)
       : { postedMinor: given, because: 'it was given' }
   const adjustmentMinor = broken.length === 0 ? 0n : postedMinor - entriesMinor
   const suspense = `suspense:${account.currency}`
@@ -51,8 +54,12 @@ export async function planReconciliation(
     because,
     adjustmentMinor,
     against: adjustmentMinor === 0n ? null : account.code === suspense ? `${suspense}:2` : suspense,
-    continueAfter: seq > lastSeq && isTruncated(figures, broken) ? seq : lastSeq,
-    faults: broken.map((fault) => ({ ...fault, says: explain(fault) })),
+    continueAfter: [
+      lastSeq,
+      witness.sealed?.seq ?? 0n,
+      ...(isTruncated(figures, broken) ? [seq] : []),
+    ].reduce((a, b) => (a > b ? a : b)),
+    faults: broken,
   }
 }
 
@@ -81,6 +88,7 @@ const businessKey = (hash: string) => `reconcile:${hash}`
 export async function applyReconciliation(
   { db }: { db: Database },
   plan: Reconciliation,
+  witness: Witness,
   { balanceMinor }: { balanceMinor?: bigint | undefined } = {},
 ): Promise<{ transactionId: string; incidentId: string }> {
   const { account, adjustmentMinor, against, continueAfter } = plan
@@ -94,28 +102,39 @@ export async function applyReconciliation(
     await freezeOf(tx, account, { lock: true })
     const done = await appliedReconciliation(tx, account, hash)
     if (done) return done
-    const now = planHash(await planReconciliation(tx, account, { balanceMinor }))
+    const now = planHash(await planReconciliation(tx, account, witness, { balanceMinor }))
     if (now !== hash) {
       throw new TabibError('PLAN_STALE', `the plan is now ${now}, not ${hash}: the account has moved`, {
         suggestions: [`tabib ledger reconcile ${id} --dry-run`],
       })
     }
     const againstId = against && (await openAccount(tx, { tenantId, code: against, currency }))
-    const transactionId = await mend(tx, [
-      ...[tenantId, id, incidentId, businessKey(hash), adjustmentMinor, againstId, currency, continueAfter],
-      JSON.stringify(plan.faults, (_, value) => (typeof value === 'bigint' ? value.toString() : value)),
-    ])
-    const left = await accountFaults(tx, account)
+    const mendKnowing = (faults: ToldFault[]) =>
+      mend(tx, [
+        ...[tenantId, id, incidentId, businessKey(hash), adjustmentMinor, againstId, currency, continueAfter],
+        JSON.stringify(faults, (_, value) => (typeof value === 'bigint' ? value.toString() : value)),
+      ])
+    await tx.query('savepoint mending')
+    let transactionId = await mendKnowing(plan.faults)
+    let left = await witness.faults(tx)
+    // Where sealed entries are gone from the end, their blocks can be compared only now that the account goes on after.
+    if (left.length > 0 && left.every(({ check }) => check === 'ledger/sealed-entries') && isCut(plan)) {
+      await tx.query('rollback to savepoint mending')
+      transactionId = await mendKnowing([...plan.faults, ...left])
+      left = await witness.faults(tx)
+    }
     if (left.length > 0) {
       throw new TabibError(
         'LEDGER_DRIFT',
-        `account ${id} would not verify afterwards: ${left.map(explain).join('; ')}`,
+        `account ${id} would not verify afterwards: ${left.map(({ says }) => says).join('; ')}`,
         { suggestions: [`tabib ledger reconcile ${id} --dry-run`], ref: DRIFT_RUNBOOK },
       )
     }
     return { transactionId, incidentId }
   })
 }
+
+const isCut = ({ faults }: Reconciliation) => faults.some(({ check }) => check === 'ledger/sealed-tail')
 
 async function mend(tx: Transaction, values: unknown[]): Promise<string> {
   try {
@@ -168,8 +187,18 @@ async function whatWasPosted(
   account: Account,
   figures: Figures,
   faults: readonly Fault<string>[],
+  { sealed }: Witness,
 ): Promise<Posted> {
   const { balanceMinor, seq, entriesMinor, lastSeq, lastMinor, atSeqMinor } = figures
+  if (
+    sealed &&
+    faults.some(({ check }) => check.startsWith('ledger/sealed-')) &&
+    verifiesAfter(sealed.seq, seq, faults)
+  ) {
+    const since = await sumAfter(db, account, sealed.seq)
+    const because = `it was sealed at ${sealed.balanceMinor} after entry ${sealed.seq}, and ${since} was posted since`
+    return { postedMinor: sealed.balanceMinor + since, because }
+  }
   if (
     seq < lastSeq &&
     balanceMinor !== lastMinor &&
@@ -189,13 +218,45 @@ async function whatWasPosted(
             }
           : { postedMinor: lastMinor, because: 'the last entry says so, and no transaction contradicts it' }
   const unbalanced = await unbalancedHere(db, account, faults)
-  if (unbalanced.length === 0) return { postedMinor, because }
-  const off = unbalanced.reduce((total, { seen }) => total + BigInt(seen), 0n)
-  const which = unbalanced.map(({ transactionId }) => transactionId).join(', ')
-  return {
-    postedMinor: postedMinor - off,
-    because: `${because}, less the ${off} by which ${which} is out of balance`,
-  }
+  const foreign = faults.filter(({ check, seen }) => check === 'transaction' && seen !== 'none')
+  const off = [...unbalanced.map(({ seen }) => BigInt(seen)), await amountOf(db, account, foreign)].reduce(
+    (total, one) => total + one,
+  )
+  if (off === 0n) return { postedMinor, because }
+  const which = [
+    ...unbalanced.map(({ transactionId }) => `transaction ${transactionId} is out of balance by`),
+    ...foreign.map(({ seq }) => `entry ${seq} has, which was not written with its transaction`),
+  ].join(' and ')
+  return { postedMinor: postedMinor - off, because: `${because}, less the ${off} that ${which}` }
+}
+
+async function amountOf(
+  db: Queryable,
+  { tenantId, id }: Account,
+  faults: readonly Fault<string>[],
+): Promise<bigint> {
+  const [row] = await db.query<{ total: bigint }>(
+    `select coalesce(sum(amount_minor), 0)::bigint as total from billing.entry
+     where tenant_id = $1 and account_id = $2 and seq = any($3)`,
+    [tenantId, id, faults.map(({ seq }) => seq)],
+  )
+  return row!.total
+}
+
+/** Whether all that is wrong is with what the seal knows: then the seal decides. */
+const verifiesAfter = (sealedSeq: bigint, balanceSeq: bigint, faults: readonly Fault<string>[]): boolean =>
+  !faults.some(
+    ({ check, seq }) =>
+      (seq !== null && seq > sealedSeq) || (check === 'balance-sequence' && balanceSeq > sealedSeq),
+  )
+
+async function sumAfter(db: Queryable, { tenantId, id }: Account, seq: bigint): Promise<bigint> {
+  const [row] = await db.query<{ total: bigint }>(
+    `select coalesce(sum(amount_minor), 0)::bigint as total from billing.entry
+     where tenant_id = $1 and account_id = $2 and seq > $3`,
+    [tenantId, id, seq],
+  )
+  return row!.total
 }
 
 /** Transactions of the account that do not sum to zero, and of whose entries no other fault tells, here or elsewhere. */
@@ -216,18 +277,21 @@ async function unbalancedHere(
     [account.tenantId, account.id, unexplained.map(({ transactionId }) => transactionId)],
   )
   const elsewhere: Fault<string>[] = []
-  for (const other of others)
-    elsewhere.push(...(await faultsWithMissing(db, other, await readFigures(db, other))))
+  for (const other of others) {
+    const theirs = await accountFaults(db, other)
+    elsewhere.push(...(await withMissing(db, other, await readFigures(db, other), theirs)))
+  }
   return unexplained.filter((fault) => !tells(elsewhere, fault))
 }
 
-async function faultsWithMissing(
+async function withMissing<F extends Fault<string>>(
   db: Queryable,
   account: Account,
   figures: Figures,
-): Promise<Fault<string>[]> {
-  const faults = await accountFaults(db, account)
-  return [...faults, ...(await missingLegs(db, account, faults, figures))]
+  faults: F[],
+  sealed?: SealedAccount,
+): Promise<(F | ToldFault)[]> {
+  return [...faults, ...(await missingLegs(db, account, faults, figures, sealed))]
 }
 
 /** Whether entries that the balance counts are gone from the end: their transactions lack them. */
@@ -242,20 +306,13 @@ async function missingLegs(
   db: Queryable,
   { tenantId, id, currency }: Account,
   faults: readonly Fault<string>[],
-  { balanceMinor, lastMinor }: Figures,
-): Promise<Fault<string>[]> {
-  const found: Fault<string>[] = []
-  for (const { check, seq, expected } of faults) {
-    if (check !== 'sequence' && check !== 'balance-sequence') continue
-    const broken = faults.find((one) => one.check === 'chain' && one.seq === seq)
-    const gap =
-      check === 'sequence'
-        ? {
-            from: BigInt(expected),
-            to: seq,
-            lacks: broken ? BigInt(broken.seen) - BigInt(broken.expected) : 0n,
-          }
-        : { from: BigInt(expected) + 1n, to: null, lacks: balanceMinor - lastMinor }
+  figures: Figures,
+  sealed: SealedAccount | undefined,
+): Promise<ToldFault[]> {
+  const found: ToldFault[] = []
+  for (const fault of faults) {
+    const gap = gapOf(fault, faults, figures, sealed)
+    if (!gap) continue
     const near = await db.query<{ transactionId: string; off: bigint }>(
       `select t.id as "transactionId", coalesce(sum(e.amount_minor) filter (where e.currency = $5), 0)::bigint as off
        from billing.journal_transaction t left join billing.entry e on e.tenant_id = t.tenant_id and e.transaction_id = t.id
@@ -264,7 +321,7 @@ async function missingLegs(
            where tenant_id = $1 and account_id = $2 and seq < $3), '-infinity') - interval '1 minute'
          and t.posted_at <= coalesce((select posted_at from billing.entry
            where tenant_id = $1 and account_id = $2 and seq = $4), 'infinity') + interval '1 minute'
-         and not exists (select from billing.mended_fault m
+         and not exists (select from ${MENDED}
            where m.tenant_id = $1 and m.of_transaction = t.id and m.check_name in ('zero-sum', 'missing'))
        group by t.id
        having count(*) filter (where e.account_id = $2) = 0
@@ -276,35 +333,38 @@ async function missingLegs(
     const sum = halves.reduce((total, { off }) => total - off, 0n)
     const fitting = sum === gap.lacks ? halves : halves.filter(({ off }) => -off === gap.lacks).slice(0, 1)
     for (const { transactionId, off } of [...fitting, ...near.filter(({ off }) => off === 0n)]) {
+      if (found.some((one) => one.transactionId === transactionId)) continue
       const lacking = { seq: gap.from, transactionId }
-      found.push({ check: 'missing', ...lacking, expected: String(-off), seen: 'none' })
-      if (off !== 0n) found.push({ check: 'zero-sum', ...lacking, expected: '0', seen: String(off) })
+      const what = off === 0n ? 'has no entries' : `lacks an entry of ${-off}`
+      const says = `transaction ${transactionId} ${what}, as may be gone from here at ${gap.from}`
+      found.push({ check: 'missing', ...lacking, expected: String(-off), seen: 'none', says })
+      if (off === 0n) continue
+      found.push({
+        ...{ check: 'zero-sum', ...lacking, expected: '0', seen: String(off) },
+        says: `transaction ${transactionId} sums to ${off}`,
+      })
     }
   }
   return found
 }
 
-function explain({ check, seq, transactionId, expected, seen }: Fault<string>): string {
+/** Where entries are gone: from which number on, before which entry (null: the end), and what they came to. */
+function gapOf(
+  { check, seq, expected }: Fault<string>,
+  faults: readonly Fault<string>[],
+  { balanceMinor, lastMinor }: Figures,
+  sealed: SealedAccount | undefined,
+): { from: bigint; to: bigint | null; lacks: bigint } | undefined {
   switch (check) {
-    case 'balance':
-      return `the balance is ${seen}, and the entries sum to ${expected}: ${BigInt(seen) - BigInt(expected)} apart`
+    case 'sequence': {
+      const broken = faults.find((one) => one.check === 'chain' && one.seq === seq)
+      const lacks = broken ? BigInt(broken.seen) - BigInt(broken.expected) : 0n
+      return { from: BigInt(expected), to: seq, lacks }
+    }
     case 'balance-sequence':
-      return `the balance is at sequence ${seen}, and the last entry is ${expected}`
-    case 'sequence':
-      return `entry ${seq} comes where ${expected} should be`
-    case 'chain':
-      return `after entry ${seq} the balance should be ${expected}, and the entry says ${seen}: ${BigInt(expected) - BigInt(seen)} apart`
-    case 'currency':
-      return `entry ${seq} is in ${seen}, and the account is kept in ${expected}`
-    case 'transaction':
-      return `entry ${seq} belongs to transaction ${transactionId}, which is not there`
-    case 'zero-sum':
-      return `transaction ${transactionId} sums to ${seen}`
-    case 'missing':
-      return expected === '0'
-        ? `transaction ${transactionId} has no entries; one of ${seq} or later may be gone from here`
-        : `transaction ${transactionId} lacks an entry of ${expected}, as is gone from here at ${seq} or later`
-    default:
-      return `${check}: expected ${expected}, seen ${seen}`
+      return { from: BigInt(expected) + 1n, to: null, lacks: balanceMinor - lastMinor }
+    case 'ledger/sealed-tail':
+      return { from: seq!, to: null, lacks: (sealed?.balanceMinor ?? lastMinor) - lastMinor }
   }
+  return undefined
 }

@@ -176,6 +176,18 @@ export async function* sealLines(path: string, start: 't ' | 's ' | 'a '): Async
   }
 }
 
+/** What a seal says of one account; undefined for one that it does not know. */
+export async function readSealedAccount(
+  { path }: Seal,
+  { tenantId, id }: { tenantId: string; id: string },
+): Promise<SealedAccount | undefined> {
+  for await (const lines of sealLines(path, 'a ')) {
+    const line = lines.find((one) => one.startsWith(`a ${tenantId} ${id} `))
+    if (line !== undefined) return parseAccount(line)
+  }
+  return undefined
+}
+
 /** Writes a seal's content line by line; `sign` makes it a seal, and without that it leaves nothing behind. */
 export interface SealWriter extends AsyncDisposable {
   write(line: string): Promise<void> | undefined
