@@ -135,7 +135,7 @@ export default failureMode({
         () => false,
       )
       return [
-        ...(pages.length === 1 ? [] : [`${pages.length} pages for one incident`]),
+        ...(pages.length === 1 ? [] : [`pages: ${pages.map(({ title }) => title).join('; ')}`]),
         ...(wentOn > 0 ? [] : ['no other account was posted to meanwhile']),
         ...(faults.length === 0 ? [] : [`${faults.length} faults in the account`]),
         ...(seen!.balance === seen!.posted

@@ -152,11 +152,12 @@ function narrowed(findings: LedgerFinding[]): LedgerFinding[] {
   const tampered = new Set(
     findings.filter(itself).flatMap(({ freezes }) => freezes.map(({ tenantId }) => tenantId)),
   )
-  return findings.map((finding) =>
-    itself(finding)
-      ? finding
-      : { ...finding, freezes: finding.freezes.filter(({ tenantId }) => !tampered.has(tenantId)) },
-  )
+  return findings.map((finding) => {
+    if (itself(finding) || finding.freezes.length === 0) return finding
+    const freezes = finding.freezes.filter(({ tenantId }) => !tampered.has(tenantId))
+    // The account that was tampered with pages; this is told beside it.
+    return { ...finding, freezes, severity: freezes.length > 0 ? finding.severity : 'error' }
+  })
 }
 
 function judgeGuards({ disabled, digest }: Guards, last: Seal | undefined): LedgerFinding[] {
