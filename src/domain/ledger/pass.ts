@@ -15,6 +15,7 @@ import {
   windowValues,
 } from './digest.ts'
 import type { SuspectAccount, SuspectTransaction } from './examine.ts'
+import { MENDED } from './faults.ts'
 import {
   formatAccount,
   formatSuspect,
@@ -116,7 +117,8 @@ export async function passLedger(connection: Connection, options: PassOptions): 
   const turn = { of, now: (last?.n ?? 0) % of }
   const entriesOfNew = await passTransactions(connection, sighting, options, turn)
   await passAccounts(connection, sighting, options, turn)
-  sighting.suspects.strays = whole && entriesOfNew !== sighting.newEntries
+  const known = whole ? await countKnownStrays(connection, last) : 0
+  sighting.suspects.strays = whole && entriesOfNew + known !== sighting.newEntries
   return sighting
 }
 
@@ -154,7 +156,7 @@ async function passTransactions(
     }
   }
 
-  const window = { since: last?.ofThisCluster ? last.snapshot : NOTHING_SEALED, until: sighting.snapshot }
+  const window = { since: seenBy(last), until: sighting.snapshot }
   let entries = 0
   let after = { xid: parseSnapshot(window.since).xmin, id: NIL }
   if (scope.accountId !== undefined) return 0
@@ -387,7 +389,24 @@ class SealedLines {
   }
 }
 
-/** The entries of an account that was not read, by what the last seal saw: it may go back further than that. */
+/** What a seal of this cluster has seen of the ledger; of another's, the transaction ids say nothing. */
+const seenBy = (seal: Seal | undefined): string => (seal?.ofThisCluster ? seal.snapshot : NOTHING_SEALED)
+
+/** New entries of older transactions, of which a reconciliation has explained that nobody posted them. */
+async function countKnownStrays(connection: Connection, last: Seal | undefined): Promise<number> {
+  const [row] = await connection.query<{ n: number }>(
+    `select count(*)::int as n
+     from (select m.* from ${MENDED} where m.check_name = 'transaction') m
+     join billing.entry e
+       on (e.tenant_id, e.account_id, e.seq, e.transaction_id) = (m.tenant_id, m.account_id, m.seq, m.of_transaction)
+     join billing.journal_transaction t on (t.tenant_id, t.id) = (e.tenant_id, e.transaction_id)
+     where not pg_visible_in_snapshot(e.xid, $1::pg_snapshot) and pg_visible_in_snapshot(t.xid, $1::pg_snapshot)`,
+    [seenBy(last)],
+  )
+  return row!.n
+}
+
+/** New entries of an account that was not read, by what the last seal saw: what it says of the account may be older. */
 async function countNew(
   connection: Connection,
   { tenantId, accountId }: Work,
@@ -396,7 +415,7 @@ async function countNew(
   const [row] = await connection.query<{ n: number }>(
     `select count(*)::int as n from billing.entry
      where tenant_id = $1 and account_id = $2 and not pg_visible_in_snapshot(xid, $3::pg_snapshot)`,
-    [tenantId, accountId, last?.ofThisCluster ? last.snapshot : NOTHING_SEALED],
+    [tenantId, accountId, seenBy(last)],
   )
   return row!.n
 }
@@ -404,7 +423,7 @@ async function countNew(
 /** What does not hold is not sealed over: the next seal says of it what the last did, and when that was. */
 function heldBack({ sealed, ...now }: Work, last: Seal | undefined): SealedAccount {
   if (sealed) return { ...sealed, heldAt: sealed.heldAt ?? last?.snapshot }
-  return { ...now, seq: 0n, balanceMinor: 0n, blocks: [], heldAt: NOTHING_SEALED }
+  return { ...now, seq: 0n, balanceMinor: 0n, blocks: [], heldAt: seenBy(last) }
 }
 
 /** What can be said of an account without its entries, and whether its new ones lead from the sealed balance to today's. */
