@@ -159,8 +159,9 @@ interface Figures {
 }
 
 async function readFigures(db: Queryable, { tenantId, id }: Account): Promise<Figures> {
-  const [figures] = await db.query<Figures>(
-    `select coalesce(b.balance_minor, 0) as "balanceMinor", coalesce(b.seq, 0) as seq, e.total::bigint as "entriesMinor",
+  // An amount that was edited may take the sum beyond 64 bits.
+  const [figures] = await db.query<Omit<Figures, 'entriesMinor'> & { entriesMinor: string }>(
+    `select coalesce(b.balance_minor, 0) as "balanceMinor", coalesce(b.seq, 0) as seq, e.total::text as "entriesMinor",
        coalesce(l.seq, 0) as "lastSeq", coalesce(l.balance_minor, 0) as "lastMinor", r.balance_minor as "atSeqMinor"
      from (select coalesce(sum(amount_minor), 0) as total from billing.entry where tenant_id = $1 and account_id = $2) e
      left join billing.balance b on b.tenant_id = $1 and b.account_id = $2
@@ -169,7 +170,7 @@ async function readFigures(db: Queryable, { tenantId, id }: Account): Promise<Fi
      left join billing.entry r on r.tenant_id = $1 and r.account_id = $2 and r.seq = b.seq`,
     [tenantId, id],
   )
-  return figures!
+  return { ...figures!, entriesMinor: BigInt(figures!.entriesMinor) }
 }
 
 /** What the balance has to be, and why that is believed. */
@@ -313,8 +314,8 @@ async function missingLegs(
   for (const fault of faults) {
     const gap = gapOf(fault, faults, figures, sealed)
     if (!gap) continue
-    const near = await db.query<{ transactionId: string; off: bigint }>(
-      `select t.id as "transactionId", coalesce(sum(e.amount_minor) filter (where e.currency = $5), 0)::bigint as off
+    const rows = await db.query<{ transactionId: string; off: string }>(
+      `select t.id as "transactionId", coalesce(sum(e.amount_minor) filter (where e.currency = $5), 0)::text as off
        from billing.journal_transaction t left join billing.entry e on e.tenant_id = t.tenant_id and e.transaction_id = t.id
        where t.tenant_id = $1
          and t.posted_at >= coalesce((select max(posted_at) from billing.entry
@@ -329,6 +330,7 @@ async function missingLegs(
        order by t.id`,
       [tenantId, id, gap.from, gap.to, currency],
     )
+    const near = rows.map(({ transactionId, off }) => ({ transactionId, off: BigInt(off) }))
     const halves = near.filter(({ off }) => off !== 0n)
     const sum = halves.reduce((total, { off }) => total - off, 0n)
     const fitting = sum === gap.lacks ? halves : halves.filter(({ off }) => -off === gap.lacks).slice(0, 1)
