@@ -97,7 +97,7 @@ async function inCopy<T>(work: (copy: Copy) => Promise<T>): Promise<T> {
     await using service = at('service', name)
     const tamper = (...statements: string[]) =>
       owner.transaction(async (tx) => {
-        const tables = ['entry', 'journal_transaction', 'balance', 'account']
+        const tables = ['entry', 'journal_transaction', 'balance', 'account', 'mended_fault']
         for (const table of tables) {
           await tx.query(`alter table billing.${table} disable trigger user, no force row level security`)
         }
@@ -135,6 +135,13 @@ const carry = (account: string, after: number, by: number) =>
   `update billing.entry set balance_minor = balance_minor + ${by} where account_id = :${account} and seq > ${after}`
 const balance = (account: string, by: number, seq = 0) =>
   `update billing.balance set balance_minor = balance_minor + ${by}, seq = seq + ${seq} where account_id = :${account}`
+
+/** What the ledger knows of mended faults, as written by whoever tampers: `what` is check, transaction, expected, seen. */
+const NOTED_AS_MENDED = (account: string, what: string) =>
+  `insert into billing.mended_fault (tenant_id, account_id, transaction_id, check_name, of_transaction, expected, seen, mended_at)
+   select :tenant, :${account}, :unsealed1, c, t::uuid, e, s, now() - interval '1 hour' from (values (${what})) as f(c, t, e, s)`
+const APPROVED_SINCE = `insert into tabib.audit (seq, ts, run_id, prev_hash, hash, record)
+  select 1, now(), gen_random_uuid(), sha256(''), sha256(''), '{"command":"ledger reconcile","outcome":"ok","approver":"x","planHash":"y","targets":[]}'`
 
 interface Fault {
   plant: string[]
@@ -423,6 +430,68 @@ const FAULTS: Record<string, Fault> = {
   'the posting function replaced': {
     plant: ['alter function billing.post set search_path = public, pg_temp'],
     finds: [{ id: 'ledger/guards', of: 'guards' }],
+  },
+  'history rewritten, and noted as mended by an ordinary transaction': {
+    plant: [
+      `update billing.entry set amount_minor = amount_minor + 5, balance_minor = balance_minor + 5 where ${entry('cash', 6)}`,
+      carry('cash', 6, 5),
+      balance('cash', 5),
+      `update billing.entry set amount_minor = amount_minor - 5, balance_minor = balance_minor - 5 where ${entry('revenue', 8)}`,
+      carry('revenue', 8, -5),
+      balance('revenue', -5),
+      NOTED_AS_MENDED('cash', "'balance', null, null, null"),
+      NOTED_AS_MENDED('revenue', "'balance', null, null, null"),
+      APPROVED_SINCE,
+    ],
+    finds: [
+      { id: 'ledger/sealed-entries', of: ':cash', seq: 6 },
+      { id: 'ledger/sealed-entries', of: ':revenue', seq: 8 },
+    ],
+  },
+  'a balance edited, and noted as mended by an ordinary transaction': {
+    plant: [balance('cash', 5), NOTED_AS_MENDED('cash', "'balance', null, '5500', '5505'"), APPROVED_SINCE],
+    finds: [{ id: 'ledger/balance', of: ':cash' }],
+    freezes: [':cash'],
+  },
+  'an unbalanced transaction that says it is yet to come': {
+    plant: [
+      `insert into billing.journal_transaction (tenant_id, id, kind, business_key, xid)
+       values (:tenant, '018f0000-0000-7000-8000-00000000000a', 'payment', 'odd', '99999999')`,
+      `insert into billing.entry (tenant_id, account_id, seq, transaction_id, amount_minor, currency, balance_minor, xid)
+       values (:tenant, :idle, 3, '018f0000-0000-7000-8000-00000000000a', 50, 'AFN', 1550, '99999999')`,
+      balance('idle', 50, 1),
+    ],
+    finds: [
+      { id: 'ledger/zero-sum', of: '018f0000-0000-7000-8000-00000000000a' },
+      { id: 'ledger/transaction', of: ':idle', seq: 3 },
+    ],
+    freezes: [':idle'],
+  },
+  'an entry before the first': {
+    plant: [
+      'alter table billing.entry drop constraint entry_seq_check',
+      `insert into billing.entry (tenant_id, account_id, seq, transaction_id, amount_minor, currency, balance_minor)
+       values (:tenant, :idle, 0, :sealed1, 50, 'AFN', 50)`,
+      'alter table billing.entry add constraint entry_seq_check check (seq > 0) not valid',
+    ],
+    finds: [{ id: 'ledger/sequence', of: ':idle', seq: 0 }],
+  },
+  'a trigger that fires for replicas alone': {
+    plant: ['alter table billing.mended_fault enable replica trigger mended_append_only', STOP],
+    finds: [{ id: 'ledger/guards', of: 'trigger mended_append_only on mended_fault' }],
+    freezes: [],
+  },
+  'a right to write given away': {
+    plant: ['grant insert on billing.entry to tabib_app'],
+    finds: [{ id: 'ledger/guards', of: 'guards' }],
+    freezes: [],
+  },
+  'a rule that swallows posts': {
+    plant: [
+      'create rule swallow as on insert to billing.entry where new.amount_minor = 1 do instead nothing',
+    ],
+    finds: [{ id: 'ledger/guards', of: 'guards' }],
+    freezes: [],
   },
 }
 

@@ -332,6 +332,19 @@ describe('nothing is changed, and the reason told, by', () => {
     expect(await traces()).toEqual(before)
   })
 
+  test('an account whose balance is not what was posted', async () => {
+    const { body } = await charge()
+    await asOwner(
+      'billing.balance',
+      'update billing.balance set balance_minor = balance_minor + 5 where account_id = $1',
+      [body.accountId],
+    )
+    const before = await traces()
+    const refused = await pay(payment({ accountId: body.accountId }), randomUUID())
+    expect(refused).toMatchObject({ status: 409, body: { code: 'LEDGER_DRIFT' } })
+    expect(await traces()).toEqual(before)
+  })
+
   test('another tenant’s account', async () => {
     const other = await world.visit()
     const { status, body } = await world.post(other, '/billing/payments', payment(), randomUUID())

@@ -422,7 +422,7 @@ export async function examineDuplicates(
 }
 
 /** Entries that were not written with their transaction, or whose transaction or account is not there. Reads them all. */
-export async function strayEntries(db: Queryable): Promise<LedgerFinding[]> {
+export async function strayEntries(db: Queryable, last: Seal | undefined): Promise<LedgerFinding[]> {
   const rows = await db.query<{
     tenantId: string
     accountId: string
@@ -433,12 +433,16 @@ export async function strayEntries(db: Queryable): Promise<LedgerFinding[]> {
     `select e.tenant_id as "tenantId", e.account_id as "accountId", e.seq, e.transaction_id as "transactionId",
        case when a.id is null then 'its account is not there'
          when t.id is null then 'its transaction is not there'
-         else 'it was not written with its transaction' end as why
+         when t.xid is distinct from e.xid then 'it was not written with its transaction'
+         else 'it says it was written by a transaction that is not over' end as why
      from billing.entry e
      left join billing.journal_transaction t on t.tenant_id = e.tenant_id and t.id = e.transaction_id
      left join billing.account a on a.tenant_id = e.tenant_id and a.id = e.account_id
-     where (a.id is null or t.xid is distinct from e.xid) and ${notKnown('e')}
+     where (a.id is null or t.xid is distinct from e.xid
+       -- What is seen here is over, and so is what wrote it; after a restore the numbers are another cluster's.
+       or ($1 and not pg_visible_in_snapshot(e.xid, pg_current_snapshot()))) and ${notKnown('e')}
      order by 1, 2, 3 limit ${MOST_NAMED}`,
+    [last?.ofThisCluster ?? false],
   )
   return rows.map(({ tenantId, accountId, seq, transactionId, why }) =>
     ledgerFinding('ledger/transaction', {

@@ -7,7 +7,7 @@ export interface Guards {
 }
 
 /**
- * Triggers, constraints, policies and functions of the ledger's tables. A change between two seals that no migration made
+ * Triggers, constraints, policies, rules, functions and who may write: of the ledger's tables. A change between two seals that no migration made
  * shows in the digest; what is switched off is named.
  */
 export async function readGuards(db: Queryable): Promise<Guards> {
@@ -17,7 +17,7 @@ export async function readGuards(db: Queryable): Promise<Guards> {
        from pg_class c where c.oid = any(array['billing.entry', 'billing.journal_transaction', 'billing.balance',
          'billing.account', 'billing.mended_fault']::regclass[])
      ), guard as (
-       select 'trigger ' || t.tgname || ' on ' || held.relname as name, t.tgenabled <> 'D' as in_force,
+       select 'trigger ' || t.tgname || ' on ' || held.relname as name, t.tgenabled in ('O', 'A') as in_force,
          pg_get_triggerdef(t.oid) as definition
        from pg_trigger t join held on held.oid = t.tgrelid
        union all
@@ -27,6 +27,13 @@ export async function readGuards(db: Queryable): Promise<Guards> {
        select 'policy ' || p.polname || ' on ' || held.relname, true,
          concat_ws(' ', p.polcmd, p.polroles::text, pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
        from pg_policy p join held on held.oid = p.polrelid
+       union all
+       select 'rule ' || r.rulename || ' on ' || held.relname, true, pg_get_ruledef(r.oid)
+       from pg_rewrite r join held on held.oid = r.ev_class
+       union all
+       select concat_ws(' ', 'grant of', g.privilege_type, 'on', c.relname, 'to', g.grantee::regrole), true, ''
+       from pg_class c join held on held.oid = c.oid, aclexplode(c.relacl) g
+       where g.privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
        union all
        select 'row-level security of ' || relname, relrowsecurity and relforcerowsecurity, '' from held
        union all

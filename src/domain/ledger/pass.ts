@@ -204,6 +204,13 @@ async function passTransactions(
     await writer?.write(formatTransactions({ ...window, from, to, count, digest }))
     after = to
   }
+  // What the snapshot shows is over: who says that its transaction is yet to come would be in no window for long.
+  const early = await connection.query<SuspectTransaction>(
+    `select tenant_id as "tenantId", id from billing.journal_transaction
+     where xid >= $1::xid8 and ($2::uuid is null or tenant_id = $2) order by xid, id limit ${MOST_SUSPECTS}`,
+    [parseSnapshot(sighting.snapshot).xmax, scope.tenantId ?? null],
+  )
+  suspects.push(...early)
   // Sealed or not, what did not hold is looked at until it does.
   for await (const lines of last ? sealLines(last.path, 's ') : []) suspects.push(...lines.map(parseSuspect))
   for (const suspect of suspects) {
@@ -458,6 +465,8 @@ async function readEntries(connection: Connection, accounts: Work[], last: Seal 
 /** Its sealed blocks; where nothing was posted since, the last goes to the end, where nothing should be. */
 function sealedSpansOf(account: Work): (Span<Work> & { digest: string })[] {
   const spans = sealedSpans(account)
+  // From the start, before which there should be nothing either.
+  if (spans[0]) spans[0].low = -NO_END
   const end = spans.at(-1)
   if (end && account.sealed?.seq === account.seq) end.high = NO_END
   return spans

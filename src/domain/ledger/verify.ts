@@ -141,7 +141,15 @@ async function examineAgain(
   const missing = findings.some(
     ({ id, evidence }) => id === 'ledger/sealed-transactions' && 'expected' in evidence,
   )
-  if (strays || missing) findings.push(...(await strayEntries(connection)))
+  if (strays || missing) findings.push(...(await strayEntries(connection, last)))
+  if (strays && findings.length === 0) {
+    findings.push(
+      ledgerFinding('ledger/transaction', {
+        object: 'the ledger',
+        message: 'new entries and the entries of new transactions are not the same; nothing was sealed',
+      }),
+    )
+  }
   return narrowed(findings)
 }
 
@@ -167,7 +175,7 @@ function judgeGuards({ disabled, digest }: Guards, last: Seal | undefined): Ledg
   return [
     about(
       'guards of the ledger',
-      'a trigger, constraint, policy or function is another than when it was sealed',
+      'a trigger, constraint, policy, rule, function or right to write is another than when it was sealed',
     ),
   ]
 }
