@@ -1,5 +1,6 @@
 import type { App } from '../app.ts'
 import { TabibError } from '../errors.ts'
+import { quote } from '../shell.ts'
 import { type BuiltMode, type Fires, judge, type Reading } from './failure-mode.ts'
 import { runbookPath } from './runbook.ts'
 
@@ -117,6 +118,3 @@ const FATAL = new Set([
   'MIGRATION_REQUIRED',
   'BUG',
 ])
-
-const quote = (word: string): string =>
-  /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`

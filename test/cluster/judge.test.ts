@@ -25,6 +25,7 @@ function member(
     paused: false,
     dcsLastSeen: 1_000,
     tags,
+    watchdogFailed: false,
     replicas: [],
     ...(own === 'silent' ? {} : own),
   }
@@ -37,6 +38,7 @@ function member(
     host: name,
     port: 5432,
     nextXid: undefined,
+    takesWrites: undefined,
     own: own === 'silent' ? silent : { read: true, value: said },
   }
 }
@@ -115,7 +117,7 @@ describe('who leads, who would, and why not', () => {
     expect(diagnose(state).candidates[0]).toMatchObject({ name: 'n3', wouldLead: true, lostBytes: 0n })
     expect(whyNot(state, 'n2')).toBe('n3 has more')
     expect(diagnose(state).says).toBe(
-      'n1 holds the lock and does not lead; it runs out within 30 s, then n3 will lead',
+      'n1 holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within 30 s and n3 will lead',
     )
   })
 
@@ -216,12 +218,111 @@ describe('who leads, who would, and why not', () => {
     expect(() => planLead(state, { kind: 'switchover', candidate: 'n2' })).toThrow('both say that they lead')
   })
 
-  test('a change that waits for a dead member holds everybody up', () => {
-    const state = cluster([member('n1'), member('n2', 'silent')], {
-      store: { pending: { candidate: 'n2', leader: undefined } },
+  test('a change that waits for a dead member holds everybody up in a pause, and nobody out of one', () => {
+    const waiting = (paused: boolean) =>
+      cluster([member('n1'), member('n2', 'silent')], {
+        settings: { paused },
+        store: { pending: { candidate: 'n2', leader: undefined } },
+      })
+    expect(whyNot(waiting(true), 'n1')).toContain('a change to n2 was asked for and waits')
+    expect(ids(waiting(true))).toContain('cluster/change-pending')
+    expect(diagnose(waiting(false))).toMatchObject({ verdict: 'electing' })
+    expect(ids(waiting(false))).not.toContain('cluster/change-pending')
+  })
+
+  test('a replica that streams from another replica, or still catches up, follows', () => {
+    const [n1, n2] = [primary('n1'), member('n2')]
+    const state = cluster([n1, n2, member('n3')], { store: { leader: 'n1' } })
+    const replicas = (of: MemberState, name: string, how: string) => {
+      if (of.own.read) of.own.value.replicas = [{ name, state: how, sync: 'async' }]
+    }
+    replicas(n1, 'n2', 'catchup')
+    expect(ids(state)).toEqual(['cluster/not-streaming'])
+    replicas(n2, 'n3', 'streaming')
+    expect(ids(state)).toEqual([])
+  })
+
+  test('a Postgres that takes writes without its Patroni is told of, alone and beside another', () => {
+    const alone = { ...member('n1', 'silent'), takesWrites: true }
+    const lock = { store: { leader: 'n1' } }
+    const one = cluster([alone, member('n2')], lock)
+    expect(diagnose(one)).toMatchObject({ verdict: 'led', leader: 'n1' })
+    expect(diagnose(one).findings[0]).toMatchObject({
+      id: 'cluster/leader-unwatched',
+      fix: 'ssh n1 systemctl restart patroni',
     })
-    expect(whyNot(state, 'n1')).toBe('a change to n2 was asked for and waits')
-    expect(ids(state)).toContain('cluster/change-pending')
+    for (const kind of ['switchover', 'failover'] as const)
+      expect(() => planLead(one, { kind, candidate: 'n2' })).toThrow('its Patroni does not answer')
+    const two = cluster([alone, primary('n2')], { store: { leader: 'n2' } })
+    expect(diagnose(two)).toMatchObject({ verdict: 'divided' })
+    expect(diagnose(two).findings[0]?.fix).toBe('ssh n1 systemctl restart patroni')
+  })
+
+  test('a primary of another cluster at a member’s address divides nobody', () => {
+    const state = cluster(
+      [primary('n1', 'n3'), member('n2', { role: 'primary', scope: 'other' }), member('n3')],
+      {
+        store: { leader: 'n1' },
+      },
+    )
+    expect(diagnose(state)).toMatchObject({ verdict: 'led', leader: 'n1' })
+  })
+
+  test('without the store, the synchronous standby is known by the list of members', () => {
+    const standby = { ...member('n2'), role: 'sync_standby' }
+    const settings = synchronous
+    const led = cluster([member('n1', 'silent'), standby, member('n3')], { settings, store: 'none' })
+    expect(diagnose(led).candidates[0]).toMatchObject({
+      name: 'n2',
+      wouldLead: true,
+      keepsAcknowledged: true,
+    })
+    expect(whyNot(led, 'n3')).toBe('is no synchronous standby')
+    const stuck = cluster([member('n1', 'silent'), member('n2')], { settings, store: 'none' })
+    expect(diagnose(stuck)).toMatchObject({ verdict: 'leaderless' })
+  })
+
+  test('a store that answers and cannot be read has no lack of a majority', () => {
+    const state = cluster([primary('n1', 'n2'), member('n2')])
+    state.store = {
+      read: false,
+      error: new TabibError('NOT_AUTHORISED', 'etcd at e refused: user name is empty'),
+    }
+    expect(ids(state)).toEqual(['cluster/store-unread'])
+    expect(whyNot(state, 'n2')).toBe('')
+  })
+
+  test('a former leader that has more keeps no synchronous standby from leading', () => {
+    const state = cluster([member('n1'), member('n2', { lsn: 900n })], {
+      settings: synchronous,
+      store: { sync: { leader: 'n1', standbys: ['n2'] } },
+    })
+    expect(whyNot(state, 'n2')).toBe('')
+  })
+
+  test('lag is counted from what the leader last wrote, and the timeline of a standby cluster does not count', () => {
+    const settings = { maximumLag: 50n, checkTimeline: true, standbyCluster: true }
+    const further = member('n1', { lsn: 5_000n }, { nofailover: true })
+    const state = cluster([further, member('n2', { lsn: 960n, timeline: 2 })], { settings })
+    expect(whyNot(state, 'n2')).toBe('')
+  })
+
+  test.each([
+    ['creating replica', 'warning', 'patronictl list main    # does it come to run?'],
+    ['start failed', 'error', 'patronictl reinit main n2'],
+  ])('a member that is %s is not built anew without need', (postgres, severity, fix) => {
+    const state = cluster([primary('n1'), member('n2', { state: postgres })], { store: { leader: 'n1' } })
+    expect(diagnose(state).findings[0]).toMatchObject({ id: 'cluster/member-unfit', severity, fix })
+  })
+
+  test.each([
+    ["n 2'; reboot", `'n 2'\\''; reboot'`],
+    ['$(reboot)', `'$(reboot)'`],
+  ])('a member named %s is quoted in what is to be pasted', (name, quoted) => {
+    const state = cluster([member(name)], { settings: { paused: true } })
+    expect(diagnose(state).command).toBe(
+      `tabib cluster failover --candidate ${quoted} --confirm main --reason "<why>"`,
+    )
   })
 
   test('a leader without a synchronous standby is told of before it dies', () => {
@@ -256,8 +357,13 @@ describe('what is planned', () => {
   const well = cluster([primary('n1', 'n2'), member('n2'), member('n3', 'silent')], {
     store: { leader: 'n1' },
   })
-  const stuck = cluster([member('n1'), member('n2', {}, { nofailover: true }), member('n3', 'silent')], {
-    settings: { paused: true },
+  const stuck = cluster(
+    [member('n1'), member('n2'), member('n3', 'silent'), member('n4', {}, { nofailover: true })],
+    { settings: { paused: true } },
+  )
+  // Whoever is behind another for a moment: the leader waits for its candidate.
+  const busy = cluster([primary('n1', 'n2', 'n3'), member('n2'), member('n3', { lsn: 999n })], {
+    store: { leader: 'n1' },
   })
 
   test.each([
@@ -265,6 +371,8 @@ describe('what is planned', () => {
     [well, 'switchover', 'n2', 'n2'],
     [stuck, 'failover', undefined, 'n1'],
     [stuck, 'failover', 'n2', 'n2'],
+    [busy, 'switchover', undefined, 'n2'],
+    [busy, 'switchover', 'n3', 'n3'],
   ] as const)('a candidate', (state, kind, candidate, chosen) => {
     expect(planLead(state, { kind, candidate }).plan.candidate).toBe(chosen)
   })
@@ -276,6 +384,7 @@ describe('what is planned', () => {
     [well, 'failover', undefined, 'NOT_NEEDED'],
     [stuck, 'switchover', undefined, 'CLUSTER_REFUSED'],
     [stuck, 'failover', 'n3', 'CLUSTER_REFUSED'],
+    [stuck, 'failover', 'n4', 'CLUSTER_REFUSED'],
   ] as const)('or a refusal', (state, kind, candidate, code) => {
     expect(() => planLead(state, { kind, candidate })).toThrow(expect.objectContaining({ code }))
   })

@@ -12,7 +12,8 @@ export interface EtcdOptions {
 export interface Etcd {
   /**
    * Every key below a prefix with its value, as the majority has it.
-   * @throws TabibError ETCD_UNREACHABLE when no member answered, or no majority stands behind those that do.
+   * @throws TabibError ETCD_UNREACHABLE when no member answered, or no majority stands behind those that do;
+   * NOT_AUTHORISED where it wants a user, which this client has none of.
    */
   read(prefix: string): Promise<ReadonlyMap<string, string>>
   /**
@@ -45,7 +46,13 @@ export function openEtcd({ urls, fetch, timeoutMs = 2_000 }: EtcdOptions): Etcd 
       signal: AbortSignal.timeout(timeoutMs),
     })
     const answer = (await response.json()) as { error?: string; message?: string }
-    if (!response.ok) throw new Error(answer.error ?? answer.message ?? `HTTP ${response.status}`)
+    const words = answer.error ?? answer.message ?? `HTTP ${response.status}`
+    if (/user name is empty|permission denied|auth token/.test(words)) {
+      throw new TabibError('NOT_AUTHORISED', `etcd at ${new URL(base).host} refused: ${words}`, {
+        suggestions: ['docs/cluster.md'],
+      })
+    }
+    if (!response.ok) throw new Error(words)
     return shape.parse(answer)
   }
   const ask = async <T>(path: string, body: object, shape: z.ZodType<T>): Promise<T> => {
@@ -54,6 +61,7 @@ export function openEtcd({ urls, fetch, timeoutMs = 2_000 }: EtcdOptions): Etcd 
       try {
         return await post(url, path, body, shape)
       } catch (error) {
+        if (error instanceof TabibError) throw error
         failures.push(`${new URL(url).host}: ${reasonOf(error as Error, timeoutMs)}`)
       }
     }

@@ -43,6 +43,8 @@ export interface PatroniNode {
   /** Unix seconds at which it last spoke with the store. */
   dcsLastSeen: number | undefined
   tags: Record<string, unknown>
+  /** Whether it is to have a watchdog and has none that works. */
+  watchdogFailed: boolean
   /** Members that replicate from it, by `pg_stat_replication`. */
   replicas: { name: string; state: string; sync: string }[]
 }
@@ -74,58 +76,70 @@ export interface Patroni {
   node(url: string): Promise<PatroniNode>
   /**
    * Asks for another leader: an orderly change where there is one (`leader` names it), a takeover where there is none.
-   * Returns Patroni's own words once the candidate leads.
+   * Returns Patroni's own words once it has happened, or once Patroni looks no longer whether it does.
    * @throws TabibError CLUSTER_REFUSED with Patroni's words, NOT_AUTHORISED, PATRONI_UNREACHABLE
    */
   lead(candidate: { name: string; apiUrl: string }, options: { leader?: string | undefined }): Promise<string>
 }
 
+// What is printed to be pasted holds nothing that a terminal obeys.
+const word = z.string().regex(/^[^\p{Cc}]+$/u)
 const members = z.object({
   members: z.array(
     z.object({
-      name: z.string(),
+      name: word,
       role: z.string(),
       state: z.string(),
       tags: z.record(z.string(), z.unknown()).default({}),
       api_url: z.string().default(''),
-      host: z.string().default(''),
+      host: word.or(z.literal('')).default(''),
       port: z.number().optional(),
     }),
   ),
 })
 const identity = z.object({
   database_system_identifier: z.string(),
-  patroni: z.object({ scope: z.string() }),
+  patroni: z.object({ scope: word }),
 })
 // JSON.parse rounds positions over 2^53, which is 8 PiB of WAL.
 const position = z
   .int()
   .transform((bytes) => BigInt(bytes))
-  .optional()
+  .nullish()
 const node = z.object({
   database_system_identifier: z.string().optional(),
-  patroni: z.object({ scope: z.string() }),
+  patroni: z.object({ scope: word }),
   state: z.string(),
   role: z.string(),
-  timeline: z.number().optional(),
+  timeline: z.number().nullish(),
   xlog: z
     .object({ location: position, received_location: position, replayed_location: position })
     .default({}),
   pause: z.boolean().default(false),
   dcs_last_seen: z.number().optional(),
   tags: z.record(z.string(), z.unknown()).default({}),
+  watchdog_failed: z.boolean().default(false),
   replication: z
     .array(z.object({ application_name: z.string(), state: z.string(), sync_state: z.string() }))
     .default([]),
 })
+// As Patroni takes them, since it is whoever edits them that says `on` or `"30"`; `quorum` is of version 4.
+const numeral = z.coerce.number()
+const flag = z
+  .unknown()
+  .default(false)
+  .transform((value) => /^(on|true|yes|1|quorum)$/i.test(String(value)))
 const settings = z.object({
-  ttl: z.number().default(30),
-  loop_wait: z.number().default(10),
-  maximum_lag_on_failover: z.number().default(1_048_576),
-  synchronous_mode: z.union([z.boolean(), z.string()]).default(false),
-  check_timeline: z.boolean().default(false),
-  pause: z.boolean().nullish(),
-  standby_cluster: z.unknown().optional(),
+  ttl: numeral.default(30),
+  loop_wait: numeral.default(10),
+  maximum_lag_on_failover: numeral.default(1_048_576),
+  synchronous_mode: flag,
+  check_timeline: flag,
+  pause: flag,
+  standby_cluster: z
+    .object({ host: z.unknown(), port: z.unknown(), restore_command: z.unknown() })
+    .partial()
+    .nullish(),
 })
 
 /** The only client of Patroni's REST API (version 3). */
@@ -145,7 +159,7 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
       const errors = (cause as AggregateError).errors as Error[]
       throw new TabibError(
         'PATRONI_UNREACHABLE',
-        `Patroni gave no answer: ${of.map((url, i) => `${new URL(url).host}: ${reasonOf(errors[i], timeoutMs)}`).join('; ')}`,
+        `Patroni gave no answer: ${of.map((url, i) => `${URL.canParse(url) ? new URL(url).host : `no address "${url}"`}: ${reasonOf(errors[i], timeoutMs)}`).join('; ')}`,
         { cause, suggestions: of.map((url) => `curl ${url}/cluster`) },
       )
     }
@@ -170,32 +184,34 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
     settings: () =>
       first(async (base) => {
         const own = await get(base, '/config', settings)
+        const standby = own.standby_cluster
         return {
           ttlS: own.ttl,
           loopWaitS: own.loop_wait,
           maximumLag: BigInt(Math.trunc(own.maximum_lag_on_failover)),
-          synchronous: own.synchronous_mode !== false && own.synchronous_mode !== 'off',
+          synchronous: own.synchronous_mode,
           checkTimeline: own.check_timeline,
-          paused: own.pause === true,
-          standbyCluster: own.standby_cluster !== undefined && own.standby_cluster !== null,
+          paused: own.pause,
+          standbyCluster: Boolean(standby?.host || standby?.port || standby?.restore_command),
         }
       }),
     node: (url) =>
       first(
         async (base) => {
           const own = await get(base, '/patroni', node)
-          const { location, received_location: received = 0n, replayed_location: replayed = 0n } = own.xlog
-          const [reached] = [received, replayed].sort((a, b) => (a > b ? -1 : 1)) as [bigint]
+          const { location, received_location: received, replayed_location: replayed } = own.xlog
+          const [reached] = [received ?? 0n, replayed ?? 0n].sort((a, b) => (a > b ? -1 : 1)) as [bigint]
           return {
             scope: own.patroni.scope,
             systemIdentifier: own.database_system_identifier,
             state: own.state,
             role: own.role === 'master' ? 'primary' : own.role,
-            timeline: own.timeline,
+            timeline: own.timeline ?? undefined,
             lsn: location ?? (reached > 0n ? reached : undefined),
             paused: own.pause,
             dcsLastSeen: own.dcs_last_seen,
             tags: own.tags,
+            watchdogFailed: own.watchdog_failed,
             replicas: own.replication.map(({ application_name: name, state, sync_state: sync }) => ({
               name,
               state,
@@ -221,7 +237,8 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
         [apiUrl],
       )
       const words = (await response.text()).trim()
-      if (response.ok) return words
+      // It gave up looking: what was asked for may still come.
+      if (response.ok || /status unknown/.test(words)) return words
       if (response.status === 401 || response.status === 403) {
         throw new TabibError('NOT_AUTHORISED', `Patroni refused: ${words}`, {
           suggestions: ['set cluster.credentialsFile in tabib.yaml to a file with user:password'],

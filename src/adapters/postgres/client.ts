@@ -204,8 +204,13 @@ async function takesWrites(
     } catch (cause) {
       // With jitter, so that all clients of a host that is back do not come at one moment.
       const waitMs = pauseMs * (0.5 + Math.random() / 2)
-      const [first] = (cause as AggregateError).errors as Error[]
+      const { errors } = cause as { errors: (Error & { code?: string })[] }
+      const refused = errors.find(({ code }) => code === '28000' || code === '28P01')
+      const [first] = errors
+      // That a login is refused does not change with who leads.
+      if (refused && errors.every(({ code }) => code === refused.code)) throw refused
       if (performance.now() + waitMs > deadline) {
+        if (refused) throw refused
         throw new Error(`no connection to a host that takes writes: ${first?.message}`, { cause: first })
       }
       await delay(waitMs)

@@ -5,6 +5,7 @@ import { planRedrive, type Redriven, type RedrivePlan, redriveEvents } from '../
 import { TabibError } from '../../errors.ts'
 import { quarantineFilter, quarantineFlags, reasonFilter } from '../../quarantine-flags.ts'
 import { mark } from '../../render.ts'
+import { quote } from '../../shell.ts'
 
 /** Events a second: `50/s`, or `50`. */
 const rateFlag = Flags.custom<number>({
@@ -138,6 +139,3 @@ function throttled(print: (line: string) => void): (line: string) => void {
     print(line)
   }
 }
-
-const quote = (word: string): string =>
-  /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`

@@ -1,5 +1,7 @@
 import type { PatroniNode } from '../../adapters/patroni/client.ts'
+import type { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
+import { quote } from '../../shell.ts'
 import type { ClusterState, MemberState } from './observe.ts'
 
 /** Whether a member would lead if there were no leader now, and what would be lost with it. */
@@ -9,7 +11,9 @@ export interface Candidate {
   wouldLead: boolean
   /** Why not, in words; empty when it would. */
   whyNot: string[]
-  /** Whether an operator may still make it the leader: it runs, is of this cluster, and may hold data. */
+  /** Whether Patroni takes it as the aim of a switchover: as `wouldLead`, though another may have more. */
+  maySucceed: boolean
+  /** Whether an operator may still make it the leader: it runs, is of this cluster, and Patroni takes it as a candidate. */
   canBeMade: boolean
   region: string | undefined
   /** WAL in bytes that the furthest known position has and it has not; undefined where its own is unknown. */
@@ -41,7 +45,7 @@ export interface Diagnosis {
  */
 export function diagnose(state: ClusterState): Diagnosis {
   const { scope } = state
-  const leaders = state.members.filter(leads)
+  const leaders = state.members.filter((one) => leads(state, one))
   const leader = leaders.length === 1 ? leaders[0] : undefined
   const candidates = rank(state.members.filter((one) => one !== leader).map((one) => candidacy(state, one)))
   const held = lockOf(state)
@@ -51,17 +55,17 @@ export function diagnose(state: ClusterState): Diagnosis {
   const [best] = state.store?.read === false ? [] : candidates.filter(({ canBeMade }) => canBeMade)
   const command =
     verdict === 'leaderless' && best
-      ? `tabib cluster failover --candidate ${best.name} --confirm ${scope} --reason "<why>"`
+      ? `tabib cluster failover --candidate ${quote(best.name)} --confirm ${quote(scope)} --reason "<why>"`
       : undefined
   const says = {
     led: `${leader?.name} leads`,
     electing:
       held === undefined
         ? `nobody leads; ${candidates[0]?.name} will within seconds`
-        : `${held} holds the lock and does not lead; it runs out within ${ttlOf(state)} s, then ${candidates[0]?.name} will lead`,
+        : `${held} holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within ${ttlOf(state)} s and ${candidates[0]?.name} will lead`,
     leaderless: best
       ? `nobody leads and nobody will by itself; ${best.name} has the most`
-      : `nobody leads, and nobody can be made to: ${state.store?.read === false ? 'the store has no majority' : 'no member is fit'}`,
+      : `nobody leads, and nobody can be made to: ${state.store?.read === false ? noStore(state.store.error) : 'no member is fit'}`,
     divided: `${leaders.map(({ name }) => name).join(' and ')} both say that they lead: stop one of them now`,
   }[verdict]
   return {
@@ -89,10 +93,41 @@ export function lossText({ lostBytes, lostTransactions, keepsAcknowledged }: Can
   return `${lostBytes} bytes, ${transactions}`
 }
 
-const leads = ({ own }: MemberState): boolean =>
-  own.read &&
-  (own.value.role === 'primary' || own.value.role === 'standby_leader') &&
-  own.value.state === 'running'
+// A Postgres outlives its Patroni and takes writes still.
+const leads = (state: ClusterState, { own, takesWrites }: MemberState): boolean =>
+  own.read
+    ? (own.value.role === 'primary' || own.value.role === 'standby_leader') &&
+      own.value.state === 'running' &&
+      stranger(state, own.value) === undefined
+    : takesWrites === true
+
+function stranger(state: ClusterState, { scope, systemIdentifier }: PatroniNode): string | undefined {
+  if (scope !== state.scope) return `answers for another cluster, "${scope}"`
+  if (systemIdentifier === undefined || systemIdentifier === state.systemIdentifier) return undefined
+  return `has another database (system identifier ${systemIdentifier}, not ${state.systemIdentifier})`
+}
+
+/** Why the store could not be read: only silence says that it has no majority. */
+const noStore = ({ code, message }: TabibError): string =>
+  code === 'ETCD_UNREACHABLE' ? 'the store has no majority' : message
+
+const storeIsLost = ({ store }: ClusterState): boolean =>
+  store?.read === false && store.error.code === 'ETCD_UNREACHABLE'
+
+/** Whether a synchronous standby is kept; never in a cluster that stands by for another. */
+const isSynchronous = ({ settings }: ClusterState): boolean =>
+  settings.read && settings.value.synchronous && !settings.value.standbyCluster
+
+/** Who alone may take over by itself in synchronous mode; undefined where anybody may. */
+function named(state: ClusterState): string[] | undefined {
+  if (!isSynchronous(state)) return undefined
+  if (!state.store?.read) {
+    // The key is read by way of the members: they do not tell which former leader it names.
+    return state.members.filter(({ role }) => role !== 'replica').map(({ name }) => name)
+  }
+  const { leader, standbys } = state.store.value.sync
+  return leader === undefined ? undefined : [leader, ...standbys]
+}
 
 /** Who holds the leader key: by the store, else by the list that a member made of it. */
 function lockOf({ store, members }: ClusterState): string | undefined {
@@ -100,12 +135,14 @@ function lockOf({ store, members }: ClusterState): string | undefined {
   return members.find(({ role }) => role === 'leader' || role === 'standby_leader')?.name
 }
 
+const isPaused = ({ settings }: ClusterState): boolean => settings.read && settings.value.paused
+
 const ttlOf = ({ settings }: ClusterState): number => (settings.read ? settings.value.ttlS : 30)
 
 // No leader, or one that is gone: the others wait for its key to run out and then choose.
 function electing(state: ClusterState, candidates: readonly Candidate[]): boolean {
-  if (state.settings.read && state.settings.value.paused) return false
-  if (state.store?.read === false) return false
+  if (isPaused(state)) return false
+  if (storeIsLost(state)) return false
   return candidates.some(({ wouldLead }) => wouldLead)
 }
 
@@ -114,91 +151,102 @@ function candidacy(state: ClusterState, member: MemberState): Candidate {
   const reference = furthestLsn(state)
   const lostBytes =
     own?.lsn === undefined || reference === undefined ? undefined : atLeastZero(reference - own.lsn)
-  const synchronous = state.settings.read && state.settings.value.synchronous
-  const listed = state.store?.read
-    ? namedBySync(state.store.value.sync, member.name)
-    : member.role === 'sync_standby'
   const impossible = cannotLead(state, member)
-  const whyNot = [...impossible, ...mayNotLead(state, member, lostBytes)]
+  const barred = [...impossible, ...mayNotLead(state, member, lostBytes)]
+  const ahead = rivals(state).find((one) => one !== member && lsnOf(one)! > (own?.lsn ?? 0n))
+  const whyNot = barred.length === 0 && ahead ? [`${ahead.name} has more`] : barred
   return {
     name: member.name,
     wouldLead: whyNot.length === 0,
     whyNot,
-    canBeMade: impossible.length === 0,
+    maySucceed: barred.length === 0,
+    canBeMade: impossible.length === 0 && !storeIsLost(state),
     region: typeof member.tags.region === 'string' ? member.tags.region : undefined,
     lostBytes,
     lostTransactions: lostTransactions(state, member, lostBytes),
-    keepsAcknowledged: synchronous && listed,
+    keepsAcknowledged: named(state)?.includes(member.name) ?? false,
   }
 }
 
-const namedBySync = (
-  { leader, standbys }: { leader: string | undefined; standbys: string[] },
-  name: string,
-) => leader === name || standbys.includes(name)
-
-/** Why not even an operator can make it the leader. */
-function cannotLead(state: ClusterState, { own }: MemberState): string[] {
-  if (!own.read) return [`does not answer (${own.error.message.replace(/^Patroni gave no answer: /, '')})`]
-  const { scope, systemIdentifier, state: postgres, lsn } = own.value
-  if (scope !== state.scope) return [`answers for another cluster, "${scope}"`]
-  if (systemIdentifier !== undefined && systemIdentifier !== state.systemIdentifier) {
-    return [`has another database (system identifier ${systemIdentifier}, not ${state.systemIdentifier})`]
-  }
-  if (postgres !== 'running') return [`its Postgres does not run (${postgres})`]
-  return lsn === undefined ? ['does not say how far its WAL reaches'] : []
+/** Why not even an operator can make it the leader: Patroni refuses such a candidate. */
+function cannotLead(state: ClusterState, member: MemberState): string[] {
+  const { own, tags } = member
+  const unfit = unfitness(state, member)
+  if (unfit !== undefined || !own.read) return unfit === undefined ? [] : [unfit]
+  return [
+    ...(staysReplica(tags) || staysReplica(own.value.tags) ? ['is tagged nofailover'] : []),
+    ...(own.value.watchdogFailed ? ['has no working watchdog'] : []),
+  ]
 }
+
+/** What is wrong with it, if it is no working member. */
+function unfitness(state: ClusterState, { own }: MemberState): string | undefined {
+  if (!own.read) return `does not answer (${own.error.message.replace(/^Patroni gave no answer: /, '')})`
+  const { state: postgres, lsn } = own.value
+  const strange = stranger(state, own.value)
+  if (strange !== undefined) return strange
+  if (postgres !== 'running') return `its Postgres does not run (${postgres})`
+  return lsn === undefined ? 'does not say how far its WAL reaches' : undefined
+}
+
+// As Patroni takes it: whatever is not false or empty; since version 3.2 also a priority of 0.
+const staysReplica = ({ nofailover, failover_priority: priority }: Record<string, unknown>): boolean =>
+  nofailover === undefined ? priority !== undefined && Number(priority) <= 0 : Boolean(nofailover)
 
 /** Why Patroni would not make it the leader by itself, though it runs. */
 function mayNotLead(state: ClusterState, member: MemberState, lostBytes: bigint | undefined): string[] {
   if (!member.own.read) return []
   const own = member.own.value
   const reasons: string[] = []
-  if (truthy(member.tags.nofailover) || truthy(own.tags.nofailover)) reasons.push('is tagged nofailover')
   if (state.settings.read) {
-    const { paused, maximumLag, checkTimeline, synchronous, ttlS } = state.settings.value
+    const { paused, maximumLag, checkTimeline, standbyCluster, ttlS } = state.settings.value
     if (paused) reasons.push('the cluster is paused: Patroni changes no leader')
-    if (lostBytes !== undefined && lostBytes > maximumLag) {
-      reasons.push(`lacks ${lostBytes} bytes of WAL; maximum_lag_on_failover is ${maximumLag}`)
+    const last = state.store?.read ? state.store.value.lastLsn : undefined
+    // What the leader last wrote to the store counts, not what others have.
+    const lag = last === undefined || own.lsn === undefined ? lostBytes : last - own.lsn
+    if (lag !== undefined && lag > maximumLag) {
+      reasons.push(`lacks ${lag} bytes of WAL; maximum_lag_on_failover is ${maximumLag}`)
     }
     const newest = newestTimeline(state)
-    if (checkTimeline && own.timeline !== undefined && own.timeline < newest) {
+    if (checkTimeline && !standbyCluster && own.timeline !== undefined && own.timeline < newest) {
       reasons.push(`is on timeline ${own.timeline}, the cluster on ${newest}`)
     }
-    if (synchronous && state.store?.read) {
-      const { sync } = state.store.value
-      if (sync.leader !== undefined && !namedBySync(sync, member.name)) {
-        reasons.push(
-          `is not named in the sync key, which names ${[sync.leader, ...sync.standbys].join(' and ')}${sync.standbys.length === 0 ? ' and no synchronous standby' : ''}`,
-        )
-      }
+    const successors = named(state)
+    if (successors && !successors.includes(member.name)) {
+      reasons.push(
+        state.store?.read
+          ? `is not named in the sync key, which names ${successors.join(' and ')}${successors.length === 1 ? ' and no synchronous standby' : ''}`
+          : 'is no synchronous standby',
+      )
     }
     const seen = own.dcsLastSeen
     if (seen !== undefined && state.nowMs / 1_000 - seen > ttlS) {
       reasons.push(`has not reached the store for ${Math.round(state.nowMs / 1_000 - seen)} s`)
     }
   }
-  if (state.store?.read === false) reasons.push('the store has no majority: nobody can take the leader key')
+  if (storeIsLost(state)) reasons.push('the store has no majority: nobody can take the leader key')
   const pending = state.store?.read ? state.store.value.pending : undefined
   if (pending?.candidate !== undefined && pending.candidate !== member.name) {
-    reasons.push(`a change to ${pending.candidate} was asked for and waits`)
+    const awaited = state.members.find(({ name }) => name === pending.candidate)
+    // Out of a pause nobody waits for one that cannot.
+    if (isPaused(state) || (awaited && cannotLead(state, awaited).length === 0)) {
+      reasons.push(`a change to ${pending.candidate} was asked for and waits`)
+    }
   }
-  const ahead = rivals(state).find((one) => one !== member && lsnOf(one)! > (own.lsn ?? 0n))
-  if (ahead && reasons.length === 0) reasons.push(`${ahead.name} has more`)
   return reasons
 }
 
-/** Those that Patroni compares with: they answer, run, and may lead. */
+/** Those that Patroni compares with: they answer, run, and may lead. A former leader in synchronous mode may have more. */
 function rivals(state: ClusterState): MemberState[] {
-  const synchronous = state.settings.read && state.settings.value.synchronous
-  const sync = state.store?.read ? state.store.value.sync : undefined
+  const successors = named(state)
+  const former = successors && state.store?.read ? state.store.value.sync.leader : undefined
   return state.members.filter(
     (one) =>
       lsnOf(one) !== undefined &&
-      !leads(one) &&
+      !leads(state, one) &&
       cannotLead(state, one).length === 0 &&
-      !truthy(one.tags.nofailover) &&
-      (!synchronous || sync?.leader === undefined || namedBySync(sync, one.name)),
+      one.name !== former &&
+      (successors?.includes(one.name) ?? true),
   )
 }
 
@@ -259,13 +307,29 @@ function judgeLeadership(
         object,
         message: `${leaders.map(({ name, host, port }) => `${name} (${host}:${port})`).join(' and ')} both take writes; the store names ${lockOf(state) ?? 'nobody'}`,
         evidence: { leaders: leaders.map(({ name }) => name), lock: lockOf(state) },
-        fix: `patronictl restart ${scope} ${leaders.find(({ name }) => name !== lockOf(state))?.name}`,
+        fix: stopping(scope, leaders.find(({ name }) => name !== lockOf(state))!),
       }),
     ]
   }
-  if (verdict === 'led') return []
+  const [leader] = leaders
+  if (leader) {
+    return leader.own.read
+      ? []
+      : [
+          finding({
+            id: 'cluster/leader-unwatched',
+            severity: 'critical',
+            object: `member ${leader.name}`,
+            message: `its Postgres takes writes and its Patroni does not answer: where that is dead, another will lead within ${ttlOf(state)} s and two take writes`,
+            fix: stopping(scope, leader),
+          }),
+        ]
+  }
   const dead = sync?.leader !== undefined && !sync.standbys.some((name) => answers(state, name))
-  const nameless = verdict === 'leaderless' && state.settings.read && state.settings.value.synchronous && dead
+  const nameless = verdict === 'leaderless' && isSynchronous(state) && dead
+  const tagged = state.members.find(
+    (one) => unfitness(state, one) === undefined && cannotLead(state, one).length > 0,
+  )
   return [
     finding({
       id: 'cluster/no-leader',
@@ -276,7 +340,11 @@ function judgeLeadership(
           ? 'nobody leads at this moment'
           : 'nobody leads, and Patroni will choose nobody: writes stop until somebody is made to',
       evidence: { lock: lockOf(state) ?? null },
-      fix: command ?? null,
+      fix:
+        command ??
+        (tagged
+          ? `patronictl reload ${quote(scope)} ${quote(tagged.name)}    # once its configuration lets it lead: ${cannotLead(state, tagged)[0]}`
+          : null),
     }),
     ...(nameless
       ? [
@@ -296,6 +364,12 @@ function judgeLeadership(
   ]
 }
 
+// A Patroni that starts again makes a replica of what has no lock.
+const stopping = (scope: string, { name, host, own }: MemberState): string =>
+  own.read
+    ? `patronictl restart ${quote(scope)} ${quote(name)}`
+    : `ssh ${quote(host)} systemctl restart patroni`
+
 const answers = ({ members }: ClusterState, name: string): boolean =>
   members.some((one) => one.name === name && one.own.read && one.own.value.state === 'running')
 
@@ -303,14 +377,14 @@ function judgeStore(state: ClusterState, leader: MemberState | undefined): Findi
   const { scope, store, settings } = state
   const object = `cluster ${scope}`
   const found: Finding[] = []
-  if (settings.read && settings.value.paused) {
+  if (isPaused(state)) {
     found.push(
       finding({
         id: 'cluster/paused',
         severity: leader ? 'warning' : 'critical',
         object,
         message: 'the cluster is paused: if its leader dies, nobody takes over',
-        fix: `patronictl resume ${scope}`,
+        fix: `patronictl resume ${quote(scope)}`,
       }),
     )
   }
@@ -332,17 +406,19 @@ function judgeStore(state: ClusterState, leader: MemberState | undefined): Findi
   if (!store.read) {
     found.push(
       finding({
-        id: 'cluster/store-no-majority',
-        severity: 'critical',
+        id: storeIsLost(state) ? 'cluster/store-no-majority' : 'cluster/store-unread',
+        severity: storeIsLost(state) ? 'critical' : 'error',
         object,
-        message: `${store.error.message}: without a majority the leader steps down within ${ttlOf(state)} s and nobody follows it`,
+        message: storeIsLost(state)
+          ? `${store.error.message}: without a majority the leader steps down within ${ttlOf(state)} s and nobody follows it`
+          : `${store.error.message}: who may take over is told by the members alone`,
         fix: store.error.suggestions[0] ?? null,
       }),
     )
     return found
   }
   const { sync, pending, systemIdentifier } = store.value
-  if (leader && settings.read && settings.value.synchronous && sync.standbys.length === 0) {
+  if (leader && isSynchronous(state) && sync.standbys.length === 0) {
     found.push(
       finding({
         id: 'cluster/sync-missing',
@@ -350,19 +426,19 @@ function judgeStore(state: ClusterState, leader: MemberState | undefined): Findi
         object,
         message: `no synchronous standby: if ${leader.name} dies now, nobody may take over`,
         evidence: { sync },
-        fix: `patronictl list ${scope}    # does a replica catch up and become Sync Standby?`,
+        fix: `patronictl list ${quote(scope)}    # does a replica catch up and become Sync Standby?`,
       }),
     )
   }
-  if (pending?.candidate !== undefined && !answers(state, pending.candidate)) {
+  if (isPaused(state) && pending?.candidate !== undefined && !answers(state, pending.candidate)) {
     found.push(
       finding({
         id: 'cluster/change-pending',
         severity: 'error',
         object,
-        message: `a change of leader to ${pending.candidate} was asked for, and it does not answer: the others wait for it`,
+        message: `a change of leader to ${pending.candidate} was asked for, and it does not answer: in a pause the others wait for it`,
         evidence: { pending },
-        fix: `patronictl flush ${scope} switchover`,
+        fix: `patronictl flush ${quote(scope)} switchover`,
       }),
     )
   }
@@ -386,28 +462,35 @@ function judgeMembers(
   candidates: readonly Candidate[],
 ): Finding[] {
   const { scope } = state
-  const streams = leader?.own.read ? leader.own.value.replicas : []
+  // From whomever: a replica may pass on what it receives.
+  const followed = new Set(
+    state.members.flatMap(({ own }) => (own.read ? own.value.replicas.map(({ name }) => name) : [])),
+  )
   const found = candidates.flatMap(({ name, lostBytes }): Finding[] => {
     const member = state.members.find((one) => one.name === name)!
     const object = `member ${name}`
-    const [impossible] = cannotLead(state, member)
-    if (!member.own.read || impossible !== undefined) {
-      const rewinding = member.own.read && member.own.value.state !== 'running' && leader
+    const unfit = unfitness(state, member)
+    if (!member.own.read || unfit !== undefined) {
+      const postgres = member.own.read ? member.own.value.state : ''
+      const changing = postgres !== 'running' && /ing\b/.test(postgres)
+      const rewinding = leader && /failed|crashed|stopped/.test(postgres)
       return [
         finding({
           id: member.own.read ? 'cluster/member-unfit' : 'cluster/member-silent',
-          severity: 'error',
+          severity: changing ? 'warning' : 'error',
           object,
-          message: `${impossible}${rewinding ? '; a former leader whose rewind fails looks so' : ''}`,
+          message: `${unfit}${rewinding ? '; a former leader whose rewind fails looks so' : ''}`,
           fix: rewinding
-            ? `patronictl reinit ${scope} ${name}`
-            : `ssh ${member.host} systemctl status patroni`,
+            ? `patronictl reinit ${quote(scope)} ${quote(name)}`
+            : changing
+              ? `patronictl list ${quote(scope)}    # does it come to run?`
+              : `ssh ${quote(member.host)} systemctl status patroni`,
         }),
       ]
     }
     const own: PatroniNode = member.own.value
-    if (!leader || leads(member)) return []
-    if (!streams.some((one) => one.name === name && one.state === 'streaming')) {
+    if (!leader?.own.read || leads(state, member)) return []
+    if (!followed.has(name)) {
       const old = own.timeline !== undefined && own.timeline < newestTimeline(state)
       return [
         finding({
@@ -416,9 +499,9 @@ function judgeMembers(
           object,
           message: old
             ? `is on timeline ${own.timeline} and the leader on ${newestTimeline(state)}: it follows nobody`
-            : `does not stream from ${leader.name}`,
+            : 'streams from nobody',
           evidence: { timeline: own.timeline, lostBytes },
-          fix: `patronictl reinit ${scope} ${name}`,
+          fix: `patronictl reinit ${quote(scope)} ${quote(name)}`,
         }),
       ]
     }
@@ -430,7 +513,7 @@ function judgeMembers(
           object,
           message: `lacks ${lostBytes} bytes of WAL, more than maximum_lag_on_failover (${state.settings.value.maximumLag}) lets lead`,
           evidence: { lostBytes },
-          fix: `patronictl list ${scope}    # does the lag shrink?`,
+          fix: `patronictl list ${quote(scope)}    # does the lag shrink?`,
         }),
       ]
     }
@@ -453,14 +536,12 @@ function judgeMembers(
         severity: 'error',
         object: `cluster ${scope}`,
         message: 'it has one member: if that dies, nobody takes over',
-        fix: `patronictl list ${scope}`,
+        fix: `patronictl list ${quote(scope)}`,
       }),
     )
   }
   return found
 }
-
-const truthy = (tag: unknown): boolean => tag === true || tag === 'true' || tag === 'on' || tag === 1
 
 const atLeastZero = (value: bigint): bigint => (value > 0n ? value : 0n)
 

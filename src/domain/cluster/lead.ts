@@ -6,6 +6,7 @@ import { type Database, openDatabase } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
+import { quote } from '../../shell.ts'
 import { judgePlace } from '../residency/judge.ts'
 import { readTenancy } from '../residency/tenants.ts'
 import { type Candidate, type Diagnosis, diagnose } from './judge.ts'
@@ -56,6 +57,8 @@ export function planLead(
   const refuse = (message: string, suggestions = ['tabib cluster diagnose']) =>
     new TabibError('CLUSTER_REFUSED', `${scope}: ${message}`, { suggestions })
   if (verdict === 'divided') throw refuse(says)
+  const unwatched = diagnosis.findings.find(({ id }) => id === 'cluster/leader-unwatched')
+  if (unwatched) throw refuse(`${unwatched.object}: ${unwatched.message}`, [unwatched.fix!])
   if (kind === 'switchover' && leader === undefined) {
     throw refuse(`${says}; a switchover wants a leader`, ['tabib cluster failover --dry-run'])
   }
@@ -72,16 +75,16 @@ export function planLead(
     )
   }
   if (state.store?.read === false) throw refuse(`${state.store.error.message}; nobody can be made to lead`)
-  const [best] = candidates.filter((one) => (kind === 'switchover' ? one.wouldLead : one.canBeMade))
+  const [best] = candidates.filter((one) => (kind === 'switchover' ? one.maySucceed : one.canBeMade))
   const candidate = wanted === undefined ? best : candidates.find(({ name }) => name === wanted)
   if (!candidate && wanted !== undefined) {
     const names = state.members.map(({ name }) => name)
     const meant = nearest(wanted, names)
     throw new TabibError('NOT_FOUND', `${scope} has no member "${wanted}"; it has ${names.join(', ')}`, {
-      suggestions: meant === undefined ? [] : [`tabib cluster ${kind} --candidate ${meant} --dry-run`],
+      suggestions: meant === undefined ? [] : [`tabib cluster ${kind} --candidate ${quote(meant)} --dry-run`],
     })
   }
-  if (!candidate || !(kind === 'switchover' ? candidate.wouldLead : candidate.canBeMade)) {
+  if (!candidate || !(kind === 'switchover' ? candidate.maySucceed : candidate.canBeMade)) {
     const why = (candidate ? [candidate] : candidates).map(
       ({ name, whyNot }) => `${name} ${whyNot.join(', ')}`,
     )
@@ -109,13 +112,18 @@ export function memberDatabase(
   name: string,
 ): Database {
   const member = members.find((one) => one.name === name)
-  if (databaseUrl === undefined || member === undefined) {
-    throw new TabibError('CONFIG_INVALID', `no database is configured: ${name} cannot be asked`, {
-      suggestions: ['export TABIB_DATABASE_URL=…'],
-    })
+  const url = databaseUrl && member && memberUrl(databaseUrl, member)
+  if (!url) {
+    throw new TabibError(
+      'CONFIG_INVALID',
+      `no database is configured, or ${name} tells no host: it cannot be asked`,
+      {
+        suggestions: ['export TABIB_DATABASE_URL=…'],
+      },
+    )
   }
   return openDatabase({
-    url: memberUrl(databaseUrl, member),
+    url,
     maxConnections: 1,
     connectTimeoutMs: 2_000,
     answerWithinMs: 2_000,
@@ -280,7 +288,10 @@ async function writable(
   { candidate, startedAt }: { candidate: string; startedAt: number },
 ): Promise<number | undefined> {
   const elapsed = () => Math.round(performance.now() - startedAt)
-  if (app.config.databaseUrl === undefined) return elapsed()
+  // The leader of a cluster that stands by for another takes none.
+  if (app.config.databaseUrl === undefined || (state.settings.read && state.settings.value.standbyCluster)) {
+    return elapsed()
+  }
   await using db = memberDatabase(app.config, state, candidate)
   return (await takesWrites({ db })).value === 1 ? elapsed() : undefined
 }

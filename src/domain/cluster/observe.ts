@@ -1,8 +1,10 @@
+import { isIPv6 } from 'node:net'
 import { openEtcd } from '../../adapters/etcd/client.ts'
 import type { Fetch } from '../../adapters/http/client.ts'
 import {
   type ListedMember,
   openPatroni,
+  type Patroni,
   type PatroniNode,
   type PatroniSettings,
 } from '../../adapters/patroni/client.ts'
@@ -21,6 +23,8 @@ export interface MemberState extends ListedMember {
    * where it cannot be asked.
    */
   nextXid: bigint | undefined
+  /** Whether its Postgres is no replica, whatever its Patroni says. Undefined where it cannot be asked. */
+  takesWrites: boolean | undefined
 }
 
 /** What only the store knows. */
@@ -76,29 +80,73 @@ export async function observeCluster(app: ClusterReader): Promise<ClusterState> 
   const { patroni: urls, etcd, namespace } = requireCluster(app.config)
   const fetch = app.fetch()
   const patroni = openPatroni({ urls, fetch, timeoutMs: LIMIT_MS })
-  const [cluster, settings] = await Promise.all([patroni.cluster(), reading(patroni.settings())])
+  const [cluster, settings] = await Promise.all([reading(patroni.cluster()), reading(patroni.settings())])
+  if (!cluster.read) return withoutList(patroni, urls, { settings, error: cluster.error })
+  const { scope, systemIdentifier } = cluster.value
   const [members, store] = await Promise.all([
     Promise.all(
-      cluster.members.map(async (member) => {
-        const [own, nextXid] = await Promise.all([
+      cluster.value.members.map(async (member) => {
+        const [own, postgres] = await Promise.all([
           reading(patroni.node(member.apiUrl)),
-          nextXidOf(app.config.databaseUrl, member),
+          askPostgres(app.config.databaseUrl, member),
         ])
-        return { ...member, own, nextXid }
+        return { ...member, own, ...postgres }
       }),
     ),
     etcd.length === 0
       ? undefined
-      : reading(readStore({ etcd, fetch, prefix: `${namespace}/${cluster.scope}/` })),
+      : reading(readStore({ etcd, fetch, prefix: storePrefix(namespace, scope) })),
   ])
-  const { scope, systemIdentifier } = cluster
   return { scope, systemIdentifier, members, settings, store, nowMs: Date.now() }
 }
 
-/** The URL of the database on one member, by the credentials that the configuration has. */
-export function memberUrl(databaseUrl: string, { host, port }: Pick<ListedMember, 'host' | 'port'>): string {
+// Patroni takes a namespace with any slashes.
+const storePrefix = (namespace: string, scope: string) => `/${namespace}/${scope}/`.replace(/\/+/g, '/')
+
+/** The list of members is in the store: without its majority, who is configured tells of itself alone, by its address. */
+async function withoutList(
+  patroni: Patroni,
+  urls: readonly string[],
+  { settings, error }: { settings: ClusterState['settings']; error: TabibError },
+): Promise<ClusterState> {
+  const members = await Promise.all(
+    urls.map(async (apiUrl): Promise<MemberState> => {
+      const own = await reading(patroni.node(apiUrl))
+      const { role, state, tags } = own.read ? own.value : { role: '', state: '', tags: {} }
+      const unknown = { port: undefined, nextXid: undefined, takesWrites: undefined }
+      const { host: name, hostname: host } = new URL(apiUrl)
+      return { name, role, state, tags, apiUrl, host, ...unknown, own }
+    }),
+  )
+  const [first] = members.flatMap(({ own }) => (own.read ? own.value : []))
+  if (!first) throw error
+  const unread = new TabibError('ETCD_UNREACHABLE', 'no member reads the list of members from the store', {
+    suggestions: ['etcdctl endpoint status --cluster -w table'],
+  })
+  const { scope, systemIdentifier = '' } = first
+  return {
+    scope,
+    systemIdentifier,
+    members,
+    settings,
+    store: { read: false, error: unread },
+    nowMs: Date.now(),
+  }
+}
+
+/**
+ * The URL of the database on one member, by the credentials that the configuration has; undefined for a member that
+ * tells no host.
+ */
+export function memberUrl(
+  databaseUrl: string,
+  { host, port }: Pick<ListedMember, 'host' | 'port'>,
+): string | undefined {
   const url = new URL(hostUrls(databaseUrl)[0]!)
-  url.hostname = host
+  const written = isIPv6(host) ? `[${host}]` : host
+  // A URL leaves its host alone where it is given none, and would lead to another member.
+  if (!URL.canParse(`postgres://${written}`) || /[/@?#]|^$/.test(host)) return undefined
+  url.hostname = written
   url.port = String(port ?? 5432)
   return url.href
 }
@@ -113,6 +161,15 @@ async function readStore({
   prefix: string
 }): Promise<StoreState> {
   const keys = await openEtcd({ urls: etcd, fetch, timeoutMs: LIMIT_MS }).read(prefix)
+  if (keys.size === 0) {
+    throw new TabibError(
+      'CONFIG_INVALID',
+      `etcd holds nothing below ${prefix}; Patroni keeps its state elsewhere`,
+      {
+        suggestions: ['set cluster.namespace and TABIB_ETCD_URL to what Patroni’s configuration says'],
+      },
+    )
+  }
   const json = (name: string): Record<string, unknown> => {
     try {
       const value = JSON.parse(keys.get(`${prefix}${name}`) ?? '{}')
@@ -144,22 +201,26 @@ async function readStore({
   }
 }
 
-async function nextXidOf(databaseUrl: string | undefined, member: ListedMember): Promise<bigint | undefined> {
-  if (databaseUrl === undefined || member.host === '') return undefined
+async function askPostgres(
+  databaseUrl: string | undefined,
+  member: ListedMember,
+): Promise<Pick<MemberState, 'nextXid' | 'takesWrites'>> {
+  const url = databaseUrl && memberUrl(databaseUrl, member)
+  if (!url) return { nextXid: undefined, takesWrites: undefined }
   await using db = openDatabase({
-    url: memberUrl(databaseUrl, member),
+    url,
     maxConnections: 1,
     connectTimeoutMs: LIMIT_MS,
     answerWithinMs: LIMIT_MS,
   })
   try {
-    const [row] = await db.query<{ xid: string }>(
-      'select pg_snapshot_xmax(pg_current_snapshot())::text as xid',
+    const [row] = await db.query<{ xid: string; writes: boolean }>(
+      'select pg_snapshot_xmax(pg_current_snapshot())::text as xid, not pg_is_in_recovery() as writes',
     )
-    return row && BigInt(row.xid)
+    return { nextXid: row && BigInt(row.xid), takesWrites: row?.writes }
   } catch {
     // A member whose Postgres is down, or that knows other logins, is judged by its position alone.
-    return undefined
+    return { nextXid: undefined, takesWrites: undefined }
   }
 }
 
