@@ -163,3 +163,7 @@ const isNumeric = (value: unknown): boolean => typeof value === 'number' || type
 
 // Combining marks take no column of their own; tables hold ids and words, so wide scripts need no table of widths.
 const width = (text: string): number => [...text.replace(/\p{M}/gu, '')].length
+
+/** A word as a POSIX shell reads it back, for a command that is printed to be pasted. */
+export const quote = (word: string): string =>
+  /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`

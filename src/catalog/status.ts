@@ -1,6 +1,6 @@
 import type { App } from '../app.ts'
 import { TabibError } from '../errors.ts'
-import { quote } from '../shell.ts'
+import { quote } from '../render.ts'
 import { type BuiltMode, type Fires, judge, type Reading } from './failure-mode.ts'
 import { runbookPath } from './runbook.ts'
 

@@ -4,8 +4,7 @@ import { summarise } from '../../domain/dlq/plan.ts'
 import { planRedrive, type Redriven, type RedrivePlan, redriveEvents } from '../../domain/dlq/redrive.ts'
 import { TabibError } from '../../errors.ts'
 import { quarantineFilter, quarantineFlags, reasonFilter } from '../../quarantine-flags.ts'
-import { mark } from '../../render.ts'
-import { quote } from '../../shell.ts'
+import { mark, quote } from '../../render.ts'
 
 /** Events a second: `50/s`, or `50`. */
 const rateFlag = Flags.custom<number>({

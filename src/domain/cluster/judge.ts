@@ -1,7 +1,7 @@
 import type { PatroniNode } from '../../adapters/patroni/client.ts'
 import type { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
-import { quote } from '../../shell.ts'
+import { quote } from '../../render.ts'
 import type { ClusterState, MemberState } from './observe.ts'
 
 /** Whether a member would lead if there were no leader now, and what would be lost with it. */
