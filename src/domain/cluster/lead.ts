@@ -256,17 +256,19 @@ async function verify(
     const member = state.members.find(({ name }) => name === candidate)
     if (diagnosis.leader === candidate)
       writableAfterMs ??= await writable(app, state, { candidate, startedAt })
-    const replicas = member?.own.read
-      ? member.own.value.replicas.filter((one) => one.state === 'streaming').map(({ name }) => name)
-      : []
+    const followers = member?.own.read ? member.own.value.replicas : []
+    const inState = (pattern: RegExp) =>
+      followers.filter((one) => pattern.test(one.state)).map(({ name }) => name)
+    const replicas = inState(/streaming/)
     const amiss = [
       ...(diagnosis.leader === candidate ? [] : [diagnosis.says]),
       ...(writableAfterMs === undefined ? [`${candidate} takes no writes`] : []),
       ...(replicas.length === 0 ? [`nobody streams from ${candidate}`] : []),
+      ...inState(/startup|catchup/).map((name) => `${name} catches up still`),
     ]
     // The old leader may be gone for good; whoever answers must follow.
-    const lagging = diagnosis.findings.filter(
-      ({ id }) => id === 'cluster/not-streaming' || id === 'cluster/timeline-behind',
+    const lagging = diagnosis.findings.filter(({ id }) =>
+      /^cluster\/(not-streaming|timeline-behind|member-unfit)$/.test(id),
     )
     if ((amiss.length === 0 && lagging.length === 0) || performance.now() > deadline) {
       if (writableAfterMs === undefined) {
