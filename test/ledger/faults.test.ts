@@ -5,9 +5,11 @@ import { join } from 'node:path'
 import { decodeJwt, decodeProtectedHeader, generateKeyPair, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
+import { appendAudit } from '../../src/domain/audit/append.ts'
 import { rotateKeys } from '../../src/domain/keys/rotate.ts'
-import { openAccount } from '../../src/domain/ledger/account.ts'
+import { findAccount, openAccount } from '../../src/domain/ledger/account.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
+import { applyReconciliation, planReconciliation } from '../../src/domain/ledger/reconcile.ts'
 import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
 import { stopDrift } from '../../src/domain/ledger/stop-drift.ts'
 import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
@@ -631,4 +633,22 @@ test('verifications under concurrent posts raise no false alarm', () =>
     const run = await runVerifications({ db, service, keyStore }, { tenantId, folder, verifications: 15 })
     expect(run.falseAlarms).toEqual([])
     expect(run.posted).toBeGreaterThan(0)
+  }))
+
+test('an account that two people mended holds again, and is sealed as it is; one that nobody approved does not', () =>
+  inCopy(async ({ db, folder, tamper }) => {
+    await tamper(`update billing.entry set amount_minor = amount_minor + 5 where ${entry('cash', 3)}`)
+    await stopDrift({ db }, (await verify(db, folder)).findings)
+    const account = await findAccount({ db }, cash)
+    await applyReconciliation({ db }, await planReconciliation(db, account))
+    const unapproved = await verify(db, folder)
+    expect(unapproved.findings.map(({ id }) => id)).toContain('ledger/sealed-entries')
+
+    await appendAudit(db, {
+      ...{ runId: randomUUID(), actor: 'first', approver: 'second', context: 'test', version: '0' },
+      ...{ command: 'ledger reconcile', argsRedacted: [], targets: [`account:${cash}`] },
+      ...{ phase: 'after', outcome: 'ok' },
+    })
+    expect((await verify(db, folder)).findings).toEqual([])
+    expect((await verify(db, folder, {}, { full: true })).findings).toEqual([])
   }))

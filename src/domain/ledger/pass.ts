@@ -73,7 +73,7 @@ export interface PassOptions {
 /** One digest for so many entries of an account. */
 const ENTRIES_A_BLOCK = 1_000n
 const TRANSACTIONS_A_BLOCK = 10_000
-const ACCOUNTS_A_PAGE = 5_000
+const ACCOUNTS_A_PAGE = 1_000
 // Some 50 ms of a statement.
 const ENTRIES_A_STATEMENT = 100_000n
 // A ledger so small is verified whole each time; of a larger one every pass takes its share of a week.

@@ -27,7 +27,7 @@ export const SEAL_KEY_POLICY: KeyPolicy = {
 export const NOTHING_SEALED = '3:3:'
 // The last and the one before, for whoever wants to compare; their heads are kept for ever.
 const CONTENTS_KEPT = 2
-const CHUNK_BYTES = 1_048_576
+const CHUNK_BYTES = 131_072
 
 const headSchema = z.object({
   n: z.int().min(1),
