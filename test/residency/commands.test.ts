@@ -111,7 +111,13 @@ const tabibAs = async (actor: string, ...argv: string[]): Promise<Answer> => {
   return { exitCode, stdout, stderr, json: argv.includes('--json') ? JSON.parse(stdout) : undefined }
 }
 const tabib = (...argv: string[]) => tabibAs('ahmad@ops', ...argv)
-const gate = (...more: string[]) => tabib('residency', 'gate', '--target', 'herat-dr', '--json', ...more)
+/** Asks as an operator does: again, where something did not answer in the gate's one second, as on a busy machine. */
+async function gate(...more: string[]) {
+  for (let asked = 1; ; asked += 1) {
+    const answer = await tabib('residency', 'gate', '--target', 'herat-dr', '--json', ...more)
+    if (asked === 3 || !/no answer within|time-?out/i.test(answer.json.error?.message ?? '')) return answer
+  }
+}
 const sign = (label: string, region = 'af-herat', keyRegion = region) =>
   tabib('residency', 'manifest', label, '--region', region, '--key-region', keyRegion, '--json')
 const allow = (slug: string, region: string, ...more: string[]) =>
