@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { openEtcd } from '../../src/adapters/etcd/client.ts'
 import { openPatroni } from '../../src/adapters/patroni/client.ts'
+import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { diagnose } from '../../src/domain/cluster/judge.ts'
 import { type ClusterReader, memberUrl, observeCluster } from '../../src/domain/cluster/observe.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
@@ -31,6 +32,17 @@ test('a namespace is found however its slashes are written; one that holds nothi
     read: false,
     error: { code: 'CONFIG_INVALID', message: expect.stringContaining('holds nothing below /other/main/') },
   })
+})
+
+test('a login is wrong where every host refuses it; where one is down, nobody who leads was asked', {
+  timeout: 30_000,
+}, async () => {
+  const asked = async (hosts: string) => {
+    await using db = openDatabase({ url: `postgres://nobody:x@${hosts}/postgres`, connectTimeoutMs: 500 })
+    return db.query('select 1')
+  }
+  await expect(asked(cluster.hosts)).rejects.toMatchObject({ code: 'NOT_AUTHORISED' })
+  await expect(asked(`127.0.0.1:9,${cluster.hosts}`)).rejects.toMatchObject({ code: 'POSTGRES_UNREACHABLE' })
 })
 
 test('a store that hangs leaves no list of members: they tell of themselves, and the store is named', {

@@ -207,10 +207,9 @@ async function takesWrites(
       const { errors } = cause as { errors: (Error & { code?: string })[] }
       const refused = errors.find(({ code }) => code === '28000' || code === '28P01')
       const [first] = errors
-      // That a login is refused does not change with who leads.
+      // Where all refuse the login, it is wrong; one alone may be a replica that does not know it yet.
       if (refused && errors.every(({ code }) => code === refused.code)) throw refused
       if (performance.now() + waitMs > deadline) {
-        if (refused) throw refused
         throw new Error(`no connection to a host that takes writes: ${first?.message}`, { cause: first })
       }
       await delay(waitMs)
