@@ -2,19 +2,19 @@ import { readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { openEtcd } from '../../adapters/etcd/client.ts'
 import { openPatroni } from '../../adapters/patroni/client.ts'
-import { type Database, openDatabase } from '../../adapters/postgres/client.ts'
+import type { Database } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
 import { quote } from '../../render.ts'
 import { judgePlace } from '../residency/judge.ts'
 import { readTenancy } from '../residency/tenants.ts'
-import { type Candidate, type Diagnosis, diagnose } from './judge.ts'
+import { type Candidate, diagnose } from './judge.ts'
 import {
   type ClusterReader,
   type ClusterState,
-  memberUrl,
   observeCluster,
+  openMember,
   requireCluster,
 } from './observe.ts'
 import { takesWrites } from './writable.ts'
@@ -51,7 +51,7 @@ export interface Led {
 export function planLead(
   state: ClusterState,
   { kind, candidate: wanted }: { kind: LeadPlan['kind']; candidate: string | undefined },
-): { plan: LeadPlan; candidate: Candidate; diagnosis: Diagnosis } {
+): { plan: LeadPlan; candidate: Candidate } {
   const diagnosis = diagnose(state)
   const { verdict, says, leader, candidates, scope } = diagnosis
   const refuse = (message: string, suggestions = ['tabib cluster diagnose']) =>
@@ -92,7 +92,6 @@ export function planLead(
   }
   const own = state.members.find(({ name }) => name === candidate.name)?.own
   return {
-    diagnosis,
     candidate,
     plan: {
       kind,
@@ -112,22 +111,13 @@ export function memberDatabase(
   name: string,
 ): Database {
   const member = members.find((one) => one.name === name)
-  const url = databaseUrl && member && memberUrl(databaseUrl, member)
-  if (!url) {
-    throw new TabibError(
-      'CONFIG_INVALID',
-      `no database is configured, or ${name} tells no host: it cannot be asked`,
-      {
-        suggestions: ['export TABIB_DATABASE_URL=…'],
-      },
-    )
-  }
-  return openDatabase({
-    url,
-    maxConnections: 1,
-    connectTimeoutMs: 2_000,
-    answerWithinMs: 2_000,
-  })
+  const db = member && openMember(databaseUrl, member)
+  if (db) return db
+  throw new TabibError(
+    'CONFIG_INVALID',
+    `no database is configured, or ${name} tells no host: it cannot be asked`,
+    { suggestions: ['export TABIB_DATABASE_URL=…'] },
+  )
 }
 
 /**

@@ -8,12 +8,10 @@ import {
   type PatroniNode,
   type PatroniSettings,
 } from '../../adapters/patroni/client.ts'
-import { hostUrls, openDatabase } from '../../adapters/postgres/client.ts'
+import { type Database, hostUrls, openDatabase } from '../../adapters/postgres/client.ts'
 import type { ClusterConfig, Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
-
-/** What was read, or why it could not be. */
-export type Reading<T> = { read: true; value: T } | { read: false; error: TabibError }
+import type { Reading } from '../residency/judge.ts'
 
 /** One member: as the store lists it, as it says itself, and how far its Postgres is. */
 export interface MemberState extends ListedMember {
@@ -151,6 +149,13 @@ export function memberUrl(
   return url.href
 }
 
+/** The Postgres of one member, by the credentials that the configuration has; undefined where it cannot be asked. */
+export function openMember(databaseUrl: string | undefined, member: ListedMember): Database | undefined {
+  const url = databaseUrl && memberUrl(databaseUrl, member)
+  if (!url) return undefined
+  return openDatabase({ url, maxConnections: 1, connectTimeoutMs: LIMIT_MS, answerWithinMs: LIMIT_MS })
+}
+
 async function readStore({
   etcd,
   fetch,
@@ -205,14 +210,8 @@ async function askPostgres(
   databaseUrl: string | undefined,
   member: ListedMember,
 ): Promise<Pick<MemberState, 'nextXid' | 'takesWrites'>> {
-  const url = databaseUrl && memberUrl(databaseUrl, member)
-  if (!url) return { nextXid: undefined, takesWrites: undefined }
-  await using db = openDatabase({
-    url,
-    maxConnections: 1,
-    connectTimeoutMs: LIMIT_MS,
-    answerWithinMs: LIMIT_MS,
-  })
+  await using db = openMember(databaseUrl, member)
+  if (!db) return { nextXid: undefined, takesWrites: undefined }
   try {
     const [row] = await db.query<{ xid: string; writes: boolean }>(
       'select pg_snapshot_xmax(pg_current_snapshot())::text as xid, not pg_is_in_recovery() as writes',
