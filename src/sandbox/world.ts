@@ -117,7 +117,7 @@ export interface ProduceOptions {
 
 export interface WorldOptions {
   natsNodes?: 1 | 3 | undefined
-  /** Runs Postgres as a Patroni cluster of three, synchronous, with etcd. */
+  /** Runs Postgres as a Patroni cluster of three, strictly synchronous, with etcd. */
   cluster?: boolean | undefined
   /** Keeps keys in a KMS instead of encrypted files. */
   kms?: boolean | undefined
@@ -309,7 +309,7 @@ async function startCluster(
   folder: SandboxFolder,
 ): Promise<{ postgres: PostgresServer; cluster: PatroniServer }> {
   const members = ['n1', 'n2', 'n3'].map((name) => ({ name }))
-  const cluster = await startPatroni({ folder, scope: 'main', synchronous: true, members })
+  const cluster = await startPatroni({ folder, scope: 'main', synchronous: 'strict', members })
   const roles = await makeRoles(cluster.adminUrl, cluster.hosts)
   const postgres = Object.create(
     cluster.members[0]!,

@@ -68,6 +68,7 @@ function cluster(
         loopWaitS: 10,
         maximumLag: 1_048_576n,
         synchronous: false,
+        strict: false,
         checkTimeline: false,
         paused: false,
         standbyCluster: false,
@@ -94,7 +95,11 @@ function cluster(
 }
 
 const synchronous = { synchronous: true }
-const ids = (state: ClusterState) => diagnose(state).findings.map(({ id }) => id)
+// Most of these clusters promise little, and are told so each time.
+const ids = (state: ClusterState) =>
+  diagnose(state)
+    .findings.map(({ id }) => id)
+    .filter((id) => id !== 'cluster/not-strict')
 const whyNot = (state: ClusterState, name: string) =>
   diagnose(state)
     .candidates.find((one) => one.name === name)
@@ -105,7 +110,8 @@ describe('who leads, who would, and why not', () => {
     const state = cluster([primary('n1', 'n2', 'n3'), member('n2'), member('n3')], {
       store: { leader: 'n1' },
     })
-    expect(diagnose(state)).toMatchObject({ verdict: 'led', leader: 'n1', findings: [], command: undefined })
+    expect(diagnose(state)).toMatchObject({ verdict: 'led', leader: 'n1', command: undefined })
+    expect(ids(state)).toEqual([])
     expect(diagnose(state).candidates.map(({ wouldLead }) => wouldLead)).toEqual([true, true])
   })
 
@@ -139,6 +145,42 @@ describe('who leads, who would, and why not', () => {
       ['n1', 300n],
       ['n3', undefined],
     ])
+  })
+
+  test.each([
+    [{ synchronous: false, strict: true }, 'replication is asynchronous: '],
+    [{ synchronous: true, strict: false }, 'synchronous mode is not strict: '],
+  ])('a cluster that acknowledges what only its leader has is told so', (settings, message) => {
+    const state = cluster([primary('n1', 'n2'), member('n2')], {
+      settings,
+      store: { leader: 'n1', sync: { leader: 'n1', standbys: ['n2'] } },
+    })
+    expect(diagnose(state).findings).toMatchObject([
+      { id: 'cluster/not-strict', severity: 'warning', message: expect.stringContaining(message) },
+    ])
+    const strict = cluster(state.members, {
+      settings: { synchronous: true, strict: true },
+      store: { leader: 'n1', sync: { leader: 'n1', standbys: ['n2'] } },
+    })
+    expect(diagnose(strict).findings).toEqual([])
+  })
+
+  test('in strict mode the furthest of the followers has all that a leader without a named standby acknowledged', () => {
+    const stuck = (n1: Partial<PatroniNode>) =>
+      cluster([member('n1', n1), member('n2'), member('n3', 'silent')], {
+        settings: { synchronous: true, strict: true },
+        store: { sync: { leader: 'n3', standbys: [] } },
+      })
+    const keeps = (state: ClusterState) =>
+      diagnose(state).candidates.map(({ name, keepsAcknowledged }) => [name, keepsAcknowledged])
+    expect(keeps(stuck({ lsn: 700n }))).toEqual([
+      ['n2', true],
+      ['n1', false],
+      ['n3', true],
+    ])
+    // Further, on a timeline that the cluster has left.
+    expect(keeps(stuck({ lsn: 1_200n, timeline: 2 }))[0]).toEqual(['n2', true])
+    expect(diagnose(stuck({ lsn: 1_200n, timeline: 2 })).candidates[0]).toMatchObject({ lostBytes: 0n })
   })
 
   test('the synchronous standby follows, whatever others have', () => {
@@ -337,9 +379,10 @@ describe('who leads, who would, and why not', () => {
     const state = cluster([primary('n1', 'n3'), member('n2', { timeline: 2, lsn: 900n }), member('n3')], {
       store: { leader: 'n1' },
     })
-    expect(diagnose(state).findings).toMatchObject([
-      { id: 'cluster/timeline-behind', fix: 'patronictl reinit main n2' },
-    ])
+    expect(diagnose(state).findings[0]).toMatchObject({
+      id: 'cluster/timeline-behind',
+      fix: 'patronictl reinit main n2',
+    })
   })
 
   test('what would be lost in transactions is told by whoever has them', () => {

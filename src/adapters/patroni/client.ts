@@ -55,6 +55,8 @@ export interface PatroniSettings {
   loopWaitS: number
   maximumLag: bigint
   synchronous: boolean
+  /** Commits wait while there is no synchronous standby. */
+  strict: boolean
   checkTimeline: boolean
   paused: boolean
   standbyCluster: boolean
@@ -134,6 +136,7 @@ const settings = z.object({
   loop_wait: numeral.default(10),
   maximum_lag_on_failover: numeral.default(1_048_576),
   synchronous_mode: flag,
+  synchronous_mode_strict: flag,
   check_timeline: flag,
   pause: flag,
   standby_cluster: z
@@ -190,6 +193,7 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
           loopWaitS: own.loop_wait,
           maximumLag: BigInt(Math.trunc(own.maximum_lag_on_failover)),
           synchronous: own.synchronous_mode,
+          strict: own.synchronous_mode_strict,
           checkTimeline: own.check_timeline,
           paused: own.pause,
           standbyCluster: Boolean(standby?.host || standby?.port || standby?.restore_command),

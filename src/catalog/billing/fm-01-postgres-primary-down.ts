@@ -1,5 +1,8 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { takesWrites } from '../../domain/cluster/writable.ts'
+import { outboxPending } from '../../domain/outbox/backlog.ts'
 import { compareWithStream } from '../../domain/outbox/compare.ts'
+import type { World } from '../../sandbox/world.ts'
 import { failureMode } from '../failure-mode.ts'
 
 export default failureMode({
@@ -24,28 +27,29 @@ export default failureMode({
   drill: {
     needs: { cluster: true },
     // The leader dies right after a switchover, before a standby is named that may follow it: Patroni chooses nobody.
-    inject: async (world) => {
+    inject: async (world): Promise<Disaster> => {
       const { leader, standby } = await world.cluster!.synchronised()
       const relay = await world.startWorkers(['outbox-relay'])
-      // Before the change: what a new leader acknowledges while it has no standby yet is lost with it, unless Patroni is
-      // told to be strict.
-      const acknowledged: string[] = []
-      for (let n = 0; n < 50; n += 1) acknowledged.push(...(await world.produce('billing', { count: 1 })))
+      const writer = startWriter(world)
       await fetch(`${leader.url}/switchover`, {
         method: 'POST',
         body: JSON.stringify({ leader: leader.name, candidate: standby.name }),
       })
       await standby.killNode()
       return {
-        acknowledged,
+        writer,
         async [Symbol.asyncDispose]() {
-          await relay[Symbol.asyncDispose]()
+          await Promise.all([writer.stop(), relay[Symbol.asyncDispose]()])
           await standby.restart()
         },
       }
     },
     verify: async (world, fault) => {
-      const { acknowledged } = fault as AsyncDisposable & { acknowledged: string[] }
+      const acknowledged = await (fault as Disaster).writer.stop()
+      for (let attempt = 0; (await outboxPending(world.app, { service: 'billing' })) > 0; attempt += 1) {
+        if (attempt === DRAIN_POLLS) return ['the outbox is not drained 15 s after the last write']
+        await delay(100)
+      }
       const kept = await world.db.query<{ id: string }>(
         'select id::text as id from billing.outbox where id = any($1::uuid[])',
         [acknowledged],
@@ -60,3 +64,26 @@ export default failureMode({
     deadlineS: { recover: 30 },
   },
 })
+
+const DRAIN_POLLS = 150
+
+type Disaster = AsyncDisposable & { writer: { stop(): Promise<string[]> } }
+
+/** Commits one event after another until it is stopped, and tells which were acknowledged; what fails, it leaves. */
+function startWriter(world: World): Disaster['writer'] {
+  const acknowledged: string[] = []
+  let stopped = false
+  const writing = (async () => {
+    while (!stopped) {
+      const written = await world.produce('billing', { count: 1 }).catch(() => delay(50, []))
+      acknowledged.push(...written)
+    }
+  })()
+  return {
+    async stop() {
+      stopped = true
+      await writing
+      return acknowledged
+    },
+  }
+}

@@ -1,5 +1,5 @@
 import { TabibCommand } from '../../command.ts'
-import { diagnose } from '../../domain/cluster/judge.ts'
+import { acknowledgement, diagnose } from '../../domain/cluster/judge.ts'
 import { type ClusterState, observeCluster } from '../../domain/cluster/observe.ts'
 import { fails } from '../../findings-report.ts'
 import { mark, table } from '../../render.ts'
@@ -22,6 +22,7 @@ export default class ClusterStatus extends TabibCommand<typeof ClusterStatus> {
         leader: leader ?? null,
         verdict,
         paused: paused(state),
+        replication: acknowledgement(state) ?? null,
         members: state.members.map(memberOf),
         findings,
       },
@@ -37,7 +38,7 @@ export default class ClusterStatus extends TabibCommand<typeof ClusterStatus> {
             'region',
             'postgres',
           ]),
-          `${mark(failing.length > 0 ? 'failed' : 'ok')} ${scope}: ${says}${paused(state) ? ', paused' : ''}`,
+          `${mark(failing.length > 0 ? 'failed' : 'ok')} ${scope}: ${says}${paused(state) ? ', paused' : ''}${promise(state)}`,
           ...(failing.length > 0 ? [`    tabib cluster diagnose    # ${failing.length} findings`] : []),
         ].join('\n'),
     })
@@ -45,6 +46,12 @@ export default class ClusterStatus extends TabibCommand<typeof ClusterStatus> {
 }
 
 const paused = ({ settings }: ClusterState): boolean => settings.read && settings.value.paused
+
+const promise = (state: ClusterState): string => {
+  const how = acknowledgement(state)
+  if (how === undefined) return ''
+  return `, ${how === 'strict' ? 'strictly synchronous' : how === 'synchronous' ? 'synchronous and not strict' : how}`
+}
 
 function memberOf({ name, role, own, tags, host, port }: ClusterState['members'][number]) {
   return {

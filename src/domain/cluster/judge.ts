@@ -20,7 +20,9 @@ export interface Candidate {
   lostBytes: bigint | undefined
   /** Transactions in them; undefined where nobody who has them can be asked. */
   lostTransactions: bigint | undefined
-  /** True where whatever was acknowledged is on it: it is a synchronous standby. */
+  /** Of its WAL; what lies on an older one than others have is not the cluster's history. */
+  timeline: number | undefined
+  /** True where whatever was acknowledged is on it: it is a synchronous standby, or has the most in strict mode. */
   keepsAcknowledged: boolean
 }
 
@@ -78,6 +80,7 @@ export function diagnose(state: ClusterState): Diagnosis {
       ...judgeLeadership(state, verdict, leaders, command),
       ...judgeStore(state, leader),
       ...judgeMembers(state, leader, candidates),
+      ...judgeAcknowledgement(state),
     ],
     command,
   }
@@ -164,8 +167,27 @@ function candidacy(state: ClusterState, member: MemberState): Candidate {
     region: typeof member.tags.region === 'string' ? member.tags.region : undefined,
     lostBytes,
     lostTransactions: lostTransactions(state, member, lostBytes),
-    keepsAcknowledged: named(state)?.includes(member.name) ?? false,
+    timeline: own?.timeline,
+    keepsAcknowledged: keepsAcknowledged(state, member),
   }
+}
+
+/**
+ * Whether all that was acknowledged is on it: the sync key names it; or, in strict mode, one of the followers of the
+ * leader that the key names alone has it, and it is the furthest of them all.
+ */
+function keepsAcknowledged(state: ClusterState, member: MemberState): boolean {
+  const successors = named(state)
+  if (successors === undefined) return false
+  if (successors.includes(member.name)) return true
+  if (acknowledgement(state) !== 'strict' || !state.store?.read || successors.length > 1) return false
+  const followers = state.members.filter(({ name }) => name !== successors[0])
+  const [own, newest] = [lsnOf(member), newestTimeline(state)]
+  if (own === undefined || timelineOf(member) !== newest) return false
+  return followers.every((one) => {
+    const lsn = lsnOf(one)
+    return lsn !== undefined && (lsn <= own || (timelineOf(one) ?? newest) < newest)
+  })
 }
 
 /** Why not even an operator can make it the leader: Patroni refuses such a candidate. */
@@ -252,16 +274,23 @@ function rivals(state: ClusterState): MemberState[] {
 
 const lsnOf = ({ own }: MemberState): bigint | undefined => (own.read ? own.value.lsn : undefined)
 
-/** The furthest position that anybody knows of: a member, or the leader when it last wrote its own to the store. */
-function furthestLsn({ members, store }: ClusterState): bigint | undefined {
-  const known = [...members.map(lsnOf), store?.read ? store.value.lastLsn : undefined]
+/**
+ * The furthest position that anybody knows of: a member, or the leader when it last wrote its own to the store. What a
+ * former leader has on an older timeline is no part of the cluster's history.
+ */
+function furthestLsn(state: ClusterState): bigint | undefined {
+  const newest = newestTimeline(state)
+  const current = state.members.filter((one) => (timelineOf(one) ?? newest) === newest)
+  const known = [...current.map(lsnOf), state.store?.read ? state.store.value.lastLsn : undefined]
   return known
     .filter((lsn) => lsn !== undefined)
     .reduce<bigint | undefined>((a, b) => (a !== undefined && a > b ? a : b), undefined)
 }
 
+const timelineOf = ({ own }: MemberState): number | undefined => (own.read ? own.value.timeline : undefined)
+
 function newestTimeline({ members }: ClusterState): number {
-  return Math.max(0, ...members.map(({ own }) => (own.read ? (own.value.timeline ?? 0) : 0)))
+  return Math.max(0, ...members.map((one) => timelineOf(one) ?? 0))
 }
 
 function lostTransactions(
@@ -286,6 +315,7 @@ function rank(candidates: Candidate[]): Candidate[] {
       Number(b.wouldLead) - Number(a.wouldLead) ||
       Number(b.canBeMade) - Number(a.canBeMade) ||
       Number(b.keepsAcknowledged) - Number(a.keepsAcknowledged) ||
+      (b.timeline ?? 0) - (a.timeline ?? 0) ||
       (lost(a) < lost(b) ? -1 : lost(a) > lost(b) ? 1 : 0),
   )
 }
@@ -541,6 +571,33 @@ function judgeMembers(
     )
   }
   return found
+}
+
+/** What a client may believe when its commit returns. */
+export function acknowledgement({
+  settings,
+}: Pick<ClusterState, 'settings'>): 'strict' | 'synchronous' | 'asynchronous' | undefined {
+  if (!settings.read || settings.value.standbyCluster) return undefined
+  const { synchronous, strict } = settings.value
+  return synchronous ? (strict ? 'strict' : 'synchronous') : 'asynchronous'
+}
+
+function judgeAcknowledgement(state: ClusterState): Finding[] {
+  const how = acknowledgement(state)
+  if (how === undefined || how === 'strict') return []
+  return [
+    finding({
+      id: 'cluster/not-strict',
+      severity: 'warning',
+      object: `cluster ${state.scope}`,
+      message:
+        how === 'synchronous'
+          ? 'synchronous mode is not strict: a leader without a synchronous standby, as each is right after it took over, acknowledges alone, and that is lost with it'
+          : 'replication is asynchronous: what a leader has acknowledged and no replica has yet is lost with it',
+      evidence: { replication: how },
+      fix: `patronictl edit-config ${quote(state.scope)} -s synchronous_mode=true -s synchronous_mode_strict=true`,
+    }),
+  ]
 }
 
 const atLeastZero = (value: bigint): bigint => (value > 0n ? value : 0n)

@@ -4,7 +4,8 @@ import { eventStreamOf, type Service, schemaOf } from '../../service.ts'
 
 /**
  * Compares everything committed with everything in the stream, and says what is wrong: events missing (neither
- * published nor in quarantine), published twice, or behind a later event of their aggregate. Empty when all is well.
+ * published nor in quarantine), published twice, behind a later event of their aggregate, or never committed. Empty
+ * when all is well.
  * What a rehearsal ends with: it reads the stream from its start and holds every id, so it is not for a platform at work.
  */
 export async function compareWithStream(
@@ -33,9 +34,18 @@ export async function compareWithStream(
     [service],
   )
   const missing = committed.map(({ id }) => id).filter((id) => !seen.has(id))
+  const ghosts = await db.query<{ id: string }>(
+    `select s.id from unnest($1::text[]) s (id)
+     where not exists (select from ${schemaOf(service)}.outbox o where o.id::text = s.id)`,
+    [[...seen]],
+  )
   return [
     ...said(missing, `${service} events are committed and not in the stream`),
     ...said(doubled, `${service} events are in the stream twice`),
+    ...said(
+      ghosts.map(({ id }) => id),
+      `${service} events are in the stream and were never committed`,
+    ),
     ...said(outOfOrder, `${service} events come after a later event of their aggregate`),
   ]
 }

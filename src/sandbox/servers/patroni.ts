@@ -13,8 +13,11 @@ import { freePort, type Server, startServerProcess } from './process.ts'
 export interface PatroniOptions {
   folder?: SandboxFolder | undefined
   scope: string
-  /** A commit is acknowledged only once a second member has it, and only that member may take over by itself. */
-  synchronous?: boolean | undefined
+  /**
+   * A commit is acknowledged only once a second member has it, and only that member may take over by itself; `strict`:
+   * also while there is no such member, so that commits then wait.
+   */
+  synchronous?: boolean | 'strict' | undefined
   /** `user:password` that a call of the REST API must bring which changes something. */
   restCredentials?: string | undefined
   /** One Postgres each; the first leads. */
@@ -100,7 +103,8 @@ async function start(
           ttl: 20,
           loop_wait: 1,
           retry_timeout: 3,
-          synchronous_mode: synchronous,
+          synchronous_mode: synchronous !== false,
+          synchronous_mode_strict: synchronous === 'strict',
           postgresql: {
             use_pg_rewind: true,
             // No fewer than the Postgres it stands by for, or it would not start.
