@@ -114,6 +114,8 @@ export interface Nats extends AsyncDisposable {
   /** Creates the stream or brings its configuration up to date; says which. */
   ensureStream(config: Partial<StreamConfig> & { name: string }): Promise<'created' | 'updated' | 'unchanged'>
   stream(name: string): Promise<StreamInfo | undefined>
+  /** Every stream of the account: key-value buckets and object stores are streams too. */
+  streams(): Promise<StreamInfo[]>
   /** Deletes a stream with all it holds; false when there was none. For sandboxes: no command does this. */
   deleteStream(name: string): Promise<boolean>
   ensureConsumer(
@@ -274,6 +276,12 @@ export function openNats(options: NatsOptions): Nats {
         return 'updated'
       }),
     stream: (name) => jetStreamCall((jsm) => unlessNotFound(jsm.streams.info(name))),
+    streams: () =>
+      jetStreamCall(async (jsm) => {
+        const all: StreamInfo[] = []
+        for await (const one of jsm.streams.list()) all.push(one)
+        return all
+      }),
     deleteStream: async (name) =>
       (await jetStreamCall((jsm) => unlessNotFound(jsm.streams.delete(name)))) ?? false,
     ensureConsumer: (stream, config) =>

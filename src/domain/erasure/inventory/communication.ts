@@ -1,0 +1,83 @@
+import type { Inventory } from './item.ts'
+import { mailboxes } from './mailboxes.ts'
+
+export const communication: Inventory = {
+  file: 'src/domain/erasure/inventory/communication.ts',
+  tables: {
+    'communication.message': {
+      subjectKey: ['patient_id'],
+      pseudonymous: ['id', 'channel', 'template', 'status', 'sent_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:messages',
+      hold: 'that a patient was told is kept as long as the treatment',
+      erasure: { by: 'communication', how: 'pseudonymise' },
+    },
+    'communication.virtual_session': {
+      subjectKey: ['patient_id'],
+      pseudonymous: ['id', 'appointment_id', 'event_id', 'status', 'created_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:clinical',
+      hold: 'what was treated, and when, is kept as long as the law of the tenant says',
+      erasure: { by: 'communication', how: 'pseudonymise' },
+    },
+    'communication.contact': {
+      subjectKey: ['person_id'],
+      pseudonymous: ['id'],
+      none: ['tenant_id'],
+      retention: 'until-erased',
+      erasure: { by: 'communication', how: 'delete' },
+    },
+    'communication.thread': {
+      pseudonymous: ['id', 'opened_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:messages',
+      erasure: { by: 'communication', how: 'delete' },
+    },
+    'communication.thread_participant': {
+      pseudonymous: ['thread_id', 'contact_id', 'added_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:messages',
+      erasure: { by: 'communication', how: 'delete' },
+    },
+    'communication.participant_refusal': {
+      pseudonymous: ['id', 'thread_id', 'contact_id', 'refused_at'],
+      none: ['tenant_id'],
+      retention: 'P90D',
+      erasure: { by: 'communication', how: 'delete' },
+    },
+    ...mailboxes('communication', {
+      events: {
+        patientId: 'subject-key',
+        messageId: 'pseudonymous',
+        appointmentId: 'pseudonymous',
+        channel: 'pseudonymous',
+        template: 'pseudonymous',
+        rehearsal: 'none',
+      },
+      answers: {},
+    }),
+  },
+  streams: {
+    'communication-evt': {
+      class: 'subject-key',
+      holds: 'events: ids, and personal values sealed under their subject’s key',
+      retention: 'P30D',
+      erasure: { by: 'events', how: 'shred' },
+    },
+    'communication-dlq': {
+      class: 'subject-key',
+      holds: 'copies of events that a consumer could not handle',
+      retention: 'P90D',
+      erasure: { by: 'events', how: 'shred' },
+    },
+  },
+  caches: {
+    'tabib:idempotency:communication:*': {
+      class: 'pseudonymous',
+      holds: 'copies of answers by idempotency key',
+      retention: 'P1D',
+      erasure: { by: 'cache', how: 'expire' },
+    },
+  },
+  stores: {},
+}
