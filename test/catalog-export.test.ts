@@ -63,16 +63,17 @@ describe('Prometheus rules', () => {
     ['a higher', '> 30', '> 31'],
     ['a lower', '> 30', '> 29'],
   ])('with %s threshold fail their own tests', async (_, before, after) => {
-    const original = await readFile(rules, 'utf8')
-    expect(original).toContain(before)
-    await writeFile(rules, original.replace(before, after))
-    try {
-      const { all, exitCode } = await promtool('test', 'rules', tests)
-      expect(exitCode).not.toBe(0)
-      expect(all).toContain('FAILED')
-    } finally {
-      await writeFile(rules, original)
-    }
+    const own = await mkdtemp(join(tmpdir(), 'tabib-rules-'))
+    const one = catalog.filter(({ id }) => id === 'billing/FM-17')
+    const file = join(own, 'one.rules.yml')
+    const [rule, ruleTests] = exportCatalog(one, { output: 'prometheus', file, runbookBaseUrl })
+    expect(rule!.content).toContain(before)
+    await writeFile(rule!.path, rule!.content.replace(before, after))
+    await writeFile(ruleTests!.path, ruleTests!.content)
+    const { all, exitCode } = await promtool('test', 'rules', ruleTests!.path)
+    await rm(own, { recursive: true })
+    expect(exitCode).not.toBe(0)
+    expect(all).toContain('FAILED')
   })
 
   test("carry the specification's signal and threshold, a runbook and a command to paste", async () => {

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { Flags } from '@oclif/core'
-import { planned, severe, TabibCommand } from '../../command.ts'
+import { durationFlag, planned, severe, TabibCommand } from '../../command.ts'
 import { readOperatorKeys } from '../../domain/approval/operator.ts'
 import { redactArgv } from '../../domain/audit/operation.ts'
 import { readGateState } from '../../domain/residency/gate.ts'
@@ -12,8 +12,9 @@ import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import { counted, mark } from '../../render.ts'
 
-/** Since the program began to start; the rest of the second is for its end. */
-const DECIDED_AFTER_MS = 850
+const ANSWER_WITHIN_MS = 1_000
+/** Of that time, for the program's end. */
+const ENDING_MS = 150
 /** However slowly it started. */
 const LEAST_MS = 500
 /** Two people come to the same plan only if both see the same: what is late for one must not be there for the other. */
@@ -28,6 +29,7 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
     '--break-glass goes on against the reasons: two people, on record, with an incident for compliance.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --target herat-dr && patronictl edit-config herat-dr',
+    '<%= config.bin %> <%= command.id %> --target herat-dr --answer-within 5s',
     '<%= config.bin %> <%= command.id %> --target herat-dr --break-glass --dry-run',
     '<%= config.bin %> <%= command.id %> --target herat-dr --break-glass --confirm herat-dr --reason "quake in Kabul" --approval approval.jws',
   ]
@@ -41,6 +43,10 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
       helpValue: '<label>',
       description: 'the backup to be judged: the newest when not given',
     }),
+    'answer-within': durationFlag({
+      description:
+        'how long to wait for what does not answer before it counts against: a second when not given',
+    }),
     'break-glass': Flags.boolean({
       description: 'go on against the reasons, with another operator’s approval',
     }),
@@ -51,10 +57,12 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
   async run(): Promise<void> {
     const { target, backup } = this.flags
     const patient = this.flags['break-glass']
-    const app = await this.openApp(patient ? 'server' : 'hurried')
+    const withinMs = this.flags['answer-within'] ?? ANSWER_WITHIN_MS
+    const app = await this.openApp(patient || withinMs > ANSWER_WITHIN_MS ? 'server' : 'hurried')
+    // The clock runs since the program began to start.
     const limitMs = patient
-      ? PATIENT_MS
-      : Math.max(LEAST_MS, Math.round(DECIDED_AFTER_MS - performance.now()))
+      ? Math.max(PATIENT_MS, withinMs)
+      : Math.max(LEAST_MS, Math.round(withinMs - ENDING_MS - performance.now()))
     const state = await readGateState(app, { target, backup, limitMs })
     const reasons = judgeTarget(state)
     if (reasons.length === 0) {
