@@ -4,6 +4,7 @@ import type { App } from '../app.ts'
 import { type Call, fingerprintOf, parseKey } from '../domain/idempotency/key.ts'
 import type { Answered } from '../domain/idempotency/once.ts'
 import { type ErrorCode, TabibError } from '../errors.ts'
+import { parseExactJson } from './exact-json.ts'
 
 /** The bearer token of a request. @throws TabibError TOKEN_INVALID when there is none. */
 export function bearerOf(request: FastifyRequest): string {
@@ -44,6 +45,9 @@ export function refusingScope(
 ): void {
   void server.register(async (scope) => {
     scope.setErrorHandler((error, request, reply) => refuse(app, error, request, reply))
+    scope.addContentTypeParser('application/json', { parseAs: 'string' }, async (_: unknown, body: string) =>
+      parseExactJson(body),
+    )
     routes(scope)
   })
 }

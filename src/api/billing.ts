@@ -31,7 +31,7 @@ const chargeSchema = z.strictObject({
 })
 
 /**
- * `POST /api/v1/billing/payments` and `POST /api/v1/billing/charges`, with a service token of the tenant and an
+ * `POST /api/v1/billing/payments` and `POST /api/v1/billing/charges`, with a service token for billing, of the tenant, and an
  * Idempotency-Key: 201, once for a key, whatever happens on the way (docs/idempotency.md).
  */
 export function billingRoutes(server: FastifyInstance, app: App, callers: Verifier): void {
@@ -43,7 +43,10 @@ export function billingRoutes(server: FastifyInstance, app: App, callers: Verifi
       work: (tx: Parameters<Work>[0], call: Call, asked: T) => ReturnType<Work>,
     ) =>
       scope.post(path, async (request, reply) => {
-        const { tenantId } = await authenticateCaller({ verifier: callers }, { token: bearerOf(request) })
+        const { tenantId } = await authenticateCaller(
+          { verifier: callers },
+          { token: bearerOf(request), audience: 'billing' },
+        )
         const asked = parse(schema, request.body)
         const call = callOf(request, { service: 'billing', tenantId })
         if (call === undefined) throw keyMissing()

@@ -61,7 +61,10 @@ export function sessionRoutes(
 ): void {
   refusingScope(server, app, (scope) => {
     scope.post(`${PATH}/join-token`, async (request, reply) => {
-      const { tenantId } = await authenticateCaller({ verifier: callers }, { token: bearerOf(request) })
+      const { tenantId } = await authenticateCaller(
+        { verifier: callers },
+        { token: bearerOf(request), audience: 'virtual-care' },
+      )
       const { id: sessionId } = parse(paramsSchema, request.params)
       const { participantId } = parse(askSchema, request.body)
       const seat = { tenantId, sessionId, participantId }

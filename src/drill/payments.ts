@@ -86,7 +86,7 @@ export async function runPayments(world: World, options: PaymentsOptions): Promi
   }
 
   while (result.rounds < rounds && !signal.aborted) {
-    if (result.rounds % 100 === 0) visit.serviceToken = await tokenFor(world, visit)
+    if (result.rounds % 100 === 0) visit.billingToken = await tokenFor(world, visit)
     const key = randomUUID()
     const body = { accountId, amountMinor: AMOUNT_MINOR, currency: 'AFN', method: 'cash', reference: key }
     const asking = Array.from({ length: duplicates }, async (_, n): Promise<string> => {
@@ -116,7 +116,7 @@ export async function runPayments(world: World, options: PaymentsOptions): Promi
 }
 
 async function tokenFor(world: World, { tenantId }: Visit): Promise<string> {
-  const ask = { service: 'cashier', tenantId, lifetimeS: TOKEN_LIFETIME_S }
+  const ask = { service: 'cashier', tenantId, audience: 'billing' as const, lifetimeS: TOKEN_LIFETIME_S }
   return (await issueServiceToken(world.app, ask)).token
 }
 

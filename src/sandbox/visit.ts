@@ -4,7 +4,7 @@ import type { Nats } from '../adapters/nats/client.ts'
 import type { Database } from '../adapters/postgres/client.ts'
 import type { KeyPolicy } from '../domain/keys/phase.ts'
 import { rotateKeys } from '../domain/keys/rotate.ts'
-import { issueServiceToken, SERVICE_TOKEN } from '../domain/sessions/caller.ts'
+import { type Audience, issueServiceToken, SERVICE_TOKEN } from '../domain/sessions/caller.ts'
 import { JOIN_TOKEN } from '../domain/sessions/join-token.ts'
 import { TabibError } from '../errors.ts'
 
@@ -14,8 +14,9 @@ export interface Visit {
   readonly sessionId: string
   /** The patient's, and the clinician's. */
   readonly participantIds: [patient: string, clinician: string]
-  /** Bearer of the service that calls for this tenant. */
+  /** Bearers of the services that call virtual care and billing for this tenant. */
   readonly serviceToken: string
+  readonly billingToken: string
 }
 
 /** The API of virtual care and billing, as a service and a participant's client call it. */
@@ -56,7 +57,7 @@ export function apiAt(url: string): Api {
     const response = await fetch(`${url}/api/v1/billing/${route}`, {
       method: 'POST',
       headers: {
-        authorization: `Bearer ${visit.serviceToken}`,
+        authorization: `Bearer ${visit.billingToken}`,
         'content-type': 'application/json',
         'idempotency-key': `"${key}"`,
       },
@@ -101,8 +102,13 @@ export async function makeVisit(
     )
     return people.map(({ id }) => id) as Visit['participantIds']
   })
-  const { token } = await issueServiceToken(systems, { service: 'scheduling', tenantId, lifetimeS: 300 })
-  return { tenantId, sessionId, participantIds, serviceToken: token }
+  const tokenOf = (service: string, audience: Audience) =>
+    issueServiceToken(systems, { service, tenantId, audience, lifetimeS: 300 })
+  const [{ token: serviceToken }, { token: billingToken }] = await Promise.all([
+    tokenOf('scheduling', 'virtual-care'),
+    tokenOf('cashier', 'billing'),
+  ])
+  return { tenantId, sessionId, participantIds, serviceToken, billingToken }
 }
 
 /** The first key of a purpose signs at once: nobody holds another. */

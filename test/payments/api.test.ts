@@ -301,6 +301,19 @@ describe('nothing is changed, and the reason told, by', () => {
     ['a member too many', () => payment({ note: 'for Zahra' }), 400, 'USAGE'],
     ['no JSON', () => '{', 400, 'USAGE'],
     ['no object', () => '[]', 400, 'USAGE'],
+    [
+      'a fraction that JSON readers round away',
+      () => rewritten(/20000/, '100.00000000000000001'),
+      400,
+      'USAGE',
+    ],
+    ['a member given twice', () => rewritten(/^{/, '{"amountMinor":1,'), 400, 'USAGE'],
+    [
+      'a member given twice with one value',
+      () => rewritten(/^{/, '{"amount\\u004dinor":20000,'),
+      400,
+      'USAGE',
+    ],
     ['nesting without end', () => `${'['.repeat(8_000)}${']'.repeat(8_000)}`, 400, 'USAGE'],
   ])('%s', async (_what, body, status, code) => {
     // Both accounts hold something, so that a balance can overflow.
@@ -310,6 +323,11 @@ describe('nothing is changed, and the reason told, by', () => {
     expect(await pay(asked, randomUUID())).toMatchObject({ status, body: { statusCode: status, code } })
     expect(await traces()).toEqual(before)
   })
+
+  /** The payment's text, with something put in place of something. */
+  function rewritten(what: RegExp, by: string) {
+    return JSON.stringify(payment()).replace(what, by)
+  }
 
   async function cashAccount() {
     const [row] = await database.db.query<{ id: string }>(
@@ -342,6 +360,14 @@ describe('nothing is changed, and the reason told, by', () => {
     const before = await traces()
     const refused = await pay(payment({ accountId: body.accountId }), randomUUID())
     expect(refused).toMatchObject({ status: 409, body: { code: 'LEDGER_DRIFT' } })
+    expect(await traces()).toEqual(before)
+  })
+
+  test('a token of the tenant for another API', async () => {
+    const before = await traces()
+    const scheduler = { ...visit, billingToken: visit.serviceToken }
+    const refused = await world.post(scheduler, '/billing/payments', payment(), randomUUID())
+    expect(refused).toMatchObject({ status: 401, body: { code: 'TOKEN_INVALID' } })
     expect(await traces()).toEqual(before)
   })
 

@@ -204,6 +204,8 @@ describe('join-token refuses', () => {
       participantId: visit.participantIds[0],
     })
     expect(withJoinToken).toMatchObject({ status: 401, body: { code: 'TOKEN_INVALID' } })
+    const cashier = { ...visit, serviceToken: visit.billingToken }
+    expect(await ask(cashier)).toMatchObject({ status: 401, body: { code: 'TOKEN_INVALID' } })
   })
 
   test('sessions and participants that the caller’s tenant does not have', async () => {

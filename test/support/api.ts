@@ -82,11 +82,11 @@ export function useApi(): ApiWorld {
       return env
     },
     visit: async () => makeVisit({ ...systems(), service: database.service }, await makeTenant(app)),
-    async post({ serviceToken }, path, body, key) {
+    async post({ serviceToken, billingToken }, path, body, key) {
       const response = await fetch(`${server.url}/api/v1${path}`, {
         method: 'POST',
         headers: {
-          authorization: `Bearer ${serviceToken}`,
+          authorization: `Bearer ${path.startsWith('/billing/') ? billingToken : serviceToken}`,
           'content-type': 'application/json',
           ...(key !== undefined && { 'idempotency-key': key }),
         },

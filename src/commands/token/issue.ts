@@ -12,9 +12,15 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
     'printed. It cannot be taken back before it expires, but by revoking the key.'
   static override examples = [
     '<%= config.bin %> token issue --service scheduling --tenant <tenant id> --file scheduling.jwt --yes',
+    '<%= config.bin %> token issue --service cashier --audience billing --tenant <tenant id> --file cashier.jwt --yes',
   ]
   static override flags = {
     service: Flags.string({ required: true, helpValue: '<name>', description: 'who will call' }),
+    audience: Flags.option({
+      options: ['virtual-care', 'billing'] as const,
+      default: 'virtual-care',
+      description: 'whose API it opens',
+    })(),
     tenant: Flags.string({ required: true, helpValue: '<id>', description: 'the tenant it may call for' }),
     lifetime: durationFlag({ description: 'how long it is good: five minutes when not given' }),
     file: Flags.string({ required: true, helpValue: '<file>', description: 'where to write it, mode 600' }),
@@ -22,7 +28,7 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
   }
 
   async run(): Promise<void> {
-    const { service, tenant, file, lifetime: lifetimeMs = DEFAULT_MS } = this.flags
+    const { service, audience, tenant, file, lifetime: lifetimeMs = DEFAULT_MS } = this.flags
     if (!/^[a-z][a-z0-9-]{0,39}$/.test(service)) {
       const seen = JSON.stringify(service)
       throw new TabibError('USAGE', `${seen} is no service: write lower-case words such as scheduling`)
@@ -35,12 +41,13 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
     }
     const app = await this.openApp()
     const { issueServiceToken } = await import('../../domain/sessions/caller.ts')
-    await this.confirmModerate(`Letting ${service} call for tenant ${tenant}`)
+    await this.confirmModerate(`Letting ${service} call ${audience} for tenant ${tenant}`)
     const targets = [`service ${service}`, `tenant ${tenant}`]
     const { kid, expiresAt } = await this.mutate({ targets }, async () => {
       const issued = await issueServiceToken(app, {
         service,
         tenantId: tenant,
+        audience,
         lifetimeS: Math.floor(lifetimeMs / 1_000),
       })
       await writeFile(file, issued.token, { mode: 0o600, flag: 'wx' }).catch((cause) => {

@@ -6,13 +6,11 @@ import { signToken } from '../keys/sign.ts'
 import type { Verifier } from '../keys/verifier.ts'
 import { findTenant } from '../tenants/find.ts'
 
-/** What makes a token one with which a service calls virtual care's API for one tenant. */
-export const SERVICE_TOKEN = {
-  purpose: 'service-token',
-  typ: 'service+jwt',
-  issuer: 'tabib',
-  audience: 'virtual-care',
-} as const
+/** What makes a token one with which a service calls an API for one tenant; `aud` is whose API. */
+export const SERVICE_TOKEN = { purpose: 'service-token', typ: 'service+jwt', issuer: 'tabib' } as const
+
+/** Whose API a service token opens: who may ask for join tokens may not move money, nor the other way round. */
+export type Audience = 'virtual-care' | 'billing'
 
 const claimsSchema = z.object({ sub: z.string().min(1), tenant_id: z.uuid() })
 
@@ -25,10 +23,10 @@ export interface Caller {
 /** @throws TabibError NOT_FOUND for a tenant or key that is not there, OVERLAP_TOO_SHORT, KEY_STORE_UNREACHABLE. */
 export async function issueServiceToken(
   { db, keyStore }: { db: Queryable; keyStore(): Promise<KeyStore> },
-  { service, tenantId: named, lifetimeS }: Caller & { lifetimeS: number },
+  { service, tenantId: named, audience, lifetimeS }: Caller & { audience: Audience; lifetimeS: number },
 ): Promise<{ token: string; kid: string; expiresAt: Date }> {
   const { id: tenantId } = await findTenant({ db }, named)
-  const { purpose, typ, issuer, audience } = SERVICE_TOKEN
+  const { purpose, typ, issuer } = SERVICE_TOKEN
   const claims = { iss: issuer, aud: audience, sub: service, tenant_id: tenantId }
   return signToken({ db, keyStore: await keyStore() }, { purpose, typ, lifetimeS, claims })
 }
@@ -36,9 +34,9 @@ export async function issueServiceToken(
 /** @throws TabibError TOKEN_EXPIRED, TOKEN_INVALID, KEYS_UNAVAILABLE */
 export async function authenticateCaller(
   { verifier }: { verifier: Verifier },
-  { token }: { token: string },
+  { token, audience }: { token: string; audience: Audience },
 ): Promise<Caller> {
-  const { claims } = await verifier.verify(token, SERVICE_TOKEN)
+  const { claims } = await verifier.verify(token, { ...SERVICE_TOKEN, audience })
   const said = claimsSchema.safeParse(claims).data
   if (said === undefined) {
     throw new TabibError('TOKEN_INVALID', 'the claims are not those of a service token', {
