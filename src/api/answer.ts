@@ -23,12 +23,12 @@ export function parse<T>(schema: z.ZodType<T>, value: unknown): T {
 /** A write as its Idempotency-Key names it; undefined where the request has none. Only once its body was parsed. */
 export function callOf(
   request: FastifyRequest,
-  { service, tenantId }: Pick<Call, 'service' | 'tenantId'>,
+  { service, tenantId, secret = false }: Pick<Call, 'service' | 'tenantId' | 'secret'>,
 ): Call | undefined {
   const key = parseKey(request.headers['idempotency-key'])
   if (key === undefined) return undefined
   const route = `${request.method} ${request.routeOptions.url}`
-  return { service, tenantId, route, key, fingerprint: fingerprintOf(request.params, request.body) }
+  return { service, tenantId, route, key, secret, fingerprint: fingerprintOf(request.params, request.body) }
 }
 
 /** Sends what was answered, marked when it was answered before. */

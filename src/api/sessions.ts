@@ -69,7 +69,7 @@ export function sessionRoutes(
       const { participantId } = parse(askSchema, request.body)
       const seat = { tenantId, sessionId, participantId }
       const systems = { db: app.db, keyStore: app.keyStore, tally }
-      const call = callOf(request, { service: 'virtual-care', tenantId })
+      const call = callOf(request, { service: 'virtual-care', tenantId, secret: true })
       const before = call && (await answeredBefore(app, call))
       if (before) return send(reply, before)
       // Signed first: until it is recorded it opens nothing, and a transaction does not wait for a KMS.

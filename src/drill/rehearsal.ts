@@ -1,10 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { BuiltMode } from '../catalog/failure-mode.ts'
 import { readStatus } from '../catalog/status.ts'
+import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../domain/ledger/seal.ts'
 import { outboxPending } from '../domain/outbox/backlog.ts'
 import { compareWithStream } from '../domain/outbox/compare.ts'
 import { TabibError } from '../errors.ts'
 import { type PlatformCounts, seedPlatform } from '../sandbox/platform.ts'
+import { ensureKey } from '../sandbox/visit.ts'
 import type { World } from '../sandbox/world.ts'
 import { SERVICES } from '../service.ts'
 
@@ -58,6 +60,7 @@ export async function rehearsePlatform(world: World, options: RehearsalOptions):
     return each.reduce((sum, one) => sum + one, 0)
   }
 
+  await ensureKey(world.app, SEAL_PURPOSE, SEAL_KEY_POLICY)
   const platform = await seedPlatform(world, { seed, scale })
   say(
     `${platform.tenants} clinics, ${platform.patients} patients, ${platform.appointments} appointments; ` +

@@ -16,9 +16,9 @@ export interface PlatformCounts {
 }
 
 export interface PlatformOptions {
-  /** The same seed, scale and day make the same rows; only the events' own ids differ. */
+  /** The same seed, scale and day make the same rows; only the ids of events and of the ledger differ. */
   seed: number
-  /** 1 makes about 100,000 events. */
+  /** 1 makes about 110,000 events. */
   scale: number
   /** The present of the clinic group; appointments lie in the 60 days before it and the 7 after. Default: today. */
   today?: Date
@@ -31,7 +31,8 @@ export interface PlatformOptions {
  * at clinic hours, fees, messages. Every row is written as its service would write it: by the service's role, for one
  * tenant, in one transaction with its event. Events carry ids and codes, never names or phone numbers.
  *
- * Consultations are not charged here: that is what billing does when it hears of `session.ended`.
+ * Fees are posted to the ledger. Consultations are not charged here: that is what billing does when it hears of
+ * `session.ended`.
  *
  * @param systems `db` may write tenants (tabib's role), `service` is a producer (tabib_app).
  */
@@ -67,7 +68,8 @@ export async function seedPlatform(
       counts.sessions += batch.sessions.length
       counts.charges += batch.charges.length
       counts.messages += batch.messages.length
-      counts.events += batch.events.length
+      // The ledger appends one of its own for each fee.
+      counts.events += batch.events.length + batch.charges.length
       onProgress?.(counts.events)
     }
   }
@@ -406,9 +408,22 @@ const inserts = (batch: Batch) => [
   },
   {
     rows: batch.charges,
-    insert: `insert into billing.charge (tenant_id, id, patient_id, amount_minor, currency, code, captured_at)
-      select $1, * from json_to_recordset($2) as t(id uuid, patient_id uuid, amount_minor bigint, currency text,
-        code text, captured_at timestamptz)`,
+    insert: `insert into billing.account (tenant_id, code, currency)
+      select distinct $1::uuid, 'receivable:' || patient_id, currency
+      from json_to_recordset($2) as t(patient_id uuid, currency text)
+      on conflict (tenant_id, code) do nothing`,
+  },
+  {
+    rows: batch.charges,
+    insert: `insert into billing.charge
+        (tenant_id, id, patient_id, amount_minor, currency, code, captured_at, account_id, transaction_id)
+      select $1, t.*, owed.id, posted.transaction_id
+      from json_to_recordset($2) as t(id uuid, patient_id uuid, amount_minor bigint, currency text, code text,
+          captured_at timestamptz)
+        join billing.account owed on owed.tenant_id = $1 and owed.code = 'receivable:' || t.patient_id
+        join billing.account revenue on revenue.tenant_id = $1 and revenue.code = 'revenue',
+        lateral billing.post($1, 'charge', 'charge:' || t.id, array[owed.id, revenue.id],
+          array[t.amount_minor, -t.amount_minor], array[t.currency, t.currency]) as posted`,
   },
   {
     rows: batch.messages,

@@ -251,6 +251,22 @@ describe('a join token', () => {
     })
   })
 
+  test('is in the database for nobody to read, nor the key that it is kept under', async () => {
+    const key = randomUUID()
+    const { token } = (await ask(key)).body
+    const kept = await asOwner(
+      'virtual_care.idempotency_key',
+      'select key || body as text from virtual_care.idempotency_key',
+    )
+    expect(kept.length).toBeGreaterThan(0)
+    for (const secret of [key, ...token.split('.')]) {
+      for (const encoded of [secret, Buffer.from(secret).toString('base64').slice(0, -4)]) {
+        expect(JSON.stringify(kept)).not.toContain(encoded)
+      }
+    }
+    expect((await ask(key)).body.token).toBe(token)
+  })
+
   test('is a new one under a key that has expired, and is never in the cache', async () => {
     const first = await ask('join-2')
     await expireKeys('virtual_care')

@@ -19,9 +19,9 @@ const REST_MS = 1_000
 /** Copies of answers in Redis: a hit saves a transaction, and nothing else hangs on it. */
 export interface AnswerCache {
   /** Undefined when Redis does not hold it, or does not answer. */
-  find(call: Place): Promise<Omit<Kept, 'leftMs'> | undefined>
+  find(call: Call): Promise<Omit<Kept, 'leftMs'> | undefined>
   /** Only what is committed. */
-  keep(call: Place, kept: Kept): Promise<void>
+  keep(call: Call, kept: Kept): Promise<void>
 }
 
 type Place = Pick<Call, 'service' | 'tenantId' | 'route' | 'key'>
@@ -41,7 +41,7 @@ export function openAnswerCache(redis: Redis): AnswerCache {
   }
   return {
     async find(call) {
-      if (!CACHED.includes(call.service)) return undefined
+      if (!CACHED.includes(call.service) || call.secret) return undefined
       return attempt(async () => {
         const text = await redis.get(cacheKey(call))
         if (!text) return undefined
@@ -50,7 +50,7 @@ export function openAnswerCache(redis: Redis): AnswerCache {
       })
     },
     async keep(call, kept) {
-      if (!CACHED.includes(call.service)) return
+      if (!CACHED.includes(call.service) || call.secret) return
       const entry = cacheEntry(call, kept)
       if (entry) await attempt(() => redis.set(...entry))
     },

@@ -13,6 +13,8 @@ export interface Call {
   key: string
   /** See `fingerprintOf`. */
   fingerprint: Buffer
+  /** What it is answered with opens something: it is kept so that only who has the key can read it, and in no cache. */
+  secret?: boolean
 }
 
 /** What was answered: the status and the body, byte for byte. */

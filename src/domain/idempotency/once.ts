@@ -4,6 +4,7 @@ import { schemaOf } from '../../service.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import type { AnswerCache, Kept } from './cache.ts'
 import { type Answer, assertSameRequest, type Call } from './key.ts'
+import { type Shelf, shelfOf } from './shelf.ts'
 
 /** What a write answers; `again` when it found its effect there already, beyond the life of the key. */
 export type Effect = Answer & { again?: boolean }
@@ -36,14 +37,15 @@ export async function answerOnce(
 ): Promise<Answered> {
   const cached = await cache?.find(call)
   if (cached) return replay(call, cached)
+  const shelf = shelfOf(call)
   const { kept, replayed } = await asTenant(db, call.tenantId, async (tx) => {
-    await claim(tx, call)
+    await claim(tx, call, shelf)
     // A statement of its own: its snapshot is taken after the lock, and sees what the last holder committed.
-    const first = await keptAnswer(tx, call)
+    const first = await keptAnswer(tx, call, shelf)
     if (first && first.leftMs > 0) return { kept: first, replayed: true }
-    if (first) await forgetKey(tx, call)
+    if (first) await forgetKey(tx, call, shelf)
     const { again = false, ...answer } = await work(tx)
-    await keepAnswer(tx, call, answer)
+    await keepAnswer(tx, call, shelf, answer)
     return { kept: { ...answer, fingerprint: call.fingerprint, leftMs: TTL_MS }, replayed: again }
   })
   await cache?.keep(call, kept)
@@ -52,7 +54,7 @@ export async function answerOnce(
 
 /** The answer that a call got before, if it did: for a write that prepares outside its transaction, before it does. */
 export async function answeredBefore({ db }: { db: Database }, call: Call): Promise<Answered | undefined> {
-  const first = await asTenant(db, call.tenantId, (tx) => keptAnswer(tx, call))
+  const first = await asTenant(db, call.tenantId, (tx) => keptAnswer(tx, call, shelfOf(call)))
   return first && first.leftMs > 0 ? replay(call, first) : undefined
 }
 
@@ -61,11 +63,11 @@ function replay(call: Call, first: Omit<Kept, 'leftMs'>): Answered {
   return { status: first.status, body: first.body, replayed: true }
 }
 
-async function claim(tx: Transaction, { service, tenantId, route, key }: Call): Promise<void> {
+async function claim(tx: Transaction, { service, tenantId, route, key }: Call, shelf: Shelf): Promise<void> {
   // Two keys with one hash would at worst refuse each other for a moment.
   const [row] = await tx.query<{ claimed: boolean }>(
     'select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as claimed',
-    [[service, tenantId, route, key].join(' ')],
+    [[service, tenantId, route, shelf.key].join(' ')],
     'idempotency_claim',
   )
   if (row?.claimed) return
@@ -78,7 +80,8 @@ async function claim(tx: Transaction, { service, tenantId, route, key }: Call): 
 
 async function keptAnswer(
   tx: Transaction,
-  { service, tenantId, route, key }: Call,
+  { service, tenantId, route }: Call,
+  { key, read }: Shelf,
 ): Promise<Kept | undefined> {
   const [row] = await tx.query<Kept>(
     `select fingerprint, status, body,
@@ -88,11 +91,11 @@ async function keptAnswer(
     [tenantId, route, key],
     `idempotency_kept_${service}`,
   )
-  return row
+  return row && { ...row, body: read(row.body) }
 }
 
 /** Deletes a key that has expired; what is younger, the table's policy keeps. */
-async function forgetKey(tx: Transaction, { service, tenantId, route, key }: Call): Promise<void> {
+async function forgetKey(tx: Transaction, { service, tenantId, route }: Call, { key }: Shelf): Promise<void> {
   await tx.query(
     `delete from ${schemaOf(service)}.idempotency_key where tenant_id = $1 and route = $2 and key = $3`,
     [tenantId, route, key],
@@ -101,13 +104,14 @@ async function forgetKey(tx: Transaction, { service, tenantId, route, key }: Cal
 
 async function keepAnswer(
   tx: Transaction,
-  { service, tenantId, route, key, fingerprint }: Call,
+  { service, tenantId, route, fingerprint }: Call,
+  { key, write }: Shelf,
   { status, body }: Answer,
 ): Promise<void> {
   await tx.query(
     `insert into ${schemaOf(service)}.idempotency_key (tenant_id, route, key, fingerprint, status, body)
      values ($1, $2, $3, $4, $5, $6)`,
-    [tenantId, route, key, fingerprint, status, body],
+    [tenantId, route, key, fingerprint, status, write(body)],
     `idempotency_keep_${service}`,
   )
 }
