@@ -1,6 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { figuresOf } from '../../src/domain/statements/figures.ts'
 import { parseStatement } from '../../src/domain/statements/parse.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { line, pdfOf, statement, textOf } from './support.ts'
@@ -23,6 +25,31 @@ test('a Dari statement has its words, its figures in Persian digits and both cal
     'اکتوبر',
   ]) {
     expect(text).toContain(figure)
+  }
+})
+
+test('money is written as Intl writes it, with a minus sign', () => {
+  const numerals = { 'fa-AF': 'arabext', 'ps-AF': 'arabext', ar: 'arab', en: 'latn' } as const
+  for (const [language, numberingSystem] of Object.entries(numerals)) {
+    const { money } = figuresOf(language as 'en')
+    for (const [currency, places] of [
+      ['AFN', 2],
+      ['JPY', 0],
+      ['KWD', 3],
+      ['CLF', 4],
+    ] as const) {
+      const fraction = { minimumFractionDigits: places, maximumFractionDigits: places }
+      const format = new Intl.NumberFormat(language, { numberingSystem, ...fraction })
+      fc.assert(
+        fc.property(fc.bigInt({ min: -(10n ** 18n), max: 10n ** 18n }), fc.nat(18), (value, power) => {
+          const minor = value / 10n ** BigInt(power)
+          const text = `${minor < 0n ? -minor : minor}`.padStart(places + 1, '0')
+          const at = text.length - places
+          const exact = `${text.slice(0, at)}.${text.slice(at)}0` as `${number}`
+          expect(money(minor, currency)).toBe(`${minor < 0n ? '−' : ''}${format.format(exact)}`)
+        }),
+      )
+    }
   }
 })
 

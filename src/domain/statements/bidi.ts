@@ -5,12 +5,59 @@ const bidi = (bidiFactory as unknown as () => Bidi)()
 
 export type Direction = 'ltr' | 'rtl'
 
-/** Right-to-left letters and what takes their direction: punctuation and spaces, but no number and nothing explicit. */
-const ALL_RTL =
-  /^(?:\u200c|[\s!-/:-@[-`{-~\u00a0-\u00a9\u00ab-\u00b1\u00bb\u060c-\u061b\u061d-\u065f\u066d-\u06dc\u06e5-\u06e8\u06ee\u06ef\u06fa-\u070d\u2010-\u2027])*$/
-/** Whatever could move a character in a left-to-right paragraph: right-to-left letters, Arabic numbers, explicit formatting. */
-const REORDERS =
-  /[\u0590-\u06ef\u06fa-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufb1d-\ufdff\ufe70-\ufeff]/
+const RTL_SCRIPT = String.raw`\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}`
+const RTL_LETTER = new RegExp(`(?=\\p{L})[${RTL_SCRIPT}]`, 'u')
+const OTHER_LETTER = new RegExp(`(?![${RTL_SCRIPT}])\\p{L}`, 'u')
+
+/** What a text has of something in it that needs a closer look; found out once for each UTF-16 unit. */
+export const TRAIT = {
+  rtlLetter: 0x01,
+  otherLetter: 0x02,
+  /** Could move a character in a left-to-right paragraph: right-to-left letters, Arabic numbers, explicit formatting. */
+  reorders: 0x04,
+  /** Is neither a right-to-left letter nor takes its direction, as punctuation and spaces do. */
+  notRtl: 0x08,
+  /** A digit, or what holds a code together. */
+  code: 0x10,
+  /** Control characters other than the line feed, line separators, overrides. */
+  unprintable: 0x20,
+  surrogate: 0x40,
+} as const
+
+const TRAITS: [number, RegExp][] = [
+  [TRAIT.rtlLetter, RTL_LETTER],
+  [TRAIT.otherLetter, OTHER_LETTER],
+  [
+    TRAIT.reorders,
+    /[\u0590-\u06ef\u06fa-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufb1d-\ufdff\ufe70-\ufeff]/,
+  ],
+  [
+    TRAIT.notRtl,
+    /[^\u200c\s!-/:-@[-`{-~\u00a0-\u00a9\u00ab-\u00b1\u00bb\u060c-\u061b\u061d-\u065f\u066d-\u06dc\u06e5-\u06e8\u06ee\u06ef\u06fa-\u070d\u2010-\u2027]/,
+  ],
+  [TRAIT.code, /[\p{Nd}\p{Cs}\-_./:@#+]/u],
+  [TRAIT.unprintable, /(?!\n)[\p{Cc}\u2028\u202d\u202e]/u],
+  [TRAIT.surrogate, /\p{Cs}/u],
+]
+const KNOWN = 0x80
+const traits = new Uint8Array(0x10000)
+
+/** The traits (TRAIT) of a text's UTF-16 units, joined. */
+export function traitsOf(text: string): number {
+  let found = 0
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i)
+    found |= traits[unit] || learnTraits(unit)
+  }
+  return found
+}
+
+function learnTraits(unit: number): number {
+  const char = String.fromCharCode(unit)
+  traits[unit] = TRAITS.reduce((all, [trait, has]) => (has.test(char) ? all | trait : all), KNOWN)
+  return traits[unit]
+}
+
 const BEYOND_BMP = /[\u{10000}-\u{10FFFF}]/gu
 // bidi-js reads UTF-16 units: a character beyond the BMP stands in its table under its code point alone.
 const STAND_IN: Record<string, string> = {
@@ -24,37 +71,33 @@ const STAND_IN: Record<string, string> = {
 }
 
 /**
- * Embedding levels of one paragraph (UAX #9, P2 to I2, and L1 for separators), one for each UTF-16 unit. Always of the
- * whole paragraph: a line's levels depend on what stands before and after it.
+ * Embedding levels of one paragraph (UAX #9, P2 to I2, and L1 for separators): one for each UTF-16 unit, or one for all.
+ * Always of the whole paragraph: a line's levels depend on what stands before and after it.
  */
 export function resolveLevels(
   paragraph: string,
   direction: Direction | 'auto',
-): { levels: Uint8Array; base: number } {
-  if (direction !== 'rtl' && !REORDERS.test(paragraph)) {
-    return { levels: new Uint8Array(paragraph.length), base: 0 }
-  }
-  if (direction === 'rtl' && ALL_RTL.test(paragraph)) {
-    return { levels: new Uint8Array(paragraph.length).fill(1), base: 1 }
-  }
-  const text = paragraph.replace(BEYOND_BMP, (char) =>
-    (STAND_IN[bidi.getBidiCharTypeName(char)] ?? 'a').repeat(2),
-  )
+): { levels: Uint8Array | number; base: number } {
+  const has = traitsOf(paragraph)
+  if (direction !== 'rtl' && !(has & TRAIT.reorders)) return { levels: 0, base: 0 }
+  if (direction === 'rtl' && !(has & TRAIT.notRtl)) return { levels: 1, base: 1 }
+  const text =
+    has & TRAIT.surrogate
+      ? paragraph.replace(BEYOND_BMP, (char) => (STAND_IN[bidi.getBidiCharTypeName(char)] ?? 'a').repeat(2))
+      : paragraph
   const { levels, paragraphs } = bidi.getEmbeddingLevels(text, direction)
   return { levels, base: paragraphs[0]?.level ?? 0 }
 }
-
-const RTL_SCRIPT = String.raw`\p{Script=Arab}\p{Script=Hebr}\p{Script=Syrc}\p{Script=Thaa}\p{Script=Nkoo}`
-const RTL_LETTER = new RegExp(`(?=\\p{L})[${RTL_SCRIPT}]`, 'u')
-const OTHER_LETTER = new RegExp(`(?![${RTL_SCRIPT}])\\p{L}`, 'u')
 
 /**
  * The direction of a text that is given (UAX #9 HL1): its letters' where they agree, the document's where they don't, and
  * left to right where it has none, as telephone numbers and codes are read.
  */
 export function directionOfText(text: string, document: Direction): Direction {
-  const isRtl = RTL_LETTER.test(text)
-  if (isRtl && OTHER_LETTER.test(text)) return document
+  const has = traitsOf(text)
+  const isBeyond = (has & TRAIT.surrogate) !== 0
+  const isRtl = (has & TRAIT.rtlLetter) !== 0 || (isBeyond && RTL_LETTER.test(text))
+  if (isRtl && (has & TRAIT.otherLetter || (isBeyond && OTHER_LETTER.test(text)))) return document
   return isRtl ? 'rtl' : 'ltr'
 }
 
@@ -82,7 +125,7 @@ const MAY_HAVE_CODE =
  * the words before them and stay as they are.
  */
 export function isolateCodes(text: string): string {
-  if (!MAY_HAVE_CODE.test(text)) return text
+  if (!(traitsOf(text) & TRAIT.code) || !MAY_HAVE_CODE.test(text)) return text
   let isAfterLatin = false
   return text.replace(CODE_OR_LETTER, (found, ...rest) => {
     const { code, rtl } = rest.at(-1) as { code?: string; rtl?: string }

@@ -1,11 +1,10 @@
-import { once } from 'node:events'
 import type { Writable } from 'node:stream'
-import PDFDocument from 'pdfkit'
 import type { Direction } from './bidi.ts'
 import type { Face } from './face.ts'
 import type { Fonts, Shaped } from './fonts.ts'
 import type { Line } from './layout.ts'
-import { type EmbeddedFont, embedFont, type Ink, type PdfReference } from './pdf-font.ts'
+import { type EmbeddedFont, embedFont, type Ink } from './pdf-font.ts'
+import { createWriter, type PdfReference } from './pdf-writer.ts'
 
 export const PAGE = { width: 595.28, height: 841.89 }
 
@@ -13,9 +12,10 @@ export const PAGE = { width: 595.28, height: 841.89 }
 export interface Tag {
   type: string
   parent: PdfReference
-  attributes: object
+  attributes: string
   reference: PdfReference
-  kids: unknown[]
+  /** In PDF's syntax. */
+  kids: string[]
   page?: PdfReference
 }
 
@@ -47,19 +47,9 @@ export function createCanvas(
     Producer: 'tabib',
     Creator: 'tabib',
   }
-  const doc = new PDFDocument({
-    size: [PAGE.width, PAGE.height],
-    margin: 0,
-    autoFirstPage: false,
-    // No font of pdfkit's own: it would be one that is not embedded.
-    font: null as unknown as string,
-    pdfVersion: '1.7',
-    lang: language,
-    displayTitle: true,
-    tagged,
-    info,
-  }) as unknown as Doc
-  const sink = sinkOf(doc, out)
+  const size = [PAGE.width, PAGE.height]
+  const writer = createWriter(out, { size, lang: language, displayTitle: true, tagged, info })
+  const { doc } = writer
   const embedded = new Map<Face, { name: string; font: EmbeddedFont }>()
   const inkForms = new Map<string, PdfReference>()
   let operators: string[] = []
@@ -68,13 +58,14 @@ export function createCanvas(
   let used = new Set<string>()
   /** Selected on this page, as the operator that selects it. */
   let font = ''
+  const inks: Ink[] = []
 
   function fontFor(face: Face) {
     let found = embedded.get(face)
     if (found === undefined) {
       const index = fonts.faces.indexOf(face)
       const tag = `TABIB${'ABC'[index]}`
-      found = { name: `F${index}`, font: embedFont(doc, face, tag, direction) }
+      found = { name: `F${index}`, font: embedFont(writer, face, tag, direction) }
       embedded.set(face, found)
     }
     if (!used.has(found.name)) {
@@ -92,22 +83,17 @@ export function createCanvas(
 
   function finishPage(): void {
     if (doc.page === null) return
-    flushPage()
+    writer.endContent(operators.join('\n'))
+    operators = []
     used = new Set()
     font = ''
     if (!tagged || parents.length === 0) return
     const key = pages - 1
     doc.page.dictionary.data.StructParents = key
-    const list = doc.ref(parents)
-    list.end()
-    list.data = {}
+    const list = writer.ref()
+    writer.object(list, `[${parents.join(' ')}]`)
     doc.getStructParentTree().add(key, list)
     parents = []
-  }
-
-  function flushPage(): void {
-    doc.page.write(operators.join('\n'))
-    operators = []
   }
 
   /** Draws a line with its left end at `x` and its baseline at `y`. */
@@ -116,33 +102,36 @@ export function createCanvas(
   }
 
   function textOperators(pieces: Line['pieces'], x: number, y: number, size: number): string {
-    const parts: Shaped[] = []
     // Of isolates nothing is drawn.
+    const parts: Shaped[] = []
     for (const piece of pieces) for (const part of piece.parts) if (part.clusters.length > 0) parts.push(part)
-    let [before]: (Shaped | undefined)[] = []
-    let [array, inked] = ['', '']
+    if (parts.length === 0) return ''
+    let before: Shaped | undefined
+    let own = fontFor(parts[0]!.face)
+    let array = `${selected(own.name, size)}[(`
+    let inked = ''
     let at = 0
     for (let i = 0; i < parts.length; i++) {
       const part = parts[i]!
-      const { name, font: own } = fontFor(part.face)
-      if (before === undefined) array = `${selected(name, size)}[`
-      else {
-        if (part.face !== before.face) array += `] TJ ${selected(name, size)}[`
-        array += own.markBetween(before, part)
+      if (before !== undefined) {
+        if (part.face !== before.face) {
+          own = fontFor(part.face)
+          array += `)] TJ ${selected(own.name, size)}[(`
+        }
+        array += own.font.markBetween(before, part)
       }
       if (!isTakenIn(part, before, parts[i + 1])) {
         const after = parts[i + 1]
-        const space = after !== undefined && isTakenIn(after, part, parts[i + 2]) ? after : undefined
-        const { array: codes, inks } = own.encode(part, space && space.width * space.face.unitsPerEm)
-        array += codes
+        const takesIn = after !== undefined && isTakenIn(after, part, parts[i + 2])
+        array += own.font.encode(part, takesIn ? after.width * after.face.unitsPerEm : 0, inks)
         for (const ink of inks) inked += drawInk(part.face, ink, x + at * size, y, size)
+        inks.length = 0
       }
       at += part.width
       before = part
     }
-    if (before === undefined) return ''
-    array += fontFor(before.face).font.markBetween(before, undefined)
-    return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array}] TJ ET${inked}`
+    array += own.font.markBetween(before, undefined)
+    return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array})] TJ ET${inked}`
   }
 
   function selected(name: string, size: number): string {
@@ -159,53 +148,51 @@ export function createCanvas(
     if (form === undefined) {
       const extents = face.font.glyphExtents(glyphId)
       const { xBearing = 0, yBearing = 0, width = 0, height = 0 } = extents ?? {}
-      form = doc.ref({
-        Type: 'XObject',
-        Subtype: 'Form',
-        BBox: [xBearing, yBearing + height, xBearing + width, yBearing],
-        Matrix: [1 / face.unitsPerEm, 0, 0, 1 / face.unitsPerEm, 0, 0],
-      })
-      form.end(pathOf(face, glyphId))
+      const box = [xBearing, yBearing + height, xBearing + width, yBearing]
+      const scale = 1 / face.unitsPerEm
+      const entries = `/Type/XObject/Subtype/Form/BBox[${box.join(' ')}]/Matrix[${scale} 0 0 ${scale} 0 0]`
+      form = writer.ref()
+      writer.stream(form, pathOf(face, glyphId), entries)
       inkForms.set(name, form)
     }
     doc.page.xobjects[name] = form
     return `\nq ${size} 0 0 ${-size} ${round(left + x * size)} ${round(baseline - y * size)} cm /${name} Do Q`
   }
 
-  /** Opens a structure element; attributes as the PDF standard names them. */
-  function open(type: string, parent: Tag | undefined, attributes: object = {}): Tag | undefined {
+  /** Opens a structure element; attributes as they stand in its dictionary. */
+  function open(type: string, parent: Tag | undefined, attributes = ''): Tag | undefined {
     if (!tagged) return undefined
     const root = doc.getStructTreeRoot()
-    const reference = doc.ref({})
+    const reference = writer.ref()
     if (parent === undefined) root.data.K = [reference]
-    else parent.kids.push(reference)
+    else parent.kids.push(`${reference}`)
     return { type, parent: parent?.reference ?? root, attributes, reference, kids: [] }
   }
 
-  /** Draws as the content of a structure element; without one, as an artifact that readers skip. */
-  function content(tag: Tag | undefined, draw: () => void): void {
-    if (!tagged) {
-      draw()
+  /** What is drawn up to `end` is the content of a structure element; without one an artifact, which readers skip. */
+  function begin(tag: Tag | undefined): void {
+    if (!tagged) return
+    if (tag === undefined) {
+      operators.push('/Artifact BMC')
       return
     }
     const { dictionary } = doc.page
-    if (tag === undefined) operators.push('/Artifact BMC')
-    else {
-      const mcid = parents.push(tag.reference) - 1
-      tag.page ??= dictionary
-      tag.kids.push(tag.page === dictionary ? mcid : { Type: 'MCR', Pg: dictionary, MCID: mcid })
-      operators.push(`/${tag.type} <</MCID ${mcid}>> BDC`)
-    }
-    draw()
-    operators.push('EMC')
+    const mcid = parents.push(tag.reference) - 1
+    tag.page ??= dictionary
+    tag.kids.push(tag.page === dictionary ? `${mcid}` : `<</Type/MCR/Pg ${dictionary}/MCID ${mcid}>>`)
+    operators.push(`/${tag.type}<</MCID ${mcid}>>BDC`)
+  }
+
+  function end(): void {
+    if (tagged) operators.push('EMC')
   }
 
   function close(tag: Tag | undefined): void {
     if (tag === undefined) return
-    const { reference, type: S, parent: P, page: Pg, kids, attributes } = tag
-    reference.data = { S, P, Pg, K: kids.length === 1 ? kids[0] : kids, ...attributes }
-    reference.end()
-    reference.data = {}
+    const { reference, type, parent, page, kids, attributes } = tag
+    const content = kids.length === 1 ? ` ${kids[0]}` : `[${kids.join(' ')}]`
+    const where = page === undefined ? '' : `/Pg ${page}`
+    writer.object(reference, `<</S/${type}/P ${parent}${where}/K${content}${attributes}>>`)
   }
 
   /** Fills rectangles (x, y, width, height) in a grey from 0, black, to 1. */
@@ -215,7 +202,7 @@ export function createCanvas(
 
   /** Something drawn on every page whose looks are known last: drawn once, referred to by each page. */
   function deferred() {
-    const form = doc.ref({})
+    const form = writer.ref()
     return {
       draw(x: number, y: number): void {
         doc.page.xobjects.Last = form
@@ -227,21 +214,17 @@ export function createCanvas(
         const x = align === 'left' ? 0 : -width
         font = ''
         const drawn = textOperators(line.pieces, x, 0, size)
-        const names = [...embedded.values()].map(({ name, font }) => [name, font.reference] as const)
-        Object.assign(form.data, {
-          Type: 'XObject',
-          Subtype: 'Form',
-          BBox: [x - 1, -2 * size, x + width + 1, size],
-          Resources: { Font: Object.fromEntries(names) },
-        })
-        form.end(drawn)
+        const names = [...embedded.values()].map(({ name, font }) => `/${name} ${font.reference}`).join('')
+        const box = [x - 1, -2 * size, x + width + 1, size].map(round).join(' ')
+        writer.stream(form, drawn, `/Type/XObject/Subtype/Form/BBox[${box}]/Resources<</Font<<${names}>>>>`)
       },
     }
   }
 
   /** Draws an image as large as it fits into a box, at its left or right end. */
   function image(bytes: Buffer, x: number, y: number, fit: [number, number], align: 'left' | 'right'): void {
-    flushPage()
+    doc.page.content.write(Buffer.from(operators.join('\n'), 'latin1'))
+    operators = []
     doc.image(bytes, x, y, { fit, align })
   }
 
@@ -250,7 +233,7 @@ export function createCanvas(
     for (const { font } of embedded.values()) font.finish()
     if (tagged) doc.getStructTreeRoot().data.ParentTreeNextKey = pages
     doc.end()
-    await sink.ended()
+    await writer.ended()
   }
 
   return {
@@ -259,12 +242,13 @@ export function createCanvas(
     fill,
     image,
     open,
-    content,
+    begin,
+    end,
     close,
     deferred,
     finish,
     /** Resolves when what was drawn so far may be forgotten. @throws what writing failed with */
-    drained: () => sink.drained(),
+    drained: writer.drained,
     get pages() {
       return pages
     },
@@ -305,67 +289,3 @@ function pathOf(face: Face, glyphId: number): string {
 }
 
 const round = (value: number): number => Math.round(value * 100) / 100
-
-/** What of pdfkit's document its types leave out. */
-interface Doc {
-  page: {
-    dictionary: PdfReference
-    fonts: Record<string, unknown>
-    xobjects: Record<string, unknown>
-    write(operators: string): void
-  }
-  ref(data: object): PdfReference
-  addPage(): void
-  end(): void
-  push(chunk: Uint8Array | null): boolean
-  read(): Uint8Array
-  getStructTreeRoot(): PdfReference
-  getStructParentTree(): { add(key: number, value: PdfReference): void }
-  image(bytes: Buffer, x: number, y: number, options: object): void
-}
-
-const CHUNK = 1 << 16
-
-/**
- * Takes what pdfkit writes, a chunk for each line of the file, in place of the stream that its document is: gathered, lines
- * cost neither a call nor an object each, and none waits for the stream's first tick.
- */
-function sinkOf(doc: Doc, out: Writable) {
-  let chunk = Buffer.allocUnsafe(CHUNK)
-  let filled = 0
-  const flush = () => {
-    if (filled > 0) out.write(chunk.subarray(0, filled))
-    chunk = Buffer.allocUnsafe(CHUNK)
-    filled = 0
-  }
-  // It is thrown where somebody waits.
-  out.on('error', () => {})
-  const header = doc.read()
-  const ended = new Promise<void>((resolve) => {
-    doc.push = (data) => {
-      if (data === null) {
-        flush()
-        resolve()
-        return true
-      }
-      if (filled + data.length > CHUNK) flush()
-      if (data.length > CHUNK) out.write(data)
-      else {
-        chunk.set(data, filled)
-        filled += data.length
-      }
-      return true
-    }
-  })
-  doc.push(header)
-  return {
-    async ended(): Promise<void> {
-      await ended
-      if (out.errored) throw out.errored
-    },
-    async drained(): Promise<void> {
-      if (out.errored) throw out.errored
-      if (out.writableNeedDrain) await once(out, 'drain')
-    },
-  }
-}

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import * as hb from 'harfbuzzjs'
-import { openSubsetter } from './subset.ts'
+import { openSubsetter, type Subset } from './subset.ts'
 
 /** A font file that was opened once; measures are in its own units. */
 export interface Face {
@@ -20,8 +20,8 @@ export interface Face {
   covers(text: string): boolean
   /** The first character, in order of code points, that the glyph stands for by itself or joined with others. */
   usualText(glyphId: number): string | undefined
-  /** The font with these glyphs alone, under the same ids. */
-  subset(glyphIds: Iterable<number>): Uint8Array
+  /** The font with these glyphs alone, under the same ids, and `appended` ones behind its last. */
+  subset: Subset
 }
 
 // HarfBuzz hides these where a font has no glyph for them.

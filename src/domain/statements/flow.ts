@@ -1,6 +1,6 @@
-import { type Direction, directionOfText, isolateCodes } from './bidi.ts'
+import { type Direction, directionOfText, isolateCodes, TRAIT, traitsOf } from './bidi.ts'
 import { type Canvas, PAGE, type Tag } from './canvas.ts'
-import type { Fonts } from './fonts.ts'
+import type { Fonts, ShapeWord } from './fonts.ts'
 import { type Line, layoutText } from './layout.ts'
 
 export const MARGIN = 40
@@ -24,8 +24,8 @@ export interface Block {
   /** Set against the column's far side, as figures are. */
   toEnd: boolean
   /** Its structure element's type, with attributes; without one it is an artifact. */
-  tag?: string
-  attributes?: object
+  tag?: string | undefined
+  attributes?: string | undefined
   /** The element's parent, where it is not the row. */
   parent?: Tag | undefined
 }
@@ -49,14 +49,13 @@ interface Options {
   onFlaw: (flaw: string, place: string) => void
 }
 
-// Control characters other than the line feed have no looks; an override makes text read as what it is not.
-const UNPRINTABLE = /(?!\n)[\p{Cc}\p{Cs}\u2028\u202d\u202e]/u
 const LINE_SEPARATOR = /\r\n|\u2028/g
 const CONTROL = /(?!\n)\p{Cc}/gu
 const OVERRIDE = /[\u202d\u202e]/g
 
 const REMEMBERED_WORDS = 2_000
-const laidOut = new WeakMap<Fonts, Map<string, Map<string, Line[]>>>()
+/** By language and weight, then by the column's width in ems. */
+const laidOut = new WeakMap<Fonts, Map<string, Map<number, Map<string, Line[]>>>>()
 
 /** Prints from top to bottom, over pages, from the side at which the language starts. */
 export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
@@ -64,35 +63,41 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   const isRtl = direction === 'rtl'
   const shape = fonts.inStyle({ language, bold: false })
   const shapeBold = fonts.inStyle({ language, bold: true })
-  let words = laidOut.get(fonts)
-  if (words === undefined) {
-    words = new Map()
-    laidOut.set(fonts, words)
-  }
-  const known = words.get(language) ?? new Map<string, Line[]>()
-  words.set(language, known)
+  const words = wordsOf(fonts, `${language} regular`)
+  const boldWords = wordsOf(fonts, `${language} bold`)
   const rules: number[][] = []
   let y = BOTTOM
   // Whether a new page would be any emptier than this one.
   let begun = true
 
-  function block(text: string, place: string, given: BlockOptions = {}): Block {
-    const { bold = false, direction: forced, isWord = false, ...rest } = given
-    const block = { start: 0, width: WIDTH - (rest.start ?? 0), size: SIZE, toEnd: false, ...rest }
+  function block(text: string, place: string, given: BlockOptions = NO_OPTIONS): Block {
+    const { bold = false, direction: forced, isWord = false, start = 0, size = SIZE, toEnd = false } = given
+    const { width = WIDTH - start, tag, attributes, parent } = given
     const isBold = bold && !plain
-    const key = isWord ? `${isBold} ${block.width / block.size} ${text}` : ''
-    let lines = isWord ? known.get(key) : undefined
-    if (lines !== undefined) return { ...block, lines }
+    const limit = width / size
+    const known = isWord ? wordsWithin(isBold ? boldWords : words, limit) : undefined
+    let lines = known?.get(text)
+    if (lines === undefined) {
+      lines = layOut(text, place, isBold ? shapeBold : shape, limit, forced)
+      if (known !== undefined) {
+        if (known.size > REMEMBERED_WORDS) known.clear()
+        known.set(text, lines)
+      }
+    }
+    return { lines, start, width, size, toEnd, tag, attributes, parent }
+  }
+
+  function layOut(
+    text: string,
+    place: string,
+    shapeWord: ShapeWord,
+    width: number,
+    forced: Direction | undefined,
+  ): Line[] {
     const clean = cleaned(text, place)
     const textDirection = forced ?? directionOfText(clean, direction)
-    lines = layoutText(isBold ? shapeBold : shape, textDirection === 'rtl' ? isolateCodes(clean) : clean, {
-      direction: textDirection,
-      width: block.width / block.size,
-    })
-    if (isWord) {
-      if (known.size > REMEMBERED_WORDS) known.clear()
-      known.set(key, lines)
-    }
+    const isolated = textDirection === 'rtl' ? isolateCodes(clean) : clean
+    const lines = layoutText(shapeWord, isolated, { direction: textDirection, width })
     for (const { pieces } of lines) {
       for (const { parts } of pieces) {
         for (const { missing } of parts) {
@@ -100,11 +105,12 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
         }
       }
     }
-    return { ...block, lines }
+    return lines
   }
 
+  /** Control characters other than the line feed have no looks; an override makes text read as what it is not. */
   function cleaned(text: string, place: string): string {
-    if (!UNPRINTABLE.test(text)) return text
+    if (!(traitsOf(text) & (TRAIT.unprintable | TRAIT.surrogate))) return text
     if (text.search(OVERRIDE) >= 0) onFlaw('an override of the direction of text is left out', place)
     if (!text.isWellFormed()) onFlaw('half a surrogate pair is printed as U+FFFD', place)
     return text.toWellFormed().replace(OVERRIDE, '').replace(LINE_SEPARATOR, '\n').replace(CONTROL, ' ')
@@ -114,10 +120,12 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
     isRtl ? PAGE.width - MARGIN - start - width : MARGIN + start
 
   function draw({ lines, start, width, size, toEnd }: Block, top: number, from = 0, to = lines.length): void {
-    lines.slice(from, to).forEach((line, i) => {
+    const left = leftOf(start, width)
+    for (let i = from; i < Math.min(to, lines.length); i++) {
+      const line = lines[i]!
       const room = isRtl === toEnd ? 0 : width - line.width * size
-      canvas.text(line, leftOf(start, width) + room, top + (i * LEADING + BASELINE) * size, size)
-    })
+      canvas.text(line, left + room, top + ((i - from) * LEADING + BASELINE) * size, size)
+    }
   }
 
   function newPage(): void {
@@ -128,11 +136,8 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
     begun = false
   }
 
-  const leading = (blocks: readonly Block[]): number => Math.max(...blocks.map(({ size }) => size)) * LEADING
-  const linesOf = (blocks: readonly Block[]): number => Math.max(...blocks.map(({ lines }) => lines.length))
-
   function heightOf(blocks: readonly Block[], padding = PADDING): number {
-    return linesOf(blocks) * leading(blocks) + 2 * padding
+    return linesIn(blocks) * leadingOf(blocks) + 2 * padding
   }
 
   /** Begins a page unless so much still fits on this one, or no page had room for it. */
@@ -148,11 +153,12 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   ): void {
     reserve(heightOf(blocks, padding))
     const element = tag === undefined ? parent : canvas.open(tag, parent)
-    const elements = blocks.map(({ tag: type, parent: own = element, attributes }) =>
-      type === undefined || own === undefined ? undefined : canvas.open(type, own, attributes),
-    )
-    const line = leading(blocks)
-    const all = linesOf(blocks)
+    const elements: (Tag | undefined)[] = []
+    for (const { tag: type, parent: own = element, attributes } of blocks) {
+      elements.push(type === undefined || own === undefined ? undefined : canvas.open(type, own, attributes))
+    }
+    const line = leadingOf(blocks)
+    const all = linesIn(blocks)
     for (let from = 0; from < all; ) {
       const room = Math.floor((BOTTOM - y - 2 * padding) / line)
       if (room < 1) {
@@ -162,14 +168,18 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
       const to = Math.min(all, from + room)
       const height = (to - from) * line + 2 * padding
       if (shade !== undefined && !plain) {
-        canvas.content(undefined, () => canvas.fill([[leftOf(0, WIDTH), y, WIDTH, height]], shade))
+        canvas.begin(undefined)
+        canvas.fill([[leftOf(0, WIDTH), y, WIDTH, height]], shade)
+        canvas.end()
       }
-      blocks.forEach((one, i) => {
+      for (let i = 0; i < blocks.length; i++) {
+        const one = blocks[i]!
         const isEmpty = one.lines.every(({ pieces }) => pieces.length === 0)
-        if (!isEmpty && from < one.lines.length) {
-          canvas.content(elements[i], () => draw(one, y + padding, from, to))
-        }
-      })
+        if (isEmpty || from >= one.lines.length) continue
+        canvas.begin(elements[i])
+        draw(one, y + padding, from, to)
+        canvas.end()
+      }
       y += height
       from = to
       begun = true
@@ -188,7 +198,10 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
 
   /** All of a page at once: each by itself would be an artifact of its own. */
   function drawRules(): void {
-    if (rules.length > 0) canvas.content(undefined, () => canvas.fill(rules.splice(0), 0.7))
+    if (rules.length === 0) return
+    canvas.begin(undefined)
+    canvas.fill(rules.splice(0), 0.7)
+    canvas.end()
   }
 
   return {
@@ -207,6 +220,37 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
       return y
     },
   }
+}
+
+const NO_OPTIONS: BlockOptions = {}
+
+function wordsOf(fonts: Fonts, style: string): Map<number, Map<string, Line[]>> {
+  const styles = laidOut.get(fonts) ?? new Map<string, Map<number, Map<string, Line[]>>>()
+  laidOut.set(fonts, styles)
+  const words = styles.get(style) ?? new Map<number, Map<string, Line[]>>()
+  styles.set(style, words)
+  return words
+}
+
+function wordsWithin(words: Map<number, Map<string, Line[]>>, width: number): Map<string, Line[]> {
+  let known = words.get(width)
+  if (known === undefined) {
+    known = new Map()
+    words.set(width, known)
+  }
+  return known
+}
+
+function leadingOf(blocks: readonly Block[]): number {
+  let size = 0
+  for (const block of blocks) size = Math.max(size, block.size)
+  return size * LEADING
+}
+
+function linesIn(blocks: readonly Block[]): number {
+  let count = 0
+  for (const { lines } of blocks) count = Math.max(count, lines.length)
+  return count
 }
 
 const inWords = (char: string): string =>

@@ -1,5 +1,5 @@
 import * as hb from 'harfbuzzjs'
-import { type Leaning, leaningOf } from './bidi.ts'
+import { leaningOf, type Side } from './bidi.ts'
 import { type Face, openFace } from './face.ts'
 
 /** A glyph where HarfBuzz puts it, in font units. */
@@ -11,10 +11,9 @@ export interface Glyph {
 }
 
 /** Glyphs that stand for some characters together: a letter, a letter with its marks, a ligature. */
-export interface Cluster {
+export interface Cluster extends Side {
   /** In logical order. */
   text: string
-  leaning: Leaning
   /** From left to right. */
   glyphs: Glyph[]
   /** In font units. */
@@ -33,7 +32,7 @@ export interface Shaped {
   width: number
   /** Characters that no font has: U+FFFD is drawn for them, and copies as what it stands for. */
   missing: string[]
-  /** The codes of all clusters; empty where one has none, or must be moved. */
+  /** The codes of all clusters; empty where one has none, or a mark must stand between two (bidi.ts). */
   code: string
 }
 
@@ -57,8 +56,11 @@ const FILES = {
 // Statements of one clinic use a few thousand words over and over; more than this is one account's free text.
 const CACHED_WORDS = 4_000
 const CACHED_LENGTH = 64
-const NUMBER = /^[\d\u0660-\u0669\u06f0-\u06f9.,\u066b\u066c\u2212]{2,}$/
-const CODE = /.\d|\d./
+// Numbers and codes: no two are the same, and digits of these fonts neither join nor kern. Not both at once: letters and
+// signs kern otherwise where Arabic digits make HarfBuzz take the word for Arabic.
+const CODE =
+  /^(?:(?=.*\d)[!-~]{2,}|[−+-]?[\d\u0660-\u0669\u06f0-\u06f9]+(?:[.,/:\u066b\u066c-][\d\u0660-\u0669\u06f0-\u06f9]+)*)$/
+const IN_CODE = /[^\d\u0660-\u0669\u06f0-\u06f9]+|./g
 const CLUSTER = /\P{M}[\p{M}\p{Default_Ignorable_Code_Point}]*|\p{M}+/gsu
 const REPLACEMENT = 0xfffd
 // They have done their work when the text is in order, and would do it again where it is copied.
@@ -112,7 +114,7 @@ export function openFonts() {
 
   function shape(face: Face, text: string, isRtl: boolean, language: string): Shaped {
     const chars = [...text]
-    const missing = chars.filter((char) => !face.covers(char))
+    const missing = face.covers(text) ? NONE : chars.filter((char) => !face.covers(char))
     buffer.clearContents()
     buffer.setClusterLevel(hb.ClusterLevel.MONOTONE_CHARACTERS)
     buffer.addCodePoints(chars.map((char) => (missing.includes(char) ? REPLACEMENT : char.codePointAt(0)!)))
@@ -132,11 +134,9 @@ function remembering(shape: ShapeWord): ShapeWord {
     const words = isRtl ? known.rtl : known.ltr
     let parts = words.get(word)
     if (parts !== undefined) return parts
-    // No two amounts are the same, and digits neither join nor kern.
-    if (!isRtl && NUMBER.test(word)) return [joined([...word].flatMap((char) => shapeWord(char, false)))]
+    if (!isRtl && word.length > 1 && CODE.test(word)) return [joined(word.match(IN_CODE)!, shapeWord)]
     parts = shape(word, isRtl)
-    // Nor are two codes.
-    if (word.length > CACHED_LENGTH || CODE.test(word)) return parts
+    if (word.length > CACHED_LENGTH) return parts
     if (words.size >= CACHED_WORDS) known = { ltr: new Map(), rtl: new Map() }
     words.set(word, parts)
     return parts
@@ -144,22 +144,30 @@ function remembering(shape: ShapeWord): ShapeWord {
   return shapeWord
 }
 
-const joined = (parts: Shaped[]): Shaped =>
-  shapedOf(
-    parts[0]!.face,
-    false,
-    parts.flatMap(({ clusters }) => clusters),
-    [],
-  )
+/** Left-to-right parts in one font, as one. */
+function joined(texts: readonly string[], shapeWord: ShapeWord): Shaped {
+  const clusters: Cluster[] = []
+  let face: Face | undefined
+  for (const text of texts) {
+    const [part] = shapeWord(text, false)
+    face ??= part!.face
+    for (const cluster of part!.clusters) clusters.push(cluster)
+  }
+  return shapedOf(face!, false, clusters, NONE)
+}
+
+const NONE: string[] = []
 
 function shapedOf(face: Face, isRtl: boolean, clusters: Cluster[], missing: string[]): Shaped {
   let width = 0
   let code = ''
   let isCoded = true
-  for (const cluster of clusters) {
+  for (let i = 0; i < clusters.length; i++) {
+    const cluster = clusters[i]!
     width += cluster.advance
     code += cluster.code
-    if (cluster.code === '') isCoded = false
+    const isMarked = isRtl && i > 0 && cluster.leaning !== 'rtl' && clusters[i - 1]!.leaning !== 'rtl'
+    if (cluster.code === '' || isMarked) isCoded = false
   }
   return { face, isRtl, clusters, width: width / face.unitsPerEm, missing, code: isCoded ? code : '' }
 }
@@ -188,7 +196,7 @@ function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean, face: Fa
       last.glyphs = isRtl ? [...placed, ...last.glyphs] : [...last.glyphs, ...placed]
       last.advance += advance
     } else if (text !== '') {
-      clusters.push({ text, leaning: leaningOf(text), glyphs: placed, advance, code: '' })
+      clusters.push({ text, isRtl, leaning: leaningOf(text), glyphs: placed, advance, code: '' })
     }
     first = end
   }
@@ -197,18 +205,25 @@ function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean, face: Fa
 }
 
 /**
- * What stands within a hexadecimal string of a TJ array for a glyph that stands for what it usually does: the glyph's own
- * id. Where the pen must move, by kerning, the string ends and begins anew around the distance.
+ * What stands within a string of a TJ array for a glyph that stands for what it usually does: the glyph's own id. Where the
+ * pen must move, by kerning, the string ends and begins anew around the distance.
  */
 function codeOf({ text, glyphs, advance }: Cluster, face: Face): string {
   const [{ id, x, y }, another] = glyphs as [Glyph, Glyph | undefined]
   if (another !== undefined || y !== 0 || face.usualText(id) !== text) return ''
-  const move = (units: number) => (units === 0 ? '' : `>${perMille(-units, face)}<`)
-  return `${move(x)}${hex4(id)}${move(advance - face.font.glyphHAdvance(id) - x)}`
+  const move = (units: number) => (units === 0 ? '' : `)${perMille(-units, face)}(`)
+  return `${move(x)}${codeString(id)}${move(advance - face.font.glyphHAdvance(id) - x)}`
 }
 
 /** Font units in thousandths of an em, as PDF has them. */
 export const perMille = (units: number, { unitsPerEm }: Face): number =>
   Math.round((units * 1e5) / unitsPerEm) / 100
 
-export const hex4 = (value: number): string => value.toString(16).padStart(4, '0')
+/** A code as two bytes of a PDF string. */
+export const codeString = (code: number): string => byteString(code >> 8) + byteString(code & 0xff)
+
+// Within a string brackets and the escape are escaped, and a carriage return would be read as a line feed.
+const byteString = (byte: number): string =>
+  byte === 0x0d
+    ? '\\r'
+    : `${'()\\'.includes(String.fromCharCode(byte)) ? '\\' : ''}${String.fromCharCode(byte)}`

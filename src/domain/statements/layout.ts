@@ -78,8 +78,14 @@ function layoutParagraph(shapeWord: ShapeWord, text: string, { direction, width:
 }
 
 /** Cuts a paragraph at spaces, changes of level, and where a line may end. */
-function cut(shapeWord: ShapeWord, text: string, levels: Uint8Array, breaks: ReadonlySet<number>): Piece[] {
+function cut(
+  shapeWord: ShapeWord,
+  text: string,
+  levels: Uint8Array | number,
+  breaks: ReadonlySet<number>,
+): Piece[] {
   const pieces: Piece[] = []
+  const [one, each] = typeof levels === 'number' ? [levels] : [0, levels]
   let start = 0
   let isSpace = text !== '' && isSpaceAt(text, 0)
   for (let end = 1; end <= text.length; end++) {
@@ -87,11 +93,13 @@ function cut(shapeWord: ShapeWord, text: string, levels: Uint8Array, breaks: Rea
     const ends =
       end === text.length ||
       nextIsSpace !== isSpace ||
-      levels[end] !== levels[start] ||
+      (each !== undefined && each[end] !== each[start]) ||
       (breaks.size > 0 && breaks.has(end)) ||
       (end - start >= LONGEST_WORD && !isLowSurrogate(text.charCodeAt(end)))
     if (!ends) continue
-    pieces.push(pieceOf(shapeWord, text, { start, end, level: levels[start]!, isSpace }))
+    pieces.push(
+      pieceOf(shapeWord, text, { start, end, level: each === undefined ? one : each[start]!, isSpace }),
+    )
     start = end
     isSpace = nextIsSpace
   }

@@ -1,15 +1,7 @@
-import { type Direction, readerMark, type Side } from './bidi.ts'
+import { type Direction, readerMark } from './bidi.ts'
 import type { Face } from './face.ts'
-import { type Cluster, hex4, perMille, type Shaped } from './fonts.ts'
-
-/** The part of a PDF writer that fonts need: pdfkit's document has it. */
-interface Writer {
-  ref(data: object): PdfReference
-}
-export interface PdfReference {
-  data: Record<string, unknown>
-  end(chunk?: Uint8Array | string): void
-}
+import { type Cluster, codeString, perMille, type Shaped } from './fonts.ts'
+import type { PdfWriter } from './pdf-writer.ts'
 
 /** A glyph that is drawn and stands for no text, where its text has been given to its neighbour: in ems from the start. */
 export interface Ink {
@@ -18,211 +10,183 @@ export interface Ink {
   y: number
 }
 
-/** What a code draws, says, and how wide it is in font units. */
+/** What a code says, and how wide it is in font units. */
 interface Code {
   code: number
-  glyphId: number
   text: string
   width: number
 }
 
-/** Text as the operand of TJ, without the brackets. */
-export interface Encoded {
-  array: string
-  inks: Ink[]
-}
+export type EmbeddedFont = ReturnType<typeof embedFont>
+
+// A text of more characters that no font has copies as U+FFFD from there on.
+const LAST_CODE = 0xffff
+// In ems: pdftotext takes what starts within a tenth of the character before for printed twice.
+const MARK_WIDTH = 0.11
 
 /**
  * A font as one document embeds it. A glyph that stands for its usual character has its own id for a code; each other
- * triple of a glyph, what it stands for and its width gets a code when it first comes, so that ToUnicode is exact though
- * one glyph may stand for several texts.
+ * triple of a glyph, what it stands for and its width gets a code when it first comes, under which the embedded font has
+ * the glyph again, so that ToUnicode is exact though one glyph may stand for several texts.
  *
  * Readers take the codes of a line from left to right and turn right-to-left text round, so no code may stand for two
  * characters: those of a ligature, or of a letter with its marks, share its width, and the glyph itself is drawn by the
  * leftmost. Codes without width would not do: pdftotext takes what overlaps for printed twice.
+ *
+ * Text is returned as what stands within a string of a TJ array; where the pen moves, the string ends and begins anew.
  */
-export function embedFont(writer: Writer, face: Face, tag: string, page: Direction) {
-  const reference = writer.ref({})
-  const given = new Map<string, string>()
+export function embedFont(writer: PdfWriter, face: Face, tag: string, page: Direction) {
+  const reference = writer.ref()
   const isUsed = new Uint8Array(face.glyphCount)
-  const used: Code[] = []
-  const milli = (units: number) => perMille(units, face)
+  const given = new Map<string, string>()
+  const further: Code[] = []
+  const appended: number[] = []
   const markWidth = MARK_WIDTH * face.unitsPerEm
+  const marks = new Map<string, string>()
 
   function codeOf(glyphId: number, text: string, width: number): string {
     const key = `${glyphId} ${width} ${text}`
-    let hex = given.get(key)
-    if (hex === undefined) {
-      const code = face.glyphCount + given.size
-      used.push({ code, glyphId, text, width })
-      hex = hex4(code)
-      given.set(key, hex)
+    let string = given.get(key)
+    if (string === undefined) {
+      const code = face.glyphCount + appended.length
+      if (code > LAST_CODE) {
+        isUsed[glyphId] = 1
+        return codeString(glyphId)
+      }
+      appended.push(glyphId)
+      further.push({ code, text, width })
+      string = codeString(code)
+      given.set(key, string)
     }
-    return hex
+    return string
   }
 
-  function note({ glyphs, text }: Cluster): void {
-    const { id } = glyphs[0]!
-    if (isUsed[id]) return
-    isUsed[id] = 1
-    used.push({ code: id, glyphId: id, text, width: face.font.glyphHAdvance(id) })
-  }
-
-  /** `space`: the width, in font units, of a space that the last code stands for as well. */
-  function encode(word: Shaped, space = 0): Encoded {
+  /**
+   * `space`: the width, in font units, of a space that the last code stands for as well. Glyphs to be drawn beside the text
+   * are added to `inks`.
+   */
+  function encode(word: Shaped, space: number, inks: Ink[]): string {
     const { clusters, isRtl } = word
-    if (word.code !== '' && space === 0 && !(isRtl && hasMarks(clusters))) {
-      for (const cluster of clusters) note(cluster)
-      return { array: `<${word.code}>`, inks: NO_INKS }
+    if (word.code !== '' && space === 0) {
+      for (const { glyphs } of clusters) isUsed[glyphs[0]!.id] = 1
+      return word.code
     }
-    const pen = createPen()
-    const inks: Ink[] = []
+    const pen = createPen(face)
     // Where the next cluster starts.
     let start = 0
-    clusters.forEach((cluster, i) => {
-      const mark = i === 0 ? '' : readerMark(page, { ...clusters[i - 1]!, isRtl }, { ...cluster, isRtl })
+    for (let i = 0; i < clusters.length; i++) {
+      const cluster = clusters[i]!
+      const mark = i === 0 ? '' : readerMark(page, clusters[i - 1], cluster)
       if (mark !== '') {
         pen.moveTo(start - markWidth)
         pen.show(codeOf(face.blank, mark, markWidth), markWidth)
       }
       const taken = i === clusters.length - 1 ? space : 0
       if (cluster.code !== '' && taken === 0) {
-        note(cluster)
+        isUsed[cluster.glyphs[0]!.id] = 1
         pen.show(cluster.code, cluster.advance)
-      } else encodeCluster(cluster, start, taken)
+      } else encodeCluster(cluster, isRtl, start, taken, pen, inks)
       start += cluster.advance + taken
+    }
+    return pen.string
+  }
+
+  function encodeCluster(
+    { text, glyphs, advance }: Cluster,
+    isRtl: boolean,
+    left: number,
+    taken: number,
+    pen: Pen,
+    inks: Ink[],
+  ): void {
+    const units = visualUnits(text, isRtl)
+    const main = glyphs.reduce((widest, glyph) => (glyph.advance > widest.advance ? glyph : widest))
+    let drawn = face.blank
+    let x = left
+    for (const glyph of glyphs) {
+      if (glyph === main && glyph.y === 0) {
+        drawn = glyph.id
+        pen.moveTo(x + glyph.x)
+      } else
+        inks.push({ glyphId: glyph.id, x: (x + glyph.x) / face.unitsPerEm, y: glyph.y / face.unitsPerEm })
+      x += glyph.advance
+    }
+    const isWhole = units.length === 1 && drawn !== face.blank
+    const width = isWhole ? face.font.glyphHAdvance(drawn) : advance / units.length
+    units.forEach((unit, i) => {
+      const last = i === units.length - 1 ? taken : 0
+      const said = last > 0 ? `${unit} ` : unit
+      pen.show(codeOf(i === 0 ? drawn : face.blank, said, width + last), width + last)
     })
-    return { array: pen.array(), inks }
-
-    function encodeCluster({ text, glyphs, advance }: Cluster, left: number, taken: number): void {
-      const units = visualUnits(text, isRtl)
-      const main = glyphs.reduce((widest, glyph) => (glyph.advance > widest.advance ? glyph : widest))
-      let drawn = face.blank
-      let x = left
-      for (const glyph of glyphs) {
-        if (glyph === main && glyph.y === 0) {
-          drawn = glyph.id
-          pen.moveTo(x + glyph.x)
-        } else
-          inks.push({ glyphId: glyph.id, x: (x + glyph.x) / face.unitsPerEm, y: glyph.y / face.unitsPerEm })
-        x += glyph.advance
-      }
-      const isWhole = units.length === 1 && drawn !== face.blank
-      const width = isWhole ? face.font.glyphHAdvance(drawn) : advance / units.length
-      units.forEach((unit, i) => {
-        const last = i === units.length - 1 ? taken : 0
-        pen.show(
-          codeOf(i === 0 ? drawn : face.blank, last > 0 ? `${unit} ` : unit, width + last),
-          width + last,
-        )
-      })
-      pen.moveTo(left + advance + taken)
-    }
-  }
-
-  /** Whether a mark must stand somewhere within a right-to-left word: after what pdftotext takes for a number. */
-  function hasMarks(clusters: readonly Cluster[]): boolean {
-    for (let i = 1; i < clusters.length; i++) {
-      if (clusters[i]!.leaning !== 'rtl' && clusters[i - 1]!.leaning !== 'rtl') return true
-    }
-    return false
-  }
-
-  /** The operand of TJ as it grows, and where it has come to, in font units. */
-  function createPen() {
-    let array = ''
-    let hex = ''
-    let at = 0
-    const flush = () => {
-      if (hex !== '') array += `<${hex}>`
-      hex = ''
-    }
-    return {
-      show(code: string, width: number): void {
-        hex += code
-        at += width
-      },
-      moveTo(x: number): void {
-        const move = milli(at - x)
-        at = x
-        if (move === 0) return
-        flush()
-        array += move
-      },
-      array(): string {
-        flush()
-        return array
-      },
-    }
+    pen.moveTo(left + advance + taken)
   }
 
   /** The mark that must stand between two words, if any. */
   function markBetween(left: Shaped | undefined, right: Shaped | undefined): string {
-    const mark = readerMark(page, sideOf(left, -1), sideOf(right, 0))
-    return mark === '' ? '' : `${milli(markWidth)}<${codeOf(face.blank, mark, markWidth)}>`
+    const mark = readerMark(page, left?.clusters.at(-1), right?.clusters[0])
+    if (mark === '') return ''
+    let string = marks.get(mark)
+    if (string === undefined) {
+      string = `)${perMille(markWidth, face)}(${codeOf(face.blank, mark, markWidth)}`
+      marks.set(mark, string)
+    }
+    return string
   }
 
   function finish(): void {
-    const name = `${tag}+${face.name}`
-    used.sort((a, b) => a.code - b.code)
-    const file = writer.ref({})
-    file.end(face.subset(used.map(({ glyphId }) => glyphId)))
-    const map = writer.ref({})
-    map.end(glyphIdsByCode())
-    const unicode = writer.ref({})
-    unicode.end(toUnicode(used))
-    const descriptor = writer.ref({
-      Type: 'FontDescriptor',
-      FontName: name,
-      Flags: 4,
-      FontBBox: face.boundingBox.map(milli),
-      ItalicAngle: 0,
-      Ascent: milli(face.ascender),
-      Descent: milli(face.descender),
-      CapHeight: milli(face.capHeight),
-      StemV: 0,
-      FontFile2: file,
-    })
-    descriptor.end()
-    const descendant = writer.ref({
-      Type: 'Font',
-      Subtype: 'CIDFontType2',
-      BaseFont: name,
-      CIDSystemInfo: { Registry: new String('Adobe'), Ordering: new String('Identity'), Supplement: 0 },
-      FontDescriptor: descriptor,
-      W: used.flatMap(({ code, width }) => [code, [milli(width)]]),
-      CIDToGIDMap: map,
-    })
-    descendant.end()
-    Object.assign(reference.data, {
-      Type: 'Font',
-      Subtype: 'Type0',
-      BaseFont: name,
-      Encoding: 'Identity-H',
-      DescendantFonts: [descendant],
-      ToUnicode: unicode,
-    })
-    reference.end()
-  }
-
-  function glyphIdsByCode(): Uint8Array {
-    const bytes = Buffer.alloc(2 * (face.glyphCount + given.size))
-    for (const { code, glyphId } of used) bytes.writeUInt16BE(glyphId, 2 * code)
-    return bytes
+    const codes: Code[] = []
+    for (let id = 0; id < isUsed.length; id++) {
+      if (isUsed[id])
+        codes.push({ code: id, text: face.usualText(id) ?? '\ufffd', width: face.font.glyphHAdvance(id) })
+    }
+    const glyphIds = codes.map(({ code }) => code)
+    codes.push(...further)
+    const name = `/${tag}+${face.name}`
+    const [file, unicode, descriptor, descendant] = [writer.ref(), writer.ref(), writer.ref(), writer.ref()]
+    const font = face.subset(glyphIds, appended)
+    writer.stream(file, font, `/Length1 ${font.length}`)
+    writer.stream(unicode, toUnicode(codes))
+    const milli = (units: number) => perMille(units, face)
+    writer.object(
+      descriptor,
+      `<</Type/FontDescriptor/FontName${name}/Flags 4/FontBBox[${face.boundingBox.map(milli).join(' ')}]/ItalicAngle 0
+/Ascent ${milli(face.ascender)}/Descent ${milli(face.descender)}/CapHeight ${milli(face.capHeight)}/StemV 0/FontFile2 ${file}>>`,
+    )
+    writer.object(
+      descendant,
+      `<</Type/Font/Subtype/CIDFontType2/BaseFont${name}/CIDSystemInfo<</Registry(Adobe)/Ordering(Identity)/Supplement 0>>
+/FontDescriptor ${descriptor}/CIDToGIDMap/Identity/W[${codes.map(({ code, width }) => `${code}[${milli(width)}]`).join('')}]>>`,
+    )
+    writer.object(
+      reference,
+      `<</Type/Font/Subtype/Type0/BaseFont${name}/Encoding/Identity-H/DescendantFonts[${descendant}]/ToUnicode ${unicode}>>`,
+    )
   }
 
   return { reference, encode, markBetween, finish }
 }
 
-export type EmbeddedFont = ReturnType<typeof embedFont>
+/** A string of a TJ array as it grows, and where it has come to, in font units. */
+interface Pen {
+  string: string
+  show(code: string, width: number): void
+  moveTo(x: number): void
+}
 
-const NO_INKS: Ink[] = []
-// In ems: pdftotext takes what starts within a tenth of the character before for printed twice.
-const MARK_WIDTH = 0.11
-
-function sideOf(word: Shaped | undefined, at: 0 | -1): Side | undefined {
-  if (word === undefined) return undefined
-  return { leaning: word.clusters.at(at)!.leaning, isRtl: word.isRtl }
+function createPen(face: Face): Pen {
+  let at = 0
+  return {
+    string: '',
+    show(code, width) {
+      this.string += code
+      at += width
+    },
+    moveTo(x) {
+      const move = perMille(at - x, face)
+      at = x
+      if (move !== 0) this.string += `)${move}(`
+    },
+  }
 }
 
 /** What the codes of a cluster stand for, from left to right. A joiner goes with its letter: pdf.js drops it alone. */
@@ -233,7 +197,7 @@ function visualUnits(text: string, isRtl: boolean): string[] {
 }
 
 function toUnicode(codes: readonly Code[]): string {
-  const lines = codes.map(({ code, text }) => `<${hex4(code)}> <${[...utf16(text)].map(hex4).join('')}>`)
+  const lines = codes.map(({ code, text }) => `<${hex4(code)}> <${hexOf(text)}>`)
   const blocks: string[] = []
   // A block may hold 100 lines.
   for (let i = 0; i < lines.length; i += 100) {
@@ -256,6 +220,10 @@ end
 end`
 }
 
-function* utf16(text: string): Generator<number> {
-  for (let i = 0; i < text.length; i++) yield text.charCodeAt(i)
+function hexOf(text: string): string {
+  let hex = ''
+  for (let i = 0; i < text.length; i++) hex += hex4(text.charCodeAt(i))
+  return hex
 }
+
+const hex4 = (value: number): string => value.toString(16).padStart(4, '0')

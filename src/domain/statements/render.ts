@@ -5,6 +5,7 @@ import { createCanvas, PAGE, type Tag } from './canvas.ts'
 import { figuresOf } from './figures.ts'
 import { type Block, type BlockOptions, createFlow, MARGIN, SIZE, WIDTH } from './flow.ts'
 import type { Fonts } from './fonts.ts'
+import { textString } from './pdf-writer.ts'
 import type { Statement, StatementLine } from './statement.ts'
 import { directionOf, WORDS } from './words.ts'
 
@@ -90,10 +91,14 @@ export async function renderStatement(
     onPage,
     onFlaw: (flaw, place) => flaws.has(flaw) || flaws.set(flaw, place),
   })
+  const columns = COLUMNS.map((name) => TABLE[name])
+  const [headingCells, lineCells] = [cellsOf(columns, HEADING), cellsOf(columns, { tag: 'TD' })]
   const pageCount = canvas.deferred()
   const root = canvas.open('Document', undefined)
   const totals = new Map<string, Totals>()
   let isInTable = false
+  /** What each further page begins with. */
+  let running: Block[] | undefined
 
   flow.newPage()
   letterhead()
@@ -114,16 +119,20 @@ export async function renderStatement(
   function onPage(): void {
     const footer = said(words.page(figures.count(canvas.pages)), { size: SMALL })
     const top = PAGE.height - MARGIN - 10
-    canvas.content(undefined, () => {
-      flow.draw(footer, top)
-      pageCount.draw(flow.leftOf((footer.lines[0]!.width + 0.3) * SMALL, 0), top + SMALL)
-    })
+    canvas.begin(undefined)
+    flow.draw(footer, top)
+    pageCount.draw(flow.leftOf((footer.lines[0]!.width + 0.3) * SMALL, 0), top + SMALL)
+    canvas.end()
     if (canvas.pages === 1) return
-    const running = [issuer.name, statement.number, account.number].map(isolated).join(' · ')
-    flow.row(undefined, [
-      flow.block(running, 'issuer.name', { size: SMALL, width: WIDTH - 90, direction }),
+    running ??= [
+      flow.block([issuer.name, statement.number, account.number].map(isolated).join(' · '), 'issuer.name', {
+        size: SMALL,
+        width: WIDTH - 90,
+        direction,
+      }),
       said(words.continued, { size: SMALL, start: WIDTH - 90, toEnd: true }),
-    ])
+    ]
+    flow.row(undefined, running)
     if (isInTable) flow.row(undefined, headings(), { shade: SHADE.heading })
   }
 
@@ -152,12 +161,14 @@ export async function renderStatement(
   }
 
   function logo(url: string): void {
-    const figure = canvas.open('Figure', root, { Alt: new String(issuer.name) })
+    const figure = canvas.open('Figure', root, alternative(issuer.name))
     const bytes = Buffer.from(url.slice(url.indexOf(',') + 1), 'base64')
     const fit: [number, number] = [LOGO.width, LOGO.height]
     const side = direction === 'rtl' ? 'right' : 'left'
     try {
-      canvas.content(figure, () => canvas.image(bytes, flow.leftOf(0, LOGO.width), flow.y, fit, side))
+      canvas.begin(figure)
+      canvas.image(bytes, flow.leftOf(0, LOGO.width), flow.y, fit, side)
+      canvas.end()
     } catch (cause) {
       throw new TabibError('STATEMENT_INVALID', 'issuer.logo: not a PNG or JPEG that can be read', { cause })
     }
@@ -215,28 +226,30 @@ export async function renderStatement(
 
   function headings(): Block[] {
     return inColumns(
-      COLUMNS.map((name) => TABLE[name]),
+      headingCells,
       COLUMNS.map((name) => words[name]),
       () => 'words',
-      HEADING,
     )
   }
 
-  /** The cells of a table's row. */
-  function inColumns(
-    columns: readonly Column[],
-    texts: readonly string[],
-    place: (column: number) => string,
-    options: BlockOptions,
-  ): Block[] {
+  /** What the cells of a table's row have in common with those above and below. */
+  function cellsOf(columns: readonly Column[], options: BlockOptions): BlockOptions[] {
     let start = GUTTER
-    return columns.map(({ width, isFigure = false, isWord = false }, i) => {
+    return columns.map(({ width, isFigure = false, isWord = false }) => {
       // Units stand under units, whichever way the language is read.
       const toEnd = isFigure && direction === 'ltr'
-      const cell = { start, width: width - 2 * GUTTER, toEnd, ...options }
+      const cell = { start, width: width - 2 * GUTTER, toEnd, isWord, ...options }
       start += width
-      return flow.block(texts[i]!, place(i), isWord ? { ...cell, isWord } : cell)
+      return cell
     })
+  }
+
+  function inColumns(
+    cells: readonly BlockOptions[],
+    texts: readonly string[],
+    place: (column: number) => string,
+  ): Block[] {
+    return cells.map((cell, i) => flow.block(texts[i]!, place(i), cell))
   }
 
   async function printLines(): Promise<number> {
@@ -316,21 +329,17 @@ export async function renderStatement(
     balance: string,
     place: string,
   ): Block[] {
-    const texts = { date: date && figures.day(date), description, reference, amount, currency, balance }
-    return inColumns(
-      COLUMNS.map((name) => TABLE[name]),
-      COLUMNS.map((name) => texts[name]),
-      (i) => `${place}.${COLUMNS[i]}`,
-      { tag: 'TD' },
-    )
+    const texts = [date && figures.day(date), description, reference, amount, currency, balance]
+    return inColumns(lineCells, texts, (i) => `${place}.${COLUMNS[i]}`)
   }
 
   /** Totals by currency, and for how long they have been owed. */
   function sumTables(): Block[][][] {
-    const heading = (texts: string[]) => inColumns(TOTALS, texts, () => 'words', HEADING)
+    const heading = (texts: string[]) => inColumns(cellsOf(TOTALS, HEADING), texts, () => 'words')
+    const sumCells = cellsOf(TOTALS, { tag: 'TD' })
     const row = (currency: string, amounts: bigint[]) => {
       const texts = [currency, ...amounts.map((amount) => figures.money(amount, currency))]
-      const cells = inColumns(TOTALS, texts, () => 'totals', { tag: 'TD' })
+      const cells = inColumns(sumCells, texts, () => 'totals')
       return [{ ...cells[0]!, tag: 'TH', attributes: scope('Row') }, ...cells.slice(1)]
     }
     const sums = [...totals].map(([currency, { opening, charged, paid, closing }]) =>
@@ -404,14 +413,17 @@ export async function renderStatement(
         isBlack ? [[left + x * module, flow.y + y * module, module, module]] : [],
       ),
     )
-    const figure = canvas.open('Figure', parent, { Alt: new String(text) })
-    canvas.content(figure, () => canvas.fill(black, 0))
+    const figure = canvas.open('Figure', parent, alternative(text))
+    canvas.begin(figure)
+    canvas.fill(black, 0)
+    canvas.end()
     canvas.close(figure)
   }
 }
 
 /** A table cell's attributes as PDF 1.7, 14.8.5.7 names them. */
-const scope = (Scope: 'Column' | 'Row'): object => ({ A: { O: 'Table', Scope } })
+const scope = (of: 'Column' | 'Row'): string => `/A<</O/Table/Scope/${of}>>`
+const alternative = (text: string): string => `/Alt${textString(text)}`
 const HEADING: BlockOptions = { bold: true, isWord: true, tag: 'TH', attributes: scope('Column') }
 
 type Label = {
