@@ -2,10 +2,12 @@ import { type Logger, pino } from 'pino'
 import { type Fetch, type Http, openHttp } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
+import { type Objects, openObjects } from './adapters/objects/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import type { Config } from './config.ts'
+import { type ErasureSecret, openErasureSecret } from './domain/erasure/secret.ts'
 import { reportRefusal, requestNetworks } from './domain/residency/egress.ts'
 import { TabibError } from './errors.ts'
 
@@ -17,6 +19,8 @@ export interface App extends AsyncDisposable {
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
   readonly pager: Pager
+  /** Attachments and statements; undefined where no object store is configured. */
+  readonly objects: Objects | undefined
   /**
    * The only way out by HTTP. With a tenant: no further than the regions that it allows; without: to the platform's own
    * networks, for what carries no tenant's data. What is refused becomes an incident.
@@ -26,6 +30,8 @@ export interface App extends AsyncDisposable {
   keyStore(): Promise<KeyStore>
   /** Where the operator's own key lies, who runs this: the key store when no other is configured. */
   operatorKeyStore(): Promise<KeyStore>
+  /** Read when first asked for. @throws TabibError CONFIG_INVALID when none is configured. */
+  erasureSecret(): Promise<ErasureSecret>
   readonly log: Logger
 }
 
@@ -47,6 +53,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   let redis: Redis | undefined
   let http: Http | undefined
   let pager: Pager | undefined
+  let erasureSecret: Promise<ErasureSecret> | undefined
   const keyStores: Record<'keys' | 'operator', Promise<KeyStore> | undefined> = {
     keys: undefined,
     operator: undefined,
@@ -75,6 +82,16 @@ export function createApp(config: Config, options: AppOptions = {}): App {
     get pager() {
       pager ??= openPager({ ...config.pager, fetch: app.fetch() })
       return pager
+    },
+    objects:
+      config.erasure.objects === undefined ? undefined : openObjects({ folder: config.erasure.objects }),
+    erasureSecret() {
+      erasureSecret ??= openErasureSecret(config.erasure.secretFile).catch((error) => {
+        // It may be there when the next one asks.
+        erasureSecret = undefined
+        throw error
+      })
+      return erasureSecret
     },
     fetch(tenantId) {
       const { residency } = config

@@ -195,6 +195,14 @@ const contextSchema = z.strictObject({
       seals: z.string().optional(),
     })
     .prefault({}),
+  erasure: z
+    .strictObject({
+      /** File of the secret from which subjects' keyed hashes and the key of their keys derive; see docs/erasure.md. */
+      secretFile: z.string().optional(),
+      /** Folder of the object store: attachments and statements. */
+      objects: z.string().optional(),
+    })
+    .prefault({}),
   worker: z
     .strictObject({
       host: z.string().default('127.0.0.1'),
@@ -251,6 +259,12 @@ export interface Config {
   }
   /** Folder of the ledger's seals; without one nothing is sealed. */
   readonly ledger: { seals: string | undefined }
+  readonly erasure: {
+    /** Without one nobody can be erased, and nothing be sealed for a subject. */
+    secretFile: string | undefined
+    /** Folder of attachments and statements; without one there are none. */
+    objects: string | undefined
+  }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
   /** Where `api run` listens. */
   readonly api: { host: string; port: number }
@@ -402,6 +416,11 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     },
     ledger: {
       seals: env.TABIB_LEDGER_SEALS || (context.ledger.seals && beside(context.ledger.seals)),
+    },
+    erasure: {
+      secretFile:
+        env.TABIB_ERASURE_SECRET_FILE || (context.erasure.secretFile && beside(context.erasure.secretFile)),
+      objects: env.TABIB_OBJECTS || (context.erasure.objects && beside(context.erasure.objects)),
     },
     worker: {
       host: context.worker.host,

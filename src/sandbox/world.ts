@@ -191,7 +191,9 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
   // A file of its own, so that the settings of whoever runs this do not reach into the sandbox.
   const configFile = join(folder.path, 'tabib.yaml')
   const secretFile = join(folder.path, 'key-store.secret')
+  const erasureSecretFile = join(folder.path, 'erasure.secret')
   await writeFile(configFile, 'contexts: {}\n')
+  await writeFile(erasureSecretFile, randomBytes(32).toString('base64'), { mode: 0o600 })
   const kms = options.kms ? await startKms() : undefined
   await writeFile(secretFile, kms?.credentials ?? randomBytes(24).toString('base64'), { mode: 0o600 })
   const env = {
@@ -204,6 +206,8 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     TABIB_KEY_STORE: kms?.keyStore ?? `file:${join(folder.path, 'keys')}`,
     TABIB_KEY_STORE_SECRET_FILE: secretFile,
     TABIB_LEDGER_SEALS: join(folder.path, 'ledger-seals'),
+    TABIB_ERASURE_SECRET_FILE: erasureSecretFile,
+    TABIB_OBJECTS: join(folder.path, 'objects'),
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
   }

@@ -2,6 +2,8 @@ import { TabibError } from '../errors.ts'
 import { nearest } from '../nearest.ts'
 import type { Worker } from '../worker.ts'
 import { duplicateReversal } from './duplicate-reversal.ts'
+import { erasureParticipants } from './erasure-participants.ts'
+import { erasureReplay } from './erasure-replay.ts'
 import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
@@ -25,6 +27,8 @@ export const workers: readonly Worker[] = [
   priceWatch,
   refundWatch,
   duplicateReversal,
+  erasureReplay,
+  ...erasureParticipants,
   pager,
 ]
 

@@ -70,7 +70,9 @@ it('an outbox restored into another cluster is refused, reset once, and relayed 
   await using elsewhere = await startPostgres({})
   const { name, ownerUrl } = await elsewhere.createDatabase()
   await using fresh = openDatabase({ url: ownerUrl, maxConnections: 2 })
-  await fresh.query('create role tabib_app; create role tabib_relay; create role tabib_auditor')
+  await fresh.query(
+    'create role tabib_app; create role tabib_relay; create role tabib_auditor; create role tabib_erasure',
+  )
   await elsewhere.grantRoles()
   const bin = dirname(await realpath((await requirePrograms(['postgres'])).postgres))
   const { stdout: dump } = await execa(join(bin, 'pg_dump'), [

@@ -122,7 +122,7 @@ async function roleOf(db: Queryable): Promise<string> {
   if (role?.exempt) {
     throw new Doubt(
       `tabib works as ${role.name}, which row-level security does not apply to`,
-      'create role tabib login in role tabib_app, tabib_relay, tabib_auditor',
+      'create role tabib login in role tabib_app, tabib_relay, tabib_auditor, tabib_erasure',
     )
   }
   return `${role?.version}, as ${role?.name}`

@@ -5,6 +5,7 @@ import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { packageRoot } from '../../package-root.ts'
 import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
+import { STEP_STREAM } from '../erasure/step.ts'
 import { REVOCATION_STREAM } from '../keys/remember.ts'
 
 export interface MigrationStatus {
@@ -88,7 +89,7 @@ export async function assertMigrated({ db }: { db: Database }): Promise<void> {
 export async function missingRoles({ db }: { db: Database }): Promise<string[]> {
   const [login] = await db.query<{ name: string; missing: string[] }>(
     `select current_user as name, array(
-       select wanted from unnest(array['tabib_app', 'tabib_relay', 'tabib_auditor']) wanted
+       select wanted from unnest(array['tabib_app', 'tabib_relay', 'tabib_auditor', 'tabib_erasure']) wanted
        where not pg_has_role(current_user, wanted, 'member')) as missing`,
   )
   if (!login || login.missing.length === 0) return []
@@ -134,5 +135,9 @@ function streamsNeeded({ replicas, dedupeWindowMs }: { replicas: number; dedupeW
       max_age: nanos(90 * 86_400_000),
     },
   ])
-  return [...events, { ...REVOCATION_STREAM, num_replicas: replicas }]
+  return [
+    ...events,
+    { ...REVOCATION_STREAM, num_replicas: replicas },
+    { ...STEP_STREAM, num_replicas: replicas },
+  ]
 }

@@ -12,7 +12,7 @@ import { freePort, type Server, type ServerOptions, startServerProcess } from '.
 
 /**
  * The roles that log in. `tabib_owner` owns databases and runs migrations, `tabib` is what tabib itself uses (member of
- * tabib_app, tabib_relay and tabib_auditor), `service` is a producer or consumer (member of tabib_app). None is a superuser.
+ * tabib_app, tabib_relay, tabib_auditor and tabib_erasure), `service` is a producer or consumer (member of tabib_app). None is a superuser.
  */
 export type SandboxRole = 'tabib_owner' | 'tabib' | 'service'
 
@@ -120,7 +120,7 @@ export async function makeRoles(adminUrl: string, hosts: string): Promise<Postgr
     dropDatabase: (name) => asAdmin(`drop database if exists ${name} with (force)`),
     grantRoles: () =>
       asAdmin(
-        'grant tabib_app, tabib_relay, tabib_auditor to tabib',
+        'grant tabib_app, tabib_relay, tabib_auditor, tabib_erasure to tabib',
         // The owner tries what a service could do: `isolation check`.
         'grant tabib_app to service, tabib_owner',
       ),
