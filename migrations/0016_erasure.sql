@@ -136,8 +136,8 @@ begin
     execute format('grant select, insert, update on %s to tabib_app', name);
   end loop;
   foreach name in array array['virtual_care.patient', 'virtual_care.encounter_note', 'virtual_care.appointment',
-    'virtual_care.session', 'virtual_care.participant', 'billing.payer', 'billing.statement_file',
-    'communication.contact', 'communication.thread', 'communication.thread_participant', 'communication.thread_message',
+    'virtual_care.session', 'virtual_care.participant', 'billing.account', 'billing.charge', 'billing.refund',
+    'billing.payer', 'billing.statement_file', 'communication.contact', 'communication.thread', 'communication.thread_participant', 'communication.thread_message',
     'communication.participant_refusal', 'communication.message', 'communication.virtual_session',
     'communication.dispatch_log', 'communication.attachment'] loop
     execute format('create policy erasure on %s to tabib_erasure
@@ -147,13 +147,15 @@ begin
   end loop;
 end
 $$;
-grant delete on virtual_care.patient, virtual_care.encounter_note, billing.statement_file, communication.contact,
+grant delete on virtual_care.patient, virtual_care.encounter_note, billing.payer, billing.statement_file, communication.contact,
   communication.thread_participant, communication.thread_message, communication.participant_refusal,
   communication.attachment to tabib_erasure;
 grant update (patient_id) on virtual_care.appointment, virtual_care.session, communication.thread,
   communication.virtual_session to tabib_erasure;
 grant update (person_id) on virtual_care.participant to tabib_erasure;
-grant update (name, phone, email, address) on billing.payer to tabib_erasure;
+grant update (patient_id) on billing.charge, billing.refund to tabib_erasure;
+-- `receivable:<patient id>` becomes `receivable:<pseudonym>`; entries and transactions hold no patient's id.
+grant update (code) on billing.account to tabib_erasure;
 grant update (patient_id, recipient, variables) on communication.message to tabib_erasure;
 grant update (patient_id, recipient, request, response) on communication.dispatch_log to tabib_erasure;
 
@@ -162,7 +164,7 @@ grant update (patient_id, recipient, request, response) on communication.dispatc
 create table tabib.subject_key (
   tenant_id uuid not null references tabib.tenant (id),
   -- Keyed: HMAC-SHA-256 of tenant and subject (src/domain/erasure/secret.ts).
-  subject_hash bytea not null check (length(subject_hash) = 32),
+  subject_hash bytea not null,
   wrapped bytea,
   created_at timestamptz not null default clock_timestamp(),
   destroyed_at timestamptz,
@@ -176,10 +178,10 @@ create table tabib.erasure_request (
   tenant_id uuid not null references tabib.tenant (id),
   subject_hash bytea not null check (length(subject_hash) = 32),
   requested_at timestamptz not null default clock_timestamp(),
-  -- GDPR article 12(3): one month.
-  deadline_at timestamptz not null default clock_timestamp() + interval '1 month',
+  -- GDPR article 12(3): one month, or what the tenant's law says (`privacy.erasureDays`).
+  deadline_at timestamptz not null,
   -- The registered operator who signed the order; of a request that follows another one, whoever signed that.
-  authority text not null references tabib.operator (name),
+  authority text not null,
   order_jti uuid unique,
   -- SHA-256 of the order's JWS.
   order_digest bytea not null,
@@ -278,6 +280,13 @@ create table tabib.erasure_hold (
   check ((released_at is null) = (released_by is null))
 );
 create index erasure_hold_subject on tabib.erasure_hold (tenant_id, subject_hash) where released_at is null;
+
+-- An event that could not be handled may say anything of anybody; of an erased subject it is never handled.
+create policy erasure on tabib.quarantine to tabib_erasure
+  using (tenant_id = (select nullif(current_setting('app.tenant_id', true), '')))
+  with check (tenant_id = (select nullif(current_setting('app.tenant_id', true), '')));
+grant select (id, tenant_id, aggregate_id, payload), update (state, aggregate_id, detail, headers, payload, redacted,
+  resolved_at, resolved_by) on tabib.quarantine to tabib_erasure;
 
 do $$
 declare

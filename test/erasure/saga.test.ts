@@ -59,7 +59,7 @@ it('erases what every store has of a patient', async () => {
   expect(steps.map(({ participant, rows_affected }) => [participant, rows_affected])).toEqual([
     ['virtual-care', 5n],
     ['attachments', 2n],
-    ['billing', 1n],
+    ['billing', 2n],
     ['communication', 7n],
     ['dispatch-log', 2n],
     ['statements', 2n],

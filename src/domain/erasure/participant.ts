@@ -10,6 +10,8 @@ export interface Subject {
   hash: Buffer
   /** Stands in the subject's place in rows that are kept. */
   pseudonym: string
+  /** The same and others, for where a name may be taken only once. */
+  pseudonyms: readonly string[]
   identifiers: Identifiers
 }
 

@@ -286,7 +286,16 @@ export function subjectOf(
   { sealed, hash }: { sealed: Buffer; hash: Buffer },
 ): Subject {
   const identifiers = unsealIdentifiers(secret, requestId, sealed)
-  return { tenantId, hash, identifiers, pseudonym: secret.pseudonym(tenantId, identifiers.subjectId) }
+  return { tenantId, hash, identifiers, ...pseudonymsOf(secret, tenantId, identifiers.subjectId) }
+}
+
+export function pseudonymsOf(
+  secret: ErasureSecret,
+  tenantId: string,
+  subjectId: string,
+): Pick<Subject, 'pseudonym' | 'pseudonyms'> {
+  const pseudonyms = secret.pseudonyms(tenantId, subjectId)
+  return { pseudonym: pseudonyms[0]!, pseudonyms }
 }
 
 /** A transaction as `tabib_erasure` for one tenant: row-level security keeps it off all others. */

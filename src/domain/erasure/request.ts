@@ -3,7 +3,7 @@ import { TabibError } from '../../errors.ts'
 import { fingerprints, gatherIdentifiers, type Identifiers, sealIdentifiers } from './identifiers.ts'
 import { type Rows, total } from './participant.ts'
 import { PARTICIPANTS } from './participants.ts'
-import { asErasure } from './perform.ts'
+import { asErasure, pseudonymsOf } from './perform.ts'
 import { type ErasureSecret, shortName } from './secret.ts'
 
 export interface OpenedRequest {
@@ -23,6 +23,9 @@ export interface RequestPlan {
   rows: Record<string, Rows>
   held: string[]
 }
+
+/** Of a tenant that says nothing else: GDPR article 12(3) gives a month. */
+const LEGAL_DAYS = 30
 
 /**
  * What erasing a patient would change; reads only.
@@ -74,9 +77,11 @@ export async function openRequest(
     if (used.length > 0) return 'used'
     await assertNotUnderWay(tx, hash)
     const [opened] = await tx.query<{ id: string; deadlineAt: Date }>(
-      `insert into tabib.erasure_request (tenant_id, subject_hash, authority, order_jti, order_digest, follows, sealed)
-       values ($1, $2, $3, $4, decode($5, 'hex'), $6, '') returning id, deadline_at as "deadlineAt"`,
-      [tenantId, hash, authority, order.jti, order.digest, follows],
+      `insert into tabib.erasure_request (tenant_id, subject_hash, authority, order_jti, order_digest, follows, sealed, deadline_at)
+       values ($1, $2, $3, $4, decode($5, 'hex'), $6, '', clock_timestamp() + make_interval(days => coalesce((
+           select (document->'privacy'->>'erasureDays')::int from tabib.tenant_profile where tenant_id = $1), $7)))
+       returning id, deadline_at as "deadlineAt"`,
+      [tenantId, hash, authority, order.jti, order.digest, follows, LEGAL_DAYS],
     )
     const requestId = opened!.id
     await tx.query('update tabib.erasure_request set sealed = $2 where id = $1', [
@@ -125,7 +130,7 @@ async function look(
   { tenantId, subjectId, hash }: { tenantId: string; subjectId: string; hash: Buffer },
 ): Promise<{ identifiers: Identifiers; rows: Record<string, Rows> }> {
   const identifiers = await gatherIdentifiers(tx, subjectId)
-  const subject = { tenantId, hash, identifiers, pseudonym: secret.pseudonym(tenantId, subjectId) }
+  const subject = { tenantId, hash, identifiers, ...pseudonymsOf(secret, tenantId, subjectId) }
   const rows: Record<string, Rows> = {}
   for (const participant of PARTICIPANTS) rows[participant.id] = await participant.count(tx, subject)
   const found = Object.values(rows).some((one) => total(one) > 0)

@@ -10,9 +10,12 @@ export interface ErasureSecret {
   subjectHash(tenantId: string, subjectId: string): Buffer
   /** What stands in the subject's place in rows that are kept: a version 8 UUID (RFC 9562). */
   pseudonym(tenantId: string, subjectId: string): string
+  /** Several, the first of which is `pseudonym`: what a late event creates anew needs a name that is not taken. */
+  pseudonyms(tenantId: string, subjectId: string): string[]
 }
 
 const SHORTEST = 32
+const FURTHER = 15
 
 /**
  * Reads the secret that all processes of the platform share. To lose it is to forget every erasure; to leak it lets
@@ -65,15 +68,20 @@ function erasureSecret(secret: Buffer): ErasureSecret {
   }
   const mac = (purpose: string, tenantId: string, subjectId: string) =>
     createHmac('sha256', derive(purpose)).update(`${tenantId}/${subjectId}`.toLowerCase()).digest()
+  const pseudonym = (tenantId: string, subjectId: string) => {
+    const bytes = mac('pseudonym', tenantId, subjectId).subarray(0, 16)
+    bytes[6] = (bytes[6]! & 0x0f) | 0x80
+    bytes[8] = (bytes[8]! & 0x3f) | 0x80
+    return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
+  }
   return {
     derive,
     subjectHash: (tenantId, subjectId) => mac('subject', tenantId, subjectId),
-    pseudonym(tenantId, subjectId) {
-      const bytes = mac('pseudonym', tenantId, subjectId).subarray(0, 16)
-      bytes[6] = (bytes[6]! & 0x0f) | 0x80
-      bytes[8] = (bytes[8]! & 0x3f) | 0x80
-      return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
-    },
+    pseudonym,
+    pseudonyms: (tenantId, subjectId) => [
+      pseudonym(tenantId, subjectId),
+      ...Array.from({ length: FURTHER }, (_, i) => pseudonym(tenantId, `${subjectId}/${i + 2}`)),
+    ],
   }
 }
 

@@ -69,6 +69,20 @@ export const billing: Inventory = {
       none: ['tenant_id', 'incident_id', 'escalated_at'],
       ...BOOKS,
     },
+    'billing.payer': {
+      subjectKey: ['patient_id'],
+      personal: ['name', 'phone', 'email', 'address'],
+      none: ['tenant_id'],
+      retention: 'until-erased',
+      erasure: { by: 'billing', how: 'delete' },
+    },
+    'billing.statement_file': {
+      subjectKey: ['patient_id', 'object_key'],
+      pseudonymous: ['id', 'period', 'made_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:billing',
+      erasure: { by: 'statements', how: 'delete' },
+    },
     'billing.item': { none: ['tenant_id', 'code', 'sellable', 'tax_code'], ...PRICES },
     'billing.price_list': { none: ['tenant_id', 'id', 'name', 'currency', 'effective'], ...PRICES },
     'billing.price': { none: ['tenant_id', 'price_list_id', 'item_code', 'amount_minor'], ...PRICES },
@@ -121,5 +135,12 @@ export const billing: Inventory = {
       erasure: { by: 'cache', how: 'expire' },
     },
   },
-  stores: {},
+  stores: {
+    'objects/statements': {
+      class: 'personal',
+      holds: 'statements, `<tenant>/<patient>/<name>` (`erasure.objects`)',
+      retention: 'tenant:billing',
+      erasure: { by: 'statements', how: 'delete' },
+    },
+  },
 }

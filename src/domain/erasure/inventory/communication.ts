@@ -6,8 +6,10 @@ export const communication: Inventory = {
   tables: {
     'communication.message': {
       subjectKey: ['patient_id'],
+      personal: ['recipient'],
       pseudonymous: ['id', 'channel', 'template', 'status', 'sent_at'],
       none: ['tenant_id'],
+      json: { variables: { '**': 'personal' } },
       retention: 'tenant:messages',
       hold: 'that a patient was told is kept as long as the treatment',
       erasure: { by: 'communication', how: 'pseudonymise' },
@@ -28,10 +30,36 @@ export const communication: Inventory = {
       erasure: { by: 'communication', how: 'delete' },
     },
     'communication.thread': {
+      subjectKey: ['patient_id'],
       pseudonymous: ['id', 'opened_at'],
       none: ['tenant_id'],
       retention: 'tenant:messages',
+      erasure: { by: 'communication', how: 'pseudonymise' },
+    },
+    'communication.thread_message': {
+      personal: ['body'],
+      pseudonymous: ['id', 'thread_id', 'sender_id', 'sent_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:messages',
       erasure: { by: 'communication', how: 'delete' },
+    },
+    // To whom and what goes; that there was an attempt stays.
+    'communication.dispatch_log': {
+      subjectKey: ['patient_id'],
+      personal: ['recipient', 'response'],
+      pseudonymous: ['id', 'message_id', 'channel', 'attempted_at'],
+      none: ['tenant_id', 'provider'],
+      json: { request: { '**': 'personal' } },
+      retention: 'tenant:messages',
+      erasure: { by: 'dispatch-log', how: 'clear' },
+    },
+    'communication.attachment': {
+      subjectKey: ['patient_id', 'object_key'],
+      personal: ['file_name'],
+      pseudonymous: ['id', 'thread_id', 'content_type', 'uploaded_at'],
+      none: ['tenant_id'],
+      retention: 'tenant:messages',
+      erasure: { by: 'attachments', how: 'delete' },
     },
     'communication.thread_participant': {
       pseudonymous: ['thread_id', 'contact_id', 'added_at'],
@@ -72,6 +100,18 @@ export const communication: Inventory = {
     },
   },
   caches: {
+    'patient:*': {
+      class: 'personal',
+      holds: 'what a service shows of a patient, one hash each',
+      retention: 'P1D',
+      erasure: { by: 'cache', how: 'delete' },
+    },
+    '{phone,email}:*': {
+      class: 'personal',
+      holds: 'whose number or address it is',
+      retention: 'P1D',
+      erasure: { by: 'cache', how: 'delete' },
+    },
     'tabib:idempotency:communication:*': {
       class: 'pseudonymous',
       holds: 'copies of answers by idempotency key',
@@ -79,5 +119,12 @@ export const communication: Inventory = {
       erasure: { by: 'cache', how: 'expire' },
     },
   },
-  stores: {},
+  stores: {
+    'objects/attachments': {
+      class: 'personal',
+      holds: 'files sent in conversations, `<tenant>/<patient>/<name>` (`erasure.objects`)',
+      retention: 'tenant:messages',
+      erasure: { by: 'attachments', how: 'delete' },
+    },
+  },
 }

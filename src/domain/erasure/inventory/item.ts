@@ -1,4 +1,5 @@
 import type { RETAINED } from '../../tenants/tenant.ts'
+import type { ParticipantId } from '../participant.ts'
 
 /**
  * What something stored says of a patient. `subject-key`: whose it is. `personal`: a fact that tells of somebody by
@@ -6,17 +7,6 @@ import type { RETAINED } from '../../tenants/tenant.ts'
  * nothing of patients; staff and tenants are no patients.
  */
 export type DataClass = 'subject-key' | 'personal' | 'pseudonymous' | 'none'
-
-/** Who erases it. The process that answers for it acknowledges each step (docs/erasure.md). */
-export type Participant =
-  | 'virtual-care'
-  | 'billing'
-  | 'communication'
-  | 'dispatch-log'
-  | 'attachments'
-  | 'statements'
-  | 'events'
-  | 'cache'
 
 /**
  * How a subject's part is erased. `delete`: its rows go. `clear`: its values go and the row stays. `pseudonymise`: its
@@ -35,7 +25,7 @@ export interface Keeping {
   /** Which law forbids to erase it before its retention is over; what is left then is pseudonymised. */
   hold?: string
   /** Left out where nothing in it is of a patient. */
-  erasure?: { by: Participant; how: Means }
+  erasure?: { by: ParticipantId; how: Means }
 }
 
 /** A table's columns by class, each in one place. A column of JSON stands in `json` alone, by its paths. */

@@ -4,6 +4,12 @@ import type { Inventory, Keeping } from './item.ts'
 const OWN: Keeping = { retention: 'for-good' }
 const OWN_MONTHS: Keeping = { retention: 'P90D' }
 
+/** Kept, so that nobody who was erased comes back unseen. */
+const ERASURES: Keeping = {
+  retention: 'for-good',
+  hold: 'evidence that an erasure was asked for and done (GDPR article 5(2))',
+}
+
 export const tabib: Inventory = {
   file: 'src/domain/erasure/inventory/tabib.ts',
   tables: {
@@ -64,6 +70,84 @@ export const tabib: Inventory = {
       },
       retention: 'tenant:audit',
       hold: 'evidence of who changed what',
+    },
+    // Subjects by keyed hash alone; `sealed` is what the saga works with, and destroyed with its end.
+    'tabib.erasure_request': {
+      subjectKey: ['sealed'],
+      pseudonymous: ['subject_hash'],
+      none: [
+        ...[
+          'id',
+          'tenant_id',
+          'requested_at',
+          'deadline_at',
+          'authority',
+          'order_jti',
+          'order_digest',
+          'follows',
+        ],
+        ...['state', 'watch_until', 'completed_at'],
+      ],
+      ...ERASURES,
+    },
+    'tabib.erasure_step': {
+      none: [
+        ...[
+          'request_id',
+          'participant',
+          'tenant_id',
+          'stage',
+          'state',
+          'round',
+          'attempts',
+          'next_attempt_at',
+        ],
+        ...['sent_at', 'last_error', 'exhausted_at', 'reread_at', 'reread_found', 'second_reread_at'],
+        ...['second_reread_found'],
+      ],
+      json: { planned: { '*': 'none' } },
+      ...ERASURES,
+    },
+    'tabib.erasure_ack': {
+      none: [
+        ...['request_id', 'participant', 'round', 'tenant_id', 'rows_affected', 'position', 'instance'],
+        ...['acked_at'],
+      ],
+      json: { detail: { '*': 'none' } },
+      ...ERASURES,
+    },
+    'tabib.erasure_subject': {
+      pseudonymous: ['subject_hash'],
+      none: ['tenant_id', 'request_id', 'recorded_at'],
+      ...ERASURES,
+    },
+    'tabib.erasure_fingerprint': {
+      pseudonymous: ['subject_hash', 'fingerprint'],
+      none: ['tenant_id', 'kind'],
+      ...ERASURES,
+    },
+    'tabib.erasure_hold': {
+      pseudonymous: ['subject_hash'],
+      none: [
+        ...[
+          'id',
+          'tenant_id',
+          'participants',
+          'authority',
+          'placed_by',
+          'placed_at',
+          'released_by',
+          'released_at',
+        ],
+      ],
+      ...ERASURES,
+    },
+    'tabib.subject_key': {
+      subjectKey: ['wrapped'],
+      pseudonymous: ['subject_hash'],
+      none: ['tenant_id', 'created_at', 'destroyed_at'],
+      retention: 'until-erased',
+      erasure: { by: 'events', how: 'shred' },
     },
     'tabib.operation_lock': {
       pseudonymous: ['target'],
@@ -173,6 +257,11 @@ export const tabib: Inventory = {
     'tabib.migration': { none: ['id', 'name', 'run_on'], ...OWN },
   },
   streams: {
+    tabib_erasure_steps: {
+      class: 'none',
+      holds: 'which participant is to do which step: ids of requests',
+      retention: 'P7D',
+    },
     tabib_revocations: {
       class: 'none',
       holds: 'what keys say of their own revocation',
@@ -213,6 +302,11 @@ export const tabib: Inventory = {
       retention: 'for-good',
     },
     'key store': { class: 'none', holds: 'private halves of signing keys', retention: 'for-good' },
+    'erasure secret': {
+      class: 'none',
+      holds: 'what keyed hashes, pseudonyms and subjects’ keys derive from (`erasure.secretFile`)',
+      retention: 'for-good',
+    },
     logs: { class: 'none', holds: 'lines of tabib’s processes: ids, figures and words', retention: 'P30D' },
   },
 }

@@ -6,10 +6,19 @@ export const virtualCare: Inventory = {
   tables: {
     'virtual_care.patient': {
       subjectKey: ['id'],
-      personal: ['name', 'phone'],
+      personal: ['name', 'phone', 'email', 'national_id', 'address', 'born_on'],
       pseudonymous: ['language', 'created_at'],
       none: ['tenant_id'],
       retention: 'until-erased',
+      erasure: { by: 'virtual-care', how: 'delete' },
+    },
+    'virtual_care.encounter_note': {
+      subjectKey: ['patient_id'],
+      personal: ['body'],
+      pseudonymous: ['id', 'session_id', 'written_at'],
+      none: ['tenant_id'],
+      json: { data: { '**': 'personal' } },
+      retention: 'tenant:clinical',
       erasure: { by: 'virtual-care', how: 'delete' },
     },
     'virtual_care.appointment': {
@@ -49,6 +58,8 @@ export const virtualCare: Inventory = {
       events: {
         patientId: 'subject-key',
         language: 'pseudonymous',
+        // Sealed under the subject's key.
+        'contact.enc': 'personal',
         appointmentId: 'pseudonymous',
         startsAt: 'pseudonymous',
         sessionId: 'pseudonymous',
