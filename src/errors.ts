@@ -64,6 +64,8 @@ export const ERROR_CODES = {
   REQUEST_IN_PROGRESS: EXIT.refused,
   MIGRATION_REQUIRED: EXIT.refused,
   OUTBOX_RESTORED: EXIT.refused,
+  ERASURES_MISSING: EXIT.refused,
+  ERASURE_OPEN: EXIT.refused,
   OVERLAP_TOO_SHORT: EXIT.refused,
   KEY_ELSEWHERE: EXIT.refused,
   SESSION_ENDED: EXIT.refused,

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import type { App } from '../app.ts'
+import { openRestoreGuard } from '../domain/erasure/restore-guard.ts'
 import { assertMigrated } from '../domain/schema/migrate.ts'
 import { TabibError } from '../errors.ts'
 import type { Fleet } from '../worker.ts'
@@ -9,7 +10,8 @@ const ANSWER_WITHIN_MS = 2_000
 /**
  * `/livez`: 503 when a worker of this process hangs, so that it is started again. It asks no server, whose absence no
  * restart would mend. `/readyz`: 503 while something that this process needs is away, or one of its verifiers does not
- * hold, or has not proved, a published key, with the reason for each.
+ * hold, or has not proved, a published key, or the database was restored to a time before an erasure, with the reason for
+ * each.
  */
 export function healthRoutes(
   server: FastifyInstance,
@@ -17,6 +19,7 @@ export function healthRoutes(
   fleet: Fleet,
   verifiers: readonly { lacks(): string[] }[],
 ): void {
+  const guard = openRestoreGuard(app)
   server.get('/livez', async (_request, reply) => {
     const hanging = fleet.running.filter((one) => !one.alive()).map(({ worker }) => worker.name)
     return reply.code(hanging.length === 0 ? 200 : 503).send({ live: hanging.length === 0, hanging })
@@ -28,9 +31,15 @@ export function healthRoutes(
       reasonOf('postgres', assertMigrated(app)),
       needsNats ? reasonOf('nats', app.nats.ping()) : undefined,
     ])
+    const erasures = postgres ? undefined : await reasonOf('erasures', guard.assertApplied())
     const lacks = verifiers.flatMap((one) => one.lacks())
     const keys = lacks.length > 0 ? lacks.join('; ') : undefined
-    const reasons = { ...(postgres && { postgres }), ...(nats && { nats }), ...(keys && { keys }) }
+    const reasons = {
+      ...(postgres && { postgres }),
+      ...(nats && { nats }),
+      ...(keys && { keys }),
+      ...(erasures && { erasures }),
+    }
     const ready = Object.keys(reasons).length === 0
     // Scheduled workers go on by their own timers meanwhile, so this alone is no reason to be taken out of service.
     const degraded = fleet.scheduled === false ? { redis: 'the schedule is away; own timers stand in' } : {}

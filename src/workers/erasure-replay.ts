@@ -1,4 +1,6 @@
+import { rememberErasures } from '../domain/erasure/remember.ts'
 import { erasurePass } from '../domain/erasure/saga.ts'
+import { TabibError } from '../errors.ts'
 import type { ScheduledWorker } from '../worker.ts'
 
 export const erasureReplay: ScheduledWorker = {
@@ -7,5 +9,16 @@ export const erasureReplay: ScheduledWorker = {
     'sends what is missing of every erasure, reads again what was acknowledged, and once more after 24 h',
   cadence: { everyMs: 5_000 },
   needs: ['nats'],
-  pass: (app, signal) => erasurePass(app, { signal }),
+  async pass(app, signal) {
+    // Before anything is erased, so that no restore can bring it back unnoticed. What NATS is needed for waits for it.
+    const list = await rememberErasures(app).catch((error: unknown) => {
+      if (error instanceof TabibError && error.code === 'NATS_UNREACHABLE') return undefined
+      throw error
+    })
+    return {
+      ...(await erasurePass(app, { signal })),
+      listed: list?.written ?? 0,
+      listBehind: list?.behind ?? 0,
+    }
+  },
 }

@@ -154,7 +154,7 @@ async function assertNotUnderWay(tx: Transaction, hash: Buffer): Promise<void> {
 }
 
 /** Which participants must keep what they have of a subject. */
-async function heldParticipants(tx: Transaction, hash: Buffer): Promise<string[]> {
+export async function heldParticipants(tx: Transaction, hash: Buffer): Promise<string[]> {
   const holds = await tx.query<{ participants: string[] | null }>(
     'select participants from tabib.erasure_hold where subject_hash = $1 and released_at is null',
     [hash],

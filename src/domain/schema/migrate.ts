@@ -5,6 +5,7 @@ import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { packageRoot } from '../../package-root.ts'
 import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
+import { ERASURE_STREAM } from '../erasure/remember.ts'
 import { STEP_STREAM } from '../erasure/step.ts'
 import { REVOCATION_STREAM } from '../keys/remember.ts'
 
@@ -139,5 +140,6 @@ function streamsNeeded({ replicas, dedupeWindowMs }: { replicas: number; dedupeW
     ...events,
     { ...REVOCATION_STREAM, num_replicas: replicas },
     { ...STEP_STREAM, num_replicas: replicas },
+    { ...ERASURE_STREAM, num_replicas: replicas },
   ]
 }

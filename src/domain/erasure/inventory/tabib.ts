@@ -142,6 +142,21 @@ export const tabib: Inventory = {
       ],
       ...ERASURES,
     },
+    'tabib.erasure_memory': { none: ['kind', 'ref', 'seq'], ...ERASURES },
+    'tabib.erasure_mark': {
+      none: [
+        ...[
+          'only_one',
+          'seq',
+          'stream_created',
+          'system_identifier',
+          'database_oid',
+          'timeline',
+          'reapplying',
+        ],
+      ],
+      ...ERASURES,
+    },
     'tabib.subject_key': {
       subjectKey: ['wrapped'],
       pseudonymous: ['subject_hash'],
@@ -257,6 +272,12 @@ export const tabib: Inventory = {
     'tabib.migration': { none: ['id', 'name', 'run_on'], ...OWN },
   },
   streams: {
+    tabib_erasures: {
+      class: 'pseudonymous',
+      holds: 'whom to erase again after a restore, and legal holds: keyed hashes alone',
+      retention: 'for-good',
+      hold: 'without it a restore would bring back whoever was erased since the backup',
+    },
     tabib_erasure_steps: {
       class: 'none',
       holds: 'which participant is to do which step: ids of requests',
