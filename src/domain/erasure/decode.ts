@@ -1,0 +1,387 @@
+import { constants, inflateSync, unzipSync } from 'node:zlib'
+
+/** Values by byte: of a base64 digit in either alphabet, of a hex digit; 255 for anything else. */
+export const BASE64 = valuesOf('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', '-_')
+export const HEX = valuesOf('0123456789abcdef', '')
+for (let value = 10; value < 16; value++) HEX[0x37 + value] = value
+
+function valuesOf(alphabet: string, lastOnes: string): Uint8Array {
+  const values = new Uint8Array(256).fill(255)
+  for (const [value, sign] of [...alphabet].entries()) values[sign.charCodeAt(0)] = value
+  for (const [at, sign] of [...lastOnes].entries())
+    values[sign.charCodeAt(0)] = alphabet.length - lastOnes.length + at
+  return values
+}
+
+/** A place to decode into: `length` bytes of `bytes` are filled. */
+export interface Decoded {
+  bytes: Uint8Array
+  length: number
+}
+
+/** Makes room. What was in it is lost. */
+function clear(into: Decoded, capacity: number): void {
+  if (into.bytes.length < capacity) into.bytes = new Uint8Array(Math.max(capacity, 2 * into.bytes.length))
+  into.length = 0
+}
+
+/** Decodes base64 digits, of either alphabet, from an exact place: whoever does not know it tries four. */
+export function decodeBase64(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
+  clear(into, ((to - from) * 3) / 4 + 3)
+  const out = into.bytes
+  let length = 0
+  let bits = 0
+  let held = 0
+  for (let at = from; at < to; at++) {
+    const value = BASE64[bytes[at]!]!
+    // A line break within a run.
+    if (value === 255) continue
+    bits = ((bits << 6) | value) & 0xffff
+    held += 6
+    if (held < 8) continue
+    held -= 8
+    out[length++] = bits >> held
+  }
+  into.length = length
+}
+
+export function decodeHex(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
+  clear(into, (to - from) >> 1)
+  for (let at = from; at + 1 < to; at += 2) {
+    into.bytes[into.length++] = (HEX[bytes[at]!]! << 4) | HEX[bytes[at + 1]!]!
+  }
+}
+
+/**
+ * Whether four base64 digits may be three bytes of text: ASCII, or UTF-8 of what is written with identifiers (Arabic,
+ * Latin, general punctuation, fullwidth forms), or UTF-16 of it. Two such quads in a row lie in every encoded identifier
+ * of nine bytes; of other words few have them.
+ */
+export function quadIsText(bits: number): boolean {
+  const one = TEXT[bits >> 16]!
+  const two = TEXT[(bits >> 8) & 255]!
+  const three = TEXT[bits & 255]!
+  return (one & two & three) !== 0 || FOLLOWS[(one << 10) | (two << 5) | three] === 1
+}
+
+const [BAD, ASCII, CONTINUES, LEADS, WIDE] = [0, 1, 2, 4, 8]
+// By byte; a byte of UTF-16's other half (0x00, 0x06, 0xff) is text beside any.
+const TEXT = new Uint8Array(256)
+for (let byte = 0; byte < 256; byte++) {
+  if (byte === 0 || byte === 6 || byte === 255) TEXT[byte] = WIDE
+  else if (byte === 9 || byte === 10 || byte === 13 || (byte >= 0x20 && byte < 0x7f)) TEXT[byte] = ASCII
+  else if (byte >= 0x80 && byte < 0xc0) TEXT[byte] = CONTINUES
+  else if ([0xc2, 0xc3, 0xd8, 0xd9, 0xda, 0xdb, 0xe2, 0xef, 0xf0].includes(byte)) TEXT[byte] = LEADS
+  else TEXT[byte] = BAD
+}
+const FOLLOWS = new Uint8Array(1 << 15)
+for (const one of [BAD, ASCII, CONTINUES, LEADS, WIDE]) {
+  for (const two of [BAD, ASCII, CONTINUES, LEADS, WIDE]) {
+    for (const three of [BAD, ASCII, CONTINUES, LEADS, WIDE]) {
+      const follows = (a: number, b: number) =>
+        a !== BAD &&
+        b !== BAD &&
+        ((a === LEADS) === (b === CONTINUES) || (a === CONTINUES && b === CONTINUES))
+      const wide = two === WIDE || (one === WIDE && three === WIDE)
+      FOLLOWS[(one! << 10) | (two! << 5) | three!] =
+        wide || (follows(one!, two!) && follows(two!, three!)) ? 1 : 0
+    }
+  }
+}
+
+/** The longest stretches of text of at least `least` bytes, as pairs of from and to. */
+export function* textStretches(
+  { bytes, length }: Decoded,
+  least: number,
+): Generator<[from: number, to: number]> {
+  let from = 0
+  let at = 0
+  while (at < length) {
+    if (TEXT[bytes[at]!] === ASCII) {
+      at++
+      continue
+    }
+    const size = textAt(bytes, at, length)
+    if (size > 0) {
+      at += size
+      continue
+    }
+    if (at - from >= least) yield [from, at]
+    at++
+    from = at
+  }
+  if (at - from >= least) yield [from, at]
+}
+
+// The length of the character at a place; 0 where there is none.
+function textAt(bytes: Uint8Array, at: number, to: number): number {
+  const byte = bytes[at]!
+  if (TEXT[byte] === WIDE) return 1
+  if (byte < 0x80) return TEXT[byte] === BAD ? (besideWide(bytes, at, to) ? 1 : 0) : 1
+  const size = byte >= 0xf0 && byte < 0xf5 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc2 && byte < 0xe0 ? 2 : 0
+  if (size > 0 && at + size <= to) {
+    let good = true
+    for (let next = at + 1; next < at + size; next++) good &&= (bytes[next]! & 0xc0) === 0x80
+    if (good) return size
+  }
+  // Cut in a character, or the other half of a pair.
+  if (besideWide(bytes, at, to)) return 1
+  return (byte & 0xc0) === 0x80 && at === 0 ? 1 : 0
+}
+
+const besideWide = (bytes: Uint8Array, at: number, to: number): boolean =>
+  (at > 0 && TEXT[bytes[at - 1]!] === WIDE) || (at + 1 < to && TEXT[bytes[at + 1]!] === WIDE)
+
+/**
+ * Undoes the escapes of one layer: percent (RFC 3986, and `%u06F0`), JSON, JavaScript and C (`\u06f0`, `\u{6f0}`, `\x30`,
+ * `\060`) and HTML entities all at once, or else quoted-printable (RFC 2045) with its soft line breaks, which would
+ * take `=7` in `number=700` for its own. Returns whether there was any.
+ */
+export function undoEscapes(
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  quoted: boolean,
+  into: Decoded,
+): boolean {
+  clear(into, to - from + 4)
+  let kept = 0
+  let high = 0
+  let at = from
+  const put = (codePoint: number) => {
+    if (codePoint >= 0xd800 && codePoint < 0xdc00) {
+      high = codePoint
+      return
+    }
+    if (codePoint >= 0xdc00 && codePoint < 0xe000) {
+      if (high !== 0) putUtf8(into, 0x10000 + ((high - 0xd800) << 10) + codePoint - 0xdc00)
+    } else putUtf8(into, codePoint)
+    high = 0
+  }
+  while (at < to) {
+    const byte = bytes[at]!
+    if (byte === (quoted ? EQUALS : PERCENT)) {
+      const value = hexAt(bytes, at + 1, 2, to)
+      if (value >= 0) {
+        into.bytes[into.length++] = value
+        at += 3
+        continue
+      }
+      if (byte === PERCENT && (bytes[at + 1]! | 0x20) === 0x75) {
+        const unit = hexAt(bytes, at + 2, 4, to)
+        if (unit >= 0) {
+          put(unit)
+          at += 6
+          continue
+        }
+      }
+      if (byte === EQUALS && (bytes[at + 1] === 10 || (bytes[at + 1] === 13 && bytes[at + 2] === 10))) {
+        at += bytes[at + 1] === 10 ? 2 : 3
+        continue
+      }
+    } else if (byte === BACKSLASH && !quoted && at + 1 < to) {
+      const next = bytes[at + 1]!
+      const unit = next === 0x75 ? hexAt(bytes, at + 2, 4, to) : -1
+      const pair = next === 0x78 ? hexAt(bytes, at + 2, 2, to) : -1
+      if (unit >= 0) {
+        put(unit)
+        at += 6
+      } else if (pair >= 0) {
+        into.bytes[into.length++] = pair
+        at += 4
+      } else if (next === 0x75 && bytes[at + 2] === 0x7b) {
+        let end = at + 3
+        let codePoint = 0
+        while (end < to && end < at + 9 && HEX[bytes[end]!] !== 255)
+          codePoint = codePoint * 16 + HEX[bytes[end++]!]!
+        put(codePoint)
+        at = bytes[end] === 0x7d ? end + 1 : end
+      } else if (isOctal(next) && isOctal(bytes[at + 2]) && isOctal(bytes[at + 3])) {
+        into.bytes[into.length++] = ((next & 7) << 6) | ((bytes[at + 2]! & 7) << 3) | (bytes[at + 3]! & 7)
+        at += 4
+      } else {
+        // Of any other than these the backslash goes.
+        into.bytes[into.length++] = next === 0x6e ? 0x0a : next === 0x72 ? 0x0d : next === 0x74 ? 0x09 : next
+        at += 2
+      }
+      continue
+    } else if (byte === AMPERSAND && !quoted) {
+      const end = bytes.indexOf(0x3b, at + 1)
+      if (end > at && end <= at + 12 && end < to) {
+        const codePoint = entity(
+          Buffer.from(bytes.buffer, bytes.byteOffset + at + 1, end - at - 1).toString('latin1'),
+        )
+        if (codePoint > 0) {
+          put(codePoint)
+          at = end + 1
+          continue
+        }
+      }
+    }
+    into.bytes[into.length++] = byte
+    at++
+    kept++
+  }
+  return kept < to - from
+}
+
+const [PERCENT, BACKSLASH, AMPERSAND, EQUALS] = [0x25, 0x5c, 0x26, 0x3d]
+
+const isOctal = (byte: number | undefined): boolean => byte !== undefined && byte >= 0x30 && byte <= 0x37
+
+/** The value of `digits` hex digits, or -1. */
+function hexAt(bytes: Uint8Array, at: number, digits: number, to: number): number {
+  if (at + digits > to) return -1
+  let value = 0
+  for (let end = at + digits, next = at; next < end; next++) {
+    const digit = HEX[bytes[next]!]!
+    if (digit === 255) return -1
+    value = (value << 4) | digit
+  }
+  return value
+}
+
+function entity(name: string): number {
+  const [, hex, decimal] = /^#(?:[xX]([0-9a-fA-F]{1,6})|(\d{1,7}))$/.exec(name) ?? []
+  if (hex !== undefined) return Number.parseInt(hex, 16)
+  if (decimal !== undefined) return Number(decimal)
+  return ENTITIES[name] ?? ENTITIES[name.toLowerCase()] ?? 0
+}
+
+/** Named characters of HTML that stand within or between identifiers. */
+const ENTITIES: Record<string, number> = {
+  amp: 0x26,
+  lt: 0x3c,
+  gt: 0x3e,
+  quot: 0x22,
+  apos: 0x27,
+  nbsp: 0xa0,
+  ensp: 0x2002,
+  emsp: 0x2003,
+  thinsp: 0x2009,
+  numsp: 0x2007,
+  puncsp: 0x2008,
+  hairsp: 0x200a,
+  shy: 0xad,
+  zwnj: 0x200c,
+  zwj: 0x200d,
+  lrm: 0x200e,
+  rlm: 0x200f,
+  ndash: 0x2013,
+  mdash: 0x2014,
+  hyphen: 0x2010,
+  dash: 0x2010,
+  minus: 0x2212,
+  plus: 0x2b,
+  lpar: 0x28,
+  rpar: 0x29,
+  period: 0x2e,
+  commat: 0x40,
+  sol: 0x2f,
+  comma: 0x2c,
+  colon: 0x3a,
+  lowbar: 0x5f,
+  num: 0x23,
+  percnt: 0x25,
+  bsol: 0x5c,
+  equals: 0x3d,
+  tab: 0x09,
+  newline: 0x20,
+}
+
+function putUtf8(into: Decoded, codePoint: number): void {
+  const { bytes } = into
+  if (codePoint < 0x80) bytes[into.length++] = codePoint
+  else if (codePoint < 0x800) {
+    bytes[into.length++] = 0xc0 | (codePoint >> 6)
+    bytes[into.length++] = 0x80 | (codePoint & 63)
+  } else if (codePoint < 0x10000) {
+    bytes[into.length++] = 0xe0 | (codePoint >> 12)
+    bytes[into.length++] = 0x80 | ((codePoint >> 6) & 63)
+    bytes[into.length++] = 0x80 | (codePoint & 63)
+  } else if (codePoint < 0x110000) {
+    bytes[into.length++] = 0xf0 | (codePoint >> 18)
+    bytes[into.length++] = 0x80 | ((codePoint >> 12) & 63)
+    bytes[into.length++] = 0x80 | ((codePoint >> 6) & 63)
+    bytes[into.length++] = 0x80 | (codePoint & 63)
+  }
+}
+
+/** UTF-16 as UTF-8. */
+export function decodeUtf16(
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  bigEndian: boolean,
+  into: Decoded,
+): void {
+  clear(into, (to - from) * 2 + 4)
+  for (let at = from; at + 1 < to; at += 2) {
+    const unit = bigEndian ? (bytes[at]! << 8) | bytes[at + 1]! : bytes[at]! | (bytes[at + 1]! << 8)
+    // Halves of a pair are no identifier's; two ASCII characters, read as one, part what stands beside them.
+    const isNone = unit === 0 || (unit >= 0xd800 && unit < 0xe000)
+    const isAscii = (unit & 0x8080) === 0 && unit >= 0x2000 && (unit & 255) >= 0x20
+    putUtf8(into, isNone || isAscii ? 0x20 : unit)
+  }
+}
+
+/** UTF-8 that was read as Windows-1252 or Latin-1 and written as UTF-8 once more, undone once. */
+export function undoMojibake(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
+  clear(into, to - from + 4)
+  for (const character of Buffer.from(bytes.buffer, bytes.byteOffset + from, to - from).toString('utf8')) {
+    const codePoint = character.codePointAt(0)!
+    const byte = codePoint < 0x100 ? codePoint : WINDOWS_1252.indexOf(character)
+    if (byte >= 0) into.bytes[into.length++] = byte
+    else putUtf8(into, codePoint)
+  }
+}
+// The characters at 0x80 to 0x9f, at their places.
+const WINDOWS_1252 = `${'\0'.repeat(128)}€\0‚ƒ„…†‡ˆ‰Š‹Œ\0Ž\0\0‘’“”•–—˜™š›œ\0žŸ`
+
+/**
+ * Numbers of bytes or characters in a list: `[48, 55, 48]`, `30 37 30`, `0x30,0x37`, `U+06F0 U+06F7`. Returns where it ends, or
+ * `at` when fewer than nine stand there.
+ */
+export function decodeList(bytes: Uint8Array, at: number, to: number, hex: boolean, into: Decoded): number {
+  clear(into, 4 * (to - at) + 4)
+  let count = 0
+  let next = at
+  let end = at
+  while (next < to) {
+    const mark = bytes[next + 1]! | 0x20
+    if (hex && bytes[next] === 0x30 && mark === 0x78) next += 2
+    else if (hex && (bytes[next]! | 0x20) === 0x75 && bytes[next + 1] === 0x2b) next += 2
+    else if (hex && bytes[next] === BACKSLASH && mark === 0x78) next += 2
+    const start = next
+    let value = 0
+    if (hex) while (next < to && HEX[bytes[next]!] !== 255) value = value * 16 + HEX[bytes[next++]!]!
+    else
+      while (next < to && bytes[next]! >= 0x30 && bytes[next]! <= 0x39)
+        value = value * 10 + bytes[next++]! - 0x30
+    const digits = next - start
+    if (digits === 0 || (hex ? digits !== 2 && digits !== 4 : digits > 5)) break
+    if (value < 0x100) into.bytes[into.length++] = value
+    else putUtf8(into, value)
+    count++
+    end = next
+    while (next < to && next < end + 4 && IN_LISTS[bytes[next]!] === 1) next++
+    if (next === end) break
+  }
+  return count >= 9 ? end : at
+}
+const IN_LISTS = new Uint8Array(256)
+for (const sign of ' ,:;-|\n\r\t"\'') IN_LISTS[sign.charCodeAt(0)] = 1
+
+/** What gzip or zlib compressed, as far as it goes; undefined when the bytes are neither. */
+export function decompress(bytes: Uint8Array, limit: number): Uint8Array | undefined {
+  const [one = 0, two = 0, three = 0] = bytes
+  const isGzip = one === 0x1f && two === 0x8b && three === 8
+  const isZlib = one === 0x78 && ((one << 8) | two) % 31 === 0
+  if (!isGzip && !isZlib) return undefined
+  const options = { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH }
+  try {
+    return isGzip ? unzipSync(bytes, options) : inflateSync(bytes, options)
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,1032 @@
+import {
+  type Characters,
+  characters,
+  DIGIT,
+  foldOf,
+  foldText,
+  IGNORED,
+  kindOf,
+  LETTER,
+  SEPARATOR,
+} from './characters.ts'
+import {
+  BASE64,
+  type Decoded,
+  decodeBase64,
+  decodeHex,
+  decodeList,
+  decodeUtf16,
+  decompress,
+  HEX,
+  quadIsText,
+  textStretches,
+  undoEscapes,
+  undoMojibake,
+} from './decode.ts'
+import { DIAL, fieldBefore, labelBefore, PART, PHONE, RECORD } from './field-name.ts'
+import { type FingerprintKey, proofOf, readFingerprint, tagNumber, tagUnits } from './fingerprint.ts'
+import {
+  type Canonical,
+  type Form,
+  LONGEST,
+  LONGEST_NUMBER,
+  NUMBER_DIGITS,
+  phoneReadings,
+} from './identifier.ts'
+import { TagTable } from './tag-table.ts'
+
+/** Whom a fingerprint is of; both words come back in a hit. */
+export interface Wanted {
+  subject: string
+  kind: string
+  fingerprint: Uint8Array
+}
+
+/** An identifier that was found. It never holds the text that it was found in. */
+export interface Hit {
+  subject: string
+  kind: string
+  /** In bytes from the beginning: of the occurrence, or of the line or run in whose encoding it lay. */
+  offset: number
+  /** What it was wrapped in, outermost first: `['base64', 'escapes']`; empty when it stood there. */
+  encodings: string[]
+}
+
+export interface Scanner {
+  /** Hits of one value or row, each identifier once a line. */
+  scan(text: string | Uint8Array): Hit[]
+  /** Hits of a stream of any length, in memory that does not grow with it. */
+  stream(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Hit>
+  /** Places that were not decoded to their end, since they hold encodings within encodings without end. */
+  readonly cutShort: number
+}
+
+/**
+ * Finds identifiers of one tenant's subjects by their fingerprints, in whatever encoding people and systems write them:
+ * a pass over the bytes takes up numbers (of any script, across separators), addresses and words, and filters them by a
+ * keyed hash; what passes is proved by HMAC. Escapes, base64, hex, lists of bytes, UTF-16, mojibake and compressed data are
+ * decoded and passed over likewise, within each other too, to a depth of six. See docs/erasure.md for what is found and what is not.
+ */
+export function openScanner(key: FingerprintKey, wanted: Iterable<Wanted>): Scanner {
+  return new Pass(key, wanted)
+}
+
+const DEEPEST = 6
+/** A stream is scanned in pieces of this many bytes, cut at a line's end where there is one. */
+const PIECE = 1 << 16
+/** What two pieces share when they are cut within a line: more than an identifier in any encoding. */
+const SHARED = 2048
+const SHORTEST_RUN = 12
+const SHORTEST_HEX = 18
+/** Bytes of text that an encoding must hold to be looked into. */
+const SHORTEST_TEXT = 9
+/** Bytes from one sign between two pairs of a list to the next. */
+const SHORTEST_PAIR = 3
+const LONGEST_PAIR = 8
+const PROBE_LISTS = 8
+const UNCOMPRESSED = 1 << 22
+
+interface PartOfNumber {
+  meaning: number
+  digits: string
+  end: number
+}
+
+class Pass implements Scanner {
+  cutShort = 0
+  readonly #key: FingerprintKey
+  readonly #table: Characters
+  readonly #tags: TagTable
+  readonly #wanted: { subject: string; kind: string; form: Form; proof: Buffer }[] = []
+  readonly #labelledLengths = new Uint8Array(NUMBER_DIGITS)
+  /** Of words and names. */
+  readonly #shapes = new Uint8Array(1 << 16)
+  readonly #has = { numbers: false, labelled: false, addresses: false, words: false, names: false }
+
+  // The number under way: its digits, and of each group its first digit and its place.
+  readonly #digits = new Uint8Array(1024)
+  readonly #groupFirst = new Int32Array(256)
+  readonly #groupAt = new Int32Array(256)
+  readonly #groupEnd = new Int32Array(256)
+  readonly #units = new Uint16Array(8192)
+  readonly #scratch: Decoded[] = Array.from({ length: DEEPEST + 2 }, () => ({
+    bytes: new Uint8Array(0),
+    length: 0,
+  }))
+  readonly #parts: PartOfNumber[][] = Array.from({ length: DEEPEST + 2 }, () => [])
+
+  #top: Uint8Array = new Uint8Array(0)
+  #base = 0
+  #origin = 0
+  #budget = 0
+  readonly #path: string[] = []
+  #hits: Hit[] = []
+  readonly #seen = new Set<string>()
+
+  constructor(key: FingerprintKey, wanted: Iterable<Wanted>) {
+    this.#key = key
+    this.#table = characters()
+    const all = [...wanted]
+    this.#tags = new TagTable(all.length)
+    for (const { subject, kind, fingerprint } of all) {
+      const { form, length, digits, low, high, proof } = readFingerprint(fingerprint)
+      this.#tags.add(low, high, this.#wanted.length)
+      this.#wanted.push({ subject, kind, form, proof })
+      if (form === 'labelled') {
+        this.#labelledLengths[length] = 1
+        this.#has.labelled = true
+      }
+      if (form === 'word' || form === 'name') this.#shapes[shapeOf(length, digits)] = 1
+      if (form === 'word') this.#has.words = true
+      else if (form === 'name') this.#has.names = true
+      else if (form === 'e-mail') this.#has.addresses = true
+      else this.#has.numbers = true
+    }
+  }
+
+  scan(text: string | Uint8Array): Hit[] {
+    const bytes = typeof text === 'string' ? Buffer.from(text) : text
+    this.#hits = []
+    this.#seen.clear()
+    for (let from = 0; from < bytes.length; ) {
+      const to = bytes.length - from <= 2 * PIECE ? bytes.length : cut(bytes, from, from + PIECE)
+      this.#piece(bytes.subarray(from, to), from)
+      from = to === bytes.length || bytes[to - 1] === NEWLINE ? to : to - SHARED
+    }
+    return this.#hits
+  }
+
+  async *stream(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Hit> {
+    let held: Uint8Array = new Uint8Array(4 * PIECE)
+    let length = 0
+    let base = 0
+    this.#seen.clear()
+    for await (const chunk of chunks) {
+      if (length + chunk.length > held.length) {
+        const larger = new Uint8Array(2 * (length + chunk.length))
+        larger.set(held.subarray(0, length))
+        held = larger
+      }
+      held.set(chunk, length)
+      length += chunk.length
+      let from = 0
+      while (length - from >= 2 * PIECE) {
+        const to = cut(held, from, from + PIECE)
+        this.#hits = []
+        this.#piece(held.subarray(from, to), base + from)
+        yield* this.#hits
+        const whole = held[to - 1] === NEWLINE
+        // A line that has passed is not met again.
+        if (whole) this.#seen.clear()
+        from = whole ? to : to - SHARED
+      }
+      held.copyWithin(0, from, length)
+      length -= from
+      base += from
+    }
+    this.#hits = []
+    this.#piece(held.subarray(0, length), base)
+    yield* this.#hits
+  }
+
+  #piece(bytes: Uint8Array, base: number): void {
+    this.#top = bytes
+    this.#base = base
+    this.#budget = 64 * bytes.length + (1 << 20)
+    const plain = decompress(bytes, UNCOMPRESSED)
+    if (plain) this.#within('gzip', plain, 0, plain.length, 0, 0)
+    this.#pass(bytes, 0, bytes.length, 0)
+  }
+
+  /** Passes over what was decoded. `at` is where it lay, at depth 0. */
+  #within(encoding: string, bytes: Uint8Array, from: number, to: number, depth: number, at: number): void {
+    this.#budget -= to - from
+    if (depth >= DEEPEST || this.#budget < 0) {
+      this.cutShort += 1
+      return
+    }
+    if (depth === 0) this.#origin = at
+    this.#path.push(encoding)
+    this.#pass(bytes, from, to, depth + 1)
+    this.#path.pop()
+  }
+
+  #pass(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    this.#parts[depth]!.length = 0
+    this.#characters(bytes, from, to, depth)
+    this.#runs(bytes, from, to, depth)
+    this.#lists(bytes, from, to, depth)
+    if (this.#has.words || this.#has.names) this.#words(bytes, from, to, depth)
+  }
+
+  /** Numbers, addresses and escapes. */
+  #characters(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    const { numbers, addresses } = this.#has
+    let at = from
+    let line = from
+    let escapes = 0
+    let quoted = 0
+    let halves = 0
+    let mojibake = 0
+    while (at < to) {
+      const byte = bytes[at]!
+      const sort = SORT[byte]!
+      if (sort === PLAIN) {
+        at++
+        continue
+      }
+      switch (sort) {
+        case FIGURE:
+          at = numbers ? this.#number(bytes, at, from, to, depth) : at + 1
+          break
+        case LEAD: {
+          const codePoint = codePointAt(bytes, at, to)
+          const kind = kindOf(this.#table, codePoint)
+          if (kind === DIGIT && numbers) {
+            at = this.#number(bytes, at, from, to, depth)
+            break
+          }
+          if (codePoint === 0xff20 || codePoint === 0xfe6b) this.#address(bytes, at, at + 3, from, to, depth)
+          if (byte === 0xc3 && MOJIBAKE.has(bytes[at + 1]!)) mojibake++
+          at += sizeOf(codePoint)
+          break
+        }
+        case AT_SIGN:
+          if (addresses) this.#address(bytes, at, at + 1, from, to, depth)
+          at++
+          break
+        case HALF:
+          halves++
+          at++
+          break
+        case LINE_END:
+          if (bytes[at - 1] === 0x3d || (bytes[at - 1] === 0x0d && bytes[at - 2] === 0x3d)) {
+            // A soft line break of quoted-printable: the line goes on.
+            quoted++
+            at++
+            break
+          }
+          if (escapes + quoted + mojibake > 0) this.#line(bytes, line, at, depth, escapes, quoted, mojibake)
+          escapes = 0
+          quoted = 0
+          mojibake = 0
+          at++
+          line = at
+          break
+        default:
+          if (isEscape(bytes, at, to)) escapes++
+          else if (isQuoted(bytes, at)) quoted++
+          at++
+      }
+    }
+    if (escapes + quoted + mojibake > 0) this.#line(bytes, line, to, depth, escapes, quoted, mojibake)
+    if (halves >= SHORTEST_TEXT - 1) {
+      for (const bigEndian of [false, true]) {
+        for (const odd of [0, 1]) {
+          const into = this.#scratch[depth + 1]!
+          decodeUtf16(bytes, from + odd, to, bigEndian, into)
+          this.#within('utf-16', into.bytes, 0, into.length, depth, from)
+        }
+      }
+    }
+  }
+
+  #line(
+    bytes: Uint8Array,
+    from: number,
+    to: number,
+    depth: number,
+    escapes: number,
+    quoted: number,
+    mojibake: number,
+  ): void {
+    const into = this.#scratch[depth + 1]!
+    if (escapes > 0 && undoEscapes(bytes, from, to, false, into)) {
+      this.#within('escapes', into.bytes, 0, into.length, depth, from)
+    }
+    if (quoted > 0 && undoEscapes(bytes, from, to, true, into)) {
+      this.#within('quoted-printable', into.bytes, 0, into.length, depth, from)
+    }
+    if (mojibake > 0) {
+      undoMojibake(bytes, from, to, into)
+      this.#within('mojibake', into.bytes, 0, into.length, depth, from)
+    }
+  }
+
+  /** A number from its first digit; returns where it ends. */
+  #number(bytes: Uint8Array, start: number, from: number, to: number, depth: number): number {
+    // Most numbers are short, of ASCII digits, and in no field that we know: those are only counted.
+    let count = 0
+    let gap = 0
+    let end = start
+    let plain = true
+    for (let at = start; at < to; at++) {
+      const byte = bytes[at]!
+      if (byte >= 0x30 && byte <= 0x39) {
+        count++
+        gap = 0
+        end = at + 1
+      } else if (byte < 0x80) {
+        if (SEPARATES[byte] === 0 || ++gap > WIDEST_GAP) break
+      } else {
+        plain = byte < 0xc2
+        break
+      }
+    }
+    const meaning = fieldBefore(bytes, start, from)
+    const previous = this.#parts[depth]!.at(-1)
+    const near = previous !== undefined && start - previous.end <= 6
+    if (!plain || count >= NUMBER_DIGITS || meaning !== 0 || near || this.#has.labelled) {
+      end = this.#groups(bytes, start, from, to, depth, meaning)
+    }
+    return end
+  }
+
+  /** A number with all its groups. */
+  #groups(
+    bytes: Uint8Array,
+    start: number,
+    from: number,
+    to: number,
+    depth: number,
+    meaning: number,
+  ): number {
+    const digits = this.#digits
+    const { sip } = this.#key
+    let count = 0
+    let groups = 0
+    let tail = 0
+    let at = start
+    let end = start
+    while (true) {
+      this.#groupFirst[groups] = count
+      this.#groupAt[groups] = at
+      while (at < to) {
+        const byte = bytes[at]!
+        let digit = byte - 0x30
+        let size = 1
+        if (byte >= 0xc2) {
+          const codePoint = codePointAt(bytes, at, to)
+          const kind = kindOf(this.#table, codePoint)
+          if (kind === IGNORED) {
+            at += sizeOf(codePoint)
+            continue
+          }
+          if (kind !== DIGIT) break
+          digit = foldOf(this.#table, codePoint)
+          size = sizeOf(codePoint)
+        } else if (digit < 0 || digit > 9) break
+        at += size
+        end = at
+        digits[count++] = digit
+        tail = (tail % 100_000_000) * 10 + digit
+        // Of a number longer than any identifier only the end is kept.
+        if (count === 1000) {
+          digits.copyWithin(0, count - 32, count)
+          count = 32
+          this.#groupFirst[0] = 0
+          groups = 0
+        }
+      }
+      this.#groupEnd[groups] = end
+      groups++
+      if (count >= NUMBER_DIGITS) {
+        tagNumber(sip, NUMBER_DIGITS, tail)
+        const found = this.#tags.find(sip.low, sip.high)
+        if (found >= 0) this.#prove(bytes, found, count, groups, from, to, depth)
+      }
+      const next = skipSeparators(this.#table, bytes, end, to)
+      if (next === end || next >= to || !isDigit(this.#table, bytes, next, to)) break
+      at = next
+      if (groups === 255) {
+        groups = 0
+        count = 0
+      }
+    }
+    if (count <= LONGEST_NUMBER) this.#named(bytes, start, end, count, groups, from, depth, meaning)
+    if (groups >= SHORTEST_TEXT) {
+      const into = this.#scratch[depth + 1]!
+      if (decodeList(bytes, start, to, false, into) > start)
+        this.#stretches('list of bytes', into, depth, start)
+    }
+    return end
+  }
+
+  /** Hex digits in a list: `DB B0 DB B7`, `30:37`, `0x30, 0x37`, `U+06F0 U+06F7`. */
+  #lists(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    const into = this.#scratch[depth + 1]!
+    // Every list of nine pairs holds three signs at one distance from a place that is looked at here.
+    for (let probe = from; probe + 3 * SHORTEST_PAIR < to; probe += PROBE_LISTS) {
+      for (let at = probe; at < probe + LONGEST_PAIR; at++) {
+        const joint = bytes[at]!
+        if (PAIR_JOINT[joint] === 0) continue
+        for (let period = SHORTEST_PAIR; period <= LONGEST_PAIR; period++) {
+          if (bytes[at + period] !== joint || bytes[at + 2 * period] !== joint) continue
+          if (HEX[bytes[at - 1]!] === 255 || HEX[bytes[at + period - 1]!] === 255) continue
+          let first = at
+          while (
+            first - period > from &&
+            bytes[first - period] === joint &&
+            HEX[bytes[first - period - 1]!] !== 255
+          )
+            first -= period
+          let start = first
+          while (start > from && start > first - LONGEST_PAIR && IN_PAIR[bytes[start - 1]!] === 1) start--
+          for (const begin of [start, first + 1]) {
+            const past = decodeList(bytes, begin, to, true, into)
+            if (past === begin) continue
+            this.#stretches('hex', into, depth, begin)
+            probe = Math.max(probe, past - PROBE_LISTS)
+            break
+          }
+          break
+        }
+        break
+      }
+    }
+  }
+
+  #stretches(encoding: string, decoded: Decoded, depth: number, at: number): void {
+    for (const [from, to] of textStretches(decoded, SHORTEST_TEXT)) {
+      this.#within(encoding, decoded.bytes, from, to, depth, at)
+    }
+  }
+
+  /** A number whose last nine digits are somebody's: which of its groups are an identifier, and are they meant as one? */
+  #prove(
+    bytes: Uint8Array,
+    found: number,
+    count: number,
+    groups: number,
+    from: number,
+    to: number,
+    depth: number,
+  ): void {
+    const last = groups - 1
+    for (let first = last; first >= 0; first--) {
+      const length = count - this.#groupFirst[first]!
+      if (length > LONGEST_NUMBER) return
+      if (length < NUMBER_DIGITS) continue
+      const written = this.#digits.subarray(this.#groupFirst[first]!, count).join('')
+      for (const canonical of readingsOf(written)) {
+        const index = this.#proved(found, canonical)
+        if (index < 0 || !this.#meant(bytes, first, last, written, canonical.form, from, to)) continue
+        this.#hit(index, depth, this.#groupAt[first]!)
+        return
+      }
+    }
+  }
+
+  /** Whether the groups are written as an identifier is: not as a float, a time, a column of other figures. */
+  #meant(
+    bytes: Uint8Array,
+    first: number,
+    last: number,
+    written: string,
+    form: Form,
+    from: number,
+    to: number,
+  ): boolean {
+    const [start, end] = [this.#groupAt[first]!, this.#groupEnd[last]!]
+    const sizeAt = (group: number) =>
+      group === last
+        ? this.#digitsIn(first, written, group)
+        : this.#groupFirst[group + 1]! - this.#groupFirst[group]!
+    const gaps = { dots: 0, columns: 0, others: 0 }
+    for (let group = first; group < last; group++) {
+      const gap = bytes.subarray(this.#groupEnd[group]!, this.#groupAt[group + 1]!)
+      if (gap.some(isColumn)) gaps.columns++
+      else if (gap.length === 1 && gap[0] === 0x2e) gaps.dots++
+      else gaps.others++
+    }
+    // 15:41:03
+    if (bytes[end] === COLON && isFigure(bytes[end + 1]) && sizeAt(last) === 2) return false
+    if (bytes[start - 1] === COLON && isFigure(bytes[start - 2]) && sizeAt(first) === 2) return false
+    const abroad = written.startsWith('00') || plusBefore(bytes, start, from)
+    if (abroad) return true
+    const trunk = written.startsWith('0')
+    const firstSize = sizeAt(first)
+    // 0.712345678 and 0,712345678; 93.700123456 may be a share in percent.
+    const loose = gaps.columns > 0 || gaps.dots > 0
+    if (trunk && firstSize === 1 && form !== 'number' && isLoose(bytes[this.#groupEnd[first]!])) return false
+    if (!trunk && gaps.dots === 1 && last - first === 1 && firstSize <= 3) return false
+    if (trunk || form === 'international') return true
+    if (form === 'number' && written.length > 10) return true
+    return this.#bare(bytes, first, last, loose, from, to)
+  }
+
+  #digitsIn(first: number, written: string, group: number): number {
+    return written.length - (this.#groupFirst[group]! - this.#groupFirst[first]!)
+  }
+
+  /** Nine or ten digits with nothing that tells what they are: a name or a label must, or the way they are grouped. */
+  #bare(bytes: Uint8Array, first: number, last: number, loose: boolean, from: number, to: number): boolean {
+    const [start, end] = [this.#groupAt[first]!, this.#groupEnd[last]!]
+    if (start === from && end === to) return true
+    // The end of a longer number, as another country's is.
+    if (first > 0 && !bytes.subarray(this.#groupEnd[first - 1]!, start).some(isColumn)) return false
+    if (((fieldBefore(bytes, start, from) | labelBefore(bytes, start, from)) & (PHONE | RECORD | DIAL)) !== 0)
+      return true
+    if (last - first >= 2 && !loose) return true
+    const [before, after] = [bytes[start - 1]!, bytes[bytes[end] === 0x5c ? end + 1 : end]!]
+    if (before !== after || (before !== 0x22 && before !== 0x27)) return false
+    let sign = start - 2
+    while (sign >= from && (bytes[sign] === 0x20 || bytes[sign] === 0x5c)) sign--
+    return sign < from || (bytes[sign] !== COLON && bytes[sign] !== 0x3d)
+  }
+
+  /** Numbers that a field's name tells of: too short to stand alone, or split over two fields. */
+  #named(
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    count: number,
+    groups: number,
+    from: number,
+    depth: number,
+    field: number,
+  ): void {
+    let meaning = field
+    const parts = this.#parts[depth]!
+    const previous = parts.at(-1)
+    if (
+      meaning === 0 &&
+      previous !== undefined &&
+      start - previous.end <= 6 &&
+      listed(bytes, previous.end, start)
+    ) {
+      meaning = previous.meaning | PART
+    }
+    if (this.#has.labelled && count < NUMBER_DIGITS) {
+      const label = meaning === 0 ? labelBefore(bytes, start, from) : meaning
+      if ((label & RECORD) !== 0) this.#labelled(count, groups, depth, start)
+    }
+    if (meaning === 0) return
+    const part = { meaning, digits: this.#digits.subarray(0, count).join(''), end }
+    while (parts.length > 0 && start - parts[0]!.end > 600) parts.shift()
+    for (const [at, other] of parts.entries()) {
+      if (!belong(other.meaning, meaning)) continue
+      if (this.#joined(other.digits + part.digits, depth, start)) break
+      if (this.#joined(part.digits + other.digits, depth, start)) break
+      const third = parts.slice(at + 1).find((one) => belong(one.meaning, meaning))
+      if (third && this.#joined(other.digits + third.digits + part.digits, depth, start)) break
+    }
+    parts.push(part)
+    if (parts.length > 8) parts.shift()
+  }
+
+  #labelled(count: number, groups: number, depth: number, at: number): void {
+    const { sip } = this.#key
+    for (let to = 0; to < groups; to++) {
+      const length = to === groups - 1 ? count : this.#groupFirst[to + 1]!
+      if (length >= NUMBER_DIGITS) return
+      if (this.#labelledLengths[length] === 0) continue
+      const value = this.#digits.subarray(0, length).join('')
+      tagNumber(sip, length, Number(value))
+      const found = this.#tags.find(sip.low, sip.high)
+      const index = found < 0 ? -1 : this.#proved(found, { form: 'labelled', value })
+      if (index >= 0) this.#hit(index, depth, at)
+    }
+  }
+
+  #joined(written: string, depth: number, at: number): boolean {
+    if (written.length < NUMBER_DIGITS || written.length > LONGEST_NUMBER) return false
+    const { sip } = this.#key
+    tagNumber(sip, NUMBER_DIGITS, Number(written.slice(-NUMBER_DIGITS)))
+    const found = this.#tags.find(sip.low, sip.high)
+    if (found < 0) return false
+    for (const canonical of readingsOf(written)) {
+      const index = this.#proved(found, canonical)
+      if (index < 0) continue
+      this.#hit(index, depth, at)
+      return true
+    }
+    return false
+  }
+
+  /** An e-mail address around its @. */
+  #address(bytes: Uint8Array, at: number, past: number, from: number, to: number, depth: number): void {
+    let start = at
+    const first = Math.max(from, at - LONGEST)
+    while (start > first && IN_ADDRESS[bytes[start - 1]!] !== 0) start--
+    while (start < at && IN_ADDRESS[bytes[start]!] === 2) start++
+    let end = past
+    const last = Math.min(to, past + LONGEST)
+    while (end < last && IN_ADDRESS[bytes[end]!] !== 0 && bytes[end] !== 0x2b && bytes[end] !== 0x25) end++
+    while (end > past && IN_ADDRESS[bytes[end - 1]!] === 2) end--
+    if (start === at || end === past || end - start > 2 * LONGEST) return
+    const units = this.#units
+    let length = 0
+    let tag = -1
+    for (let place = start; place < end && length >= 0; place++) {
+      const byte = bytes[place]!
+      if (byte >= 0x80) length = -1
+      else {
+        if (byte === 0x2b && tag < 0) tag = length
+        units[length++] = byte >= 0x41 && byte <= 0x5a ? byte | 0x20 : byte
+      }
+    }
+    if (length < 0) {
+      const address = foldText(
+        Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8'),
+      )
+      for (length = 0; length < address.length; length++) units[length] = address.charCodeAt(length)
+      tag = address.indexOf('+')
+    }
+    if (length <= LONGEST) this.#unitsFound('e-mail', 0, length, depth, start)
+    const sign = units.indexOf(0x40)
+    if (tag < 0 || tag > sign) return
+    // What is written after a plus is the same mailbox.
+    units.copyWithin(tag, sign, length)
+    length -= sign - tag
+    if (length <= LONGEST) this.#unitsFound('e-mail', 0, length, depth, start)
+  }
+
+  #unitsFound(form: Form, from: number, to: number, depth: number, at: number): boolean {
+    const { sip } = this.#key
+    tagUnits(sip, form, this.#units, from, to)
+    const found = this.#tags.find(sip.low, sip.high)
+    if (found < 0) return false
+    const index = this.#proved(found, { form, value: String.fromCharCode(...this.#units.subarray(from, to)) })
+    if (index < 0) return false
+    this.#hit(index, depth, at)
+    return true
+  }
+
+  /** Names, and record numbers with letters: up to four words that follow each other. */
+  #words(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    const units = this.#units
+    const shapes = this.#shapes
+    const { names } = this.#has
+    // Of the last four words: where they begin in `units` and in `bytes`.
+    let [first, second, third, fourth] = [-1, -1, -1, -1]
+    let [firstAt, secondAt, thirdAt, fourthAt] = [0, 0, 0, 0]
+    let [firstFigures, secondFigures, thirdFigures, fourthFigures] = [0, 0, 0, 0]
+    let length = 0
+    let figures = 0
+    let at = from
+    let past = from
+    while (at < to) {
+      if (ASCII_WORD[bytes[at]!] === 0) {
+        at++
+        continue
+      }
+      const start = at
+      const begin = length
+      const figuresBefore = figures
+      while (at < to && length - begin <= LONGEST) {
+        let unit = ASCII_WORD[bytes[at]!]!
+        if (unit === 0) break
+        let size = 1
+        if (unit === BEYOND_ASCII) {
+          const codePoint = codePointAt(bytes, at, to)
+          const kind = kindOf(this.#table, codePoint)
+          size = sizeOf(codePoint)
+          if (kind === IGNORED) {
+            at += size
+            continue
+          }
+          if (kind === DIGIT) unit = 0x30 + foldOf(this.#table, codePoint)
+          else if (kind === LETTER) unit = foldOf(this.#table, codePoint)
+          else break
+        }
+        at += size
+        units[length++] = unit
+        if (unit < 0x3a) figures++
+      }
+      if (length === begin || length - begin > LONGEST) {
+        if (at === start) at += sizeOf(codePointAt(bytes, at, to))
+        length = begin
+        figures = figuresBefore
+        continue
+      }
+      // `last_name` between two names says what they are, and parts them no more than a space does.
+      if (names && figures === figuresBefore && STOP_WORDS.has(hashOf(units, begin, length))) {
+        length = begin
+        if (start - past <= FARTHEST_WORD) past = at
+        continue
+      }
+      const apart = start - past > FARTHEST_WORD
+      past = at
+      fourth = apart ? -1 : third
+      fourthAt = thirdAt
+      fourthFigures = thirdFigures
+      third = apart ? -1 : second
+      thirdAt = secondAt
+      thirdFigures = secondFigures
+      second = apart ? -1 : first
+      secondAt = firstAt
+      secondFigures = firstFigures
+      first = begin
+      firstAt = start
+      firstFigures = figuresBefore
+      if (names || figures > firstFigures || (fourth >= 0 ? figures > fourthFigures : figures > 0)) {
+        const past = length
+        if (shapes[shapeOf(past - first, figures - firstFigures)] === 1)
+          this.#window(first, past, figures - firstFigures, depth, firstAt)
+        if (second >= 0 && shapes[shapeOf(past - second, figures - secondFigures)] === 1)
+          this.#window(second, past, figures - secondFigures, depth, secondAt)
+        if (third >= 0 && shapes[shapeOf(past - third, figures - thirdFigures)] === 1)
+          this.#window(third, past, figures - thirdFigures, depth, thirdAt)
+        if (fourth >= 0 && shapes[shapeOf(past - fourth, figures - fourthFigures)] === 1)
+          this.#window(fourth, past, figures - fourthFigures, depth, fourthAt)
+      }
+      if (length > units.length - 2 * LONGEST) {
+        const kept = third >= 0 ? third : second >= 0 ? second : first
+        units.copyWithin(0, kept, length)
+        length -= kept
+        first -= kept
+        second = second >= 0 ? second - kept : -1
+        third = third >= 0 ? third - kept : -1
+        fourth = -1
+      }
+    }
+  }
+
+  /** Some words that follow each other: are they a name, or a number with letters? */
+  #window(from: number, to: number, figures: number, depth: number, at: number): void {
+    this.#unitsFound(figures === 0 ? 'name' : 'word', from, to, depth, at)
+  }
+
+  /** Runs of base64 or hex digits. */
+  #runs(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    // Every run of twelve holds a byte that is looked at here.
+    let probe = from + SHORTEST_RUN - 1
+    while (probe < to) {
+      if (BASE64[bytes[probe]!] === 255) {
+        probe += SHORTEST_RUN
+        continue
+      }
+      let start = probe
+      const first = probe - SHORTEST_RUN
+      while (start > first && start > from && BASE64[bytes[start - 1]!] !== 255) start--
+      let end = probe + 1
+      while (end < to && BASE64[bytes[end]!] !== 255) end++
+      // Lines of one run, as MIME breaks them.
+      const wrapsAfter = end
+      for (let piece = start; end - piece >= 60 && end + 3 < to; ) {
+        let next = end
+        while (next < end + 3 && (bytes[next] === 10 || bytes[next] === 13 || bytes[next] === 0x20)) next++
+        if (next === end || BASE64[bytes[next]!] === 255) break
+        piece = next
+        end = next + 1
+        while (end < to && BASE64[bytes[end]!] !== 255) end++
+      }
+      if (end - start >= SHORTEST_RUN) this.#run(bytes, start, end, end > wrapsAfter, depth)
+      probe = end + SHORTEST_RUN
+    }
+  }
+
+  #run(bytes: Uint8Array, start: number, end: number, isWrapped: boolean, depth: number): void {
+    const into = this.#scratch[depth + 1]!
+    let hex = 0
+    let inHex = 0
+    for (let at = start; at <= end; at++) {
+      if (at < end && HEX[bytes[at]!] !== 255) {
+        hex++
+        continue
+      }
+      if (hex >= SHORTEST_HEX) {
+        for (const odd of [0, 1]) {
+          decodeHex(bytes, at - hex + odd, at, into)
+          this.#decoded('hex', into, depth, start)
+        }
+      }
+      if (hex >= 4) inHex += hex + 1
+      hex = 0
+    }
+    // Identifiers of systems are all hex and dashes: no text looks like that in base64.
+    if (inHex >= end - start) return
+    for (let shift = 0; shift < 4; shift++) {
+      if (!isWrapped && !looksEncoded(bytes, start + shift, end)) continue
+      decodeBase64(bytes, start + shift, end, into)
+      this.#decoded('base64', into, depth, start)
+    }
+  }
+
+  #decoded(encoding: string, into: Decoded, depth: number, at: number): void {
+    const plain = decompress(into.bytes.subarray(0, into.length), UNCOMPRESSED)
+    if (plain) this.#within(`${encoding} of gzip`, plain, 0, plain.length, depth, at)
+    else this.#stretches(encoding, into, depth, at)
+  }
+
+  #proved(found: number, canonical: Canonical): number {
+    const proof = proofOf(this.#key, canonical)
+    for (let index = found; index >= 0; index = this.#tags.next(index)) {
+      const one = this.#wanted[index]!
+      if (one.form === canonical.form && proof.equals(one.proof)) return index
+    }
+    return -1
+  }
+
+  #hit(index: number, depth: number, at: number): void {
+    const place = depth === 0 ? at : this.#origin
+    const line = this.#base + (place === 0 ? 0 : this.#top.lastIndexOf(NEWLINE, place - 1) + 1)
+    const { form, proof } = this.#wanted[index]!
+    // The same identifier may be more than one subject's.
+    for (let other = index; other >= 0; other = this.#tags.next(other)) {
+      const { subject, kind, ...one } = this.#wanted[other]!
+      if (one.form !== form || !one.proof.equals(proof)) continue
+      const key = `${subject} ${kind} ${line}`
+      if (this.#seen.has(key)) continue
+      this.#seen.add(key)
+      this.#hits.push({ subject, kind, offset: this.#base + place, encodings: [...this.#path] })
+    }
+  }
+}
+
+/** All that digits can be: a number, or a phone number in either form. */
+function* readingsOf(written: string): Generator<Canonical> {
+  yield { form: 'number', value: written }
+  const { international, national } = phoneReadings(written)
+  for (const value of international) yield { form: 'international', value }
+  for (const value of national) yield { form: 'national', value }
+}
+
+/** Where to cut a piece: after its last line, or within it when the line is longer. */
+function cut(bytes: Uint8Array, from: number, to: number): number {
+  const line = bytes.lastIndexOf(NEWLINE, to - 1)
+  return line > from ? line + 1 : to
+}
+
+/** Whether two quads of text follow each other, or something compressed begins. */
+function looksEncoded(bytes: Uint8Array, from: number, to: number): boolean {
+  const begins = quadAt(bytes, from)
+  if (begins === 0x1f8b08 || (begins >> 16 === 0x78 && (begins >> 8) % 31 === 0)) return true
+  // One of every two neighbours is looked at.
+  for (let at = from + 4; at + 4 <= to; at += 8) {
+    if (isTextAt(bytes, at) && (isTextAt(bytes, at - 4) || (at + 8 <= to && isTextAt(bytes, at + 4))))
+      return true
+  }
+  return false
+}
+
+const quadAt = (bytes: Uint8Array, at: number): number =>
+  (BASE64[bytes[at]!]! << 18) |
+  (BASE64[bytes[at + 1]!]! << 12) |
+  (BASE64[bytes[at + 2]!]! << 6) |
+  BASE64[bytes[at + 3]!]!
+
+const isTextAt = (bytes: Uint8Array, at: number): boolean => quadIsText(quadAt(bytes, at))
+
+function skipSeparators(table: Characters, bytes: Uint8Array, from: number, to: number): number {
+  let at = from
+  for (let gap = 0; at < to && gap <= WIDEST_GAP; ) {
+    const byte = bytes[at]!
+    if (byte < 0x80) {
+      if (SEPARATES[byte] === 0) return gap > 0 ? at : from
+      at++
+      gap++
+      continue
+    }
+    const codePoint = codePointAt(bytes, at, to)
+    const kind = kindOf(table, codePoint)
+    if (kind === SEPARATOR) gap++
+    else if (kind !== IGNORED) return gap > 0 ? at : from
+    at += sizeOf(codePoint)
+  }
+  return from
+}
+/** Characters between two groups of a number: `) - (`. */
+const WIDEST_GAP = 5
+
+const isDigit = (table: Characters, bytes: Uint8Array, at: number, to: number): boolean =>
+  isFigure(bytes[at]) || (bytes[at]! >= 0xc2 && kindOf(table, codePointAt(bytes, at, to)) === DIGIT)
+
+/** What parts the columns of a table. */
+const isColumn = (byte: number): boolean => byte === 0x2c || byte === 0x3b || byte === 0x7c || byte === 0x09
+
+const isLoose = (byte: number | undefined): boolean => byte === 0x2e || (byte !== undefined && isColumn(byte))
+
+const isFigure = (byte: number | undefined): boolean => byte !== undefined && byte >= 0x30 && byte <= 0x39
+
+const isHexPair = (bytes: Uint8Array, at: number): boolean =>
+  HEX[bytes[at]!] !== 255 && HEX[bytes[at + 1]!] !== 255
+
+function plusBefore(bytes: Uint8Array, at: number, from: number): boolean {
+  for (let before = at - 1; before >= from && before >= at - 8; before--) {
+    const byte = bytes[before]!
+    if (byte === 0x2b) return true
+    // Spaces, brackets, bidi marks, and the last byte of a fullwidth plus.
+    if (byte === 0x8b && bytes[before - 1] === 0xbc) return true
+    if (byte !== 0x20 && byte !== 0x28 && byte < 0x80) return false
+  }
+  return false
+}
+
+/** Whether only what parts the items of a list stands between. */
+function listed(bytes: Uint8Array, from: number, to: number): boolean {
+  let commas = 0
+  for (let at = from; at < to; at++) {
+    if (bytes[at] === 0x2c) commas++
+    else if (![0x20, 0x22, 0x27, 0x5c, 0x0a].includes(bytes[at]!)) return false
+  }
+  return commas === 1
+}
+
+const belong = (one: number, other: number): boolean =>
+  ((one | other) & (PHONE | DIAL)) !== 0
+    ? (one & (PHONE | PART | DIAL)) !== 0 && (other & (PHONE | PART | DIAL)) !== 0
+    : ((one | other) & RECORD) !== 0 && (one & (RECORD | PART)) !== 0 && (other & (RECORD | PART)) !== 0
+
+function isEscape(bytes: Uint8Array, at: number, to: number): boolean {
+  const next = bytes[at + 1]!
+  switch (bytes[at]) {
+    case 0x25:
+      return at + 2 < to && (isHexPair(bytes, at + 1) || (next | 0x20) === 0x75)
+    case 0x5c:
+      return next === 0x75 || next === 0x78 || next === 0x2f || next === 0x5c || (next >= 0x30 && next < 0x38)
+    case 0x26:
+      return (
+        next === 0x23 ||
+        ((next | 0x20) >= 0x61 && (next | 0x20) <= 0x7a && bytes.subarray(at, at + 9).includes(0x3b))
+      )
+    default:
+      // A soft line break, escaped itself.
+      return next === 0x5c && (bytes[at + 2] === 0x6e || bytes[at + 2] === 0x72)
+  }
+}
+
+/** One `=30` is a field's value; two in a row are quoted-printable. */
+const isQuoted = (bytes: Uint8Array, at: number): boolean =>
+  bytes[at] === 0x3d && bytes[at + 3] === 0x3d && isHexPair(bytes, at + 1) && isHexPair(bytes, at + 4)
+
+/** The code point that begins here; U+FFFD for what is none. */
+function codePointAt(bytes: Uint8Array, at: number, to: number): number {
+  const byte = bytes[at]!
+  const size = byte < 0xc2 || byte > 0xf4 ? 0 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4
+  if (size === 0 || at + size > to) return BROKEN
+  const two = bytes[at + 1]! ^ 0x80
+  if (size === 2) return two < 64 ? ((byte & 31) << 6) | two : BROKEN
+  const three = bytes[at + 2]! ^ 0x80
+  if (size === 3) return (two | three) < 64 ? ((byte & 15) << 12) | (two << 6) | three : BROKEN
+  const four = bytes[at + 3]! ^ 0x80
+  return (two | three | four) < 64 ? ((byte & 7) << 18) | (two << 12) | (three << 6) | four : BROKEN
+}
+/** Of no size that fits: whoever steps by it goes on with the next byte. */
+const BROKEN = 0
+
+const sizeOf = (codePoint: number): number =>
+  codePoint < 0x80 ? 1 : codePoint < 0x800 ? 2 : codePoint < 0x10000 ? 3 : 4
+
+const NEWLINE = 10
+const COLON = 0x3a
+/** Bytes between two words of one name, with the name of a field. */
+const FARTHEST_WORD = 8
+
+const [PLAIN, FIGURE, LEAD, AT_SIGN, HALF, LINE_END, ESCAPE] = [0, 1, 2, 3, 4, 5, 6]
+const SORT = new Uint8Array(256)
+const SEPARATES = new Uint8Array(128)
+/** 1: within; 2: within, but neither at the beginning nor at the end. */
+const IN_ADDRESS = new Uint8Array(256)
+/** ASCII letters, small, and figures; `BEYOND_ASCII` for what a table must tell. */
+const ASCII_WORD = new Uint8Array(256).fill(255, 0x80)
+const BEYOND_ASCII = 255
+const PAIR_JOINT = new Uint8Array(256)
+const IN_PAIR = new Uint8Array(256)
+for (let byte = 0; byte < 256; byte++) {
+  if (byte >= 0x30 && byte <= 0x39) SORT[byte] = FIGURE
+  else if (byte >= 0xc2) SORT[byte] = LEAD
+  if (byte >= 0x80) IN_ADDRESS[byte] = 1
+}
+SORT[0x40] = AT_SIGN
+SORT[0] = SORT[6] = SORT[0xff] = HALF
+SORT[NEWLINE] = LINE_END
+for (const sign of '%\\&=') SORT[sign.charCodeAt(0)] = ESCAPE
+for (const sign of ' -./()_+~*,;|\t') SEPARATES[sign.charCodeAt(0)] = 1
+for (const sign of '0123456789abcdefABCDEFxXuU+') IN_PAIR[sign.charCodeAt(0)] = 1
+for (const sign of ' :-,;|') PAIR_JOINT[sign.charCodeAt(0)] = 1
+for (const sign of '.-+_%') IN_ADDRESS[sign.charCodeAt(0)] = 2
+IN_ADDRESS[0x5f] = 1
+for (const sign of '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ') {
+  IN_ADDRESS[sign.charCodeAt(0)] = 1
+  ASCII_WORD[sign.charCodeAt(0)] = sign.toLowerCase().charCodeAt(0)
+}
+
+/** Second bytes of Ø, Ù, Ú, Û and Ã: what Arabic and Latin letters of UTF-8 look like in Latin-1. */
+const MOJIBAKE = new Set([0x83, 0x98, 0x99, 0x9a, 0x9b])
+
+// FNV-1a.
+const EMPTY_HASH = 0x811c9dc5 | 0
+const HASH_PRIME = 0x01000193
+/** A place for what has so many characters, and so many digits among them. */
+const shapeOf = (length: number, digits: number): number => ((length << 7) | digits) & 0xffff
+
+function hashOf(units: ArrayLike<number>, from: number, to: number): number {
+  let hash = EMPTY_HASH
+  for (let at = from; at < to; at++) hash = Math.imul(hash ^ units[at]!, HASH_PRIME)
+  return hash
+}
+
+/** Hashes of words in fields' names that stand between two parts of a name. */
+const STOP_WORDS = new Set(
+  'first last given family middle sur surname name names firstname lastname givenname familyname father نام تخلص ولد'
+    .split(' ')
+    .map((word) =>
+      hashOf(
+        [...word].map((sign) => sign.charCodeAt(0)),
+        0,
+        word.length,
+      ),
+    ),
+)

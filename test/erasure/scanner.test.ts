@@ -1,0 +1,318 @@
+import { gzipSync } from 'node:zlib'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { identifiersOf, logLine } from '../../bench/erasure/log.ts'
+import { fingerprintKey, fingerprintsOf } from '../../src/domain/erasure/fingerprint.ts'
+import type { Identifier } from '../../src/domain/erasure/identifier.ts'
+import { type Hit, openScanner, type Wanted } from '../../src/domain/erasure/scanner.ts'
+import { SipHash } from '../../src/domain/erasure/siphash.ts'
+import { ENCODINGS, WRITINGS } from '../../src/domain/erasure/writings.ts'
+import { randomFrom } from '../../src/sandbox/random.ts'
+
+const SECRET = Buffer.alloc(32, 7)
+const KEY = fingerprintKey(SECRET, 'herat')
+
+const wantedOf = (subject: string, identifiers: readonly Identifier[], key = KEY): Wanted[] =>
+  fingerprintsOf(key, identifiers).fingerprints.map((one) => ({ subject, ...one }))
+
+const FARIDA: Identifier[] = [
+  { kind: 'phone', value: '+93700123456' },
+  { kind: 'national-id', value: '1400-0101-12345' },
+  { kind: 'e-mail', value: 'Farida.Ahmadi@example.af' },
+  { kind: 'record-number', value: 'KBL-2024-001234' },
+  { kind: 'record-number', value: '482913' },
+  { kind: 'name', value: 'فریده احمدی' },
+  { kind: 'name', value: 'Farida Ahmadi' },
+]
+const farida = openScanner(KEY, wantedOf('farida', FARIDA))
+const kindsIn = (text: string | Uint8Array): string[] => [
+  ...new Set(farida.scan(text).map(({ kind }) => kind)),
+]
+
+// 1,000 erased persons, of whom every text below may hold anybody.
+const PERSONS = 1_000
+const many = openScanner(
+  KEY,
+  Array.from({ length: PERSONS }, (_, person) => wantedOf(String(person), identifiersOf(person))).flat(),
+)
+const subjectsIn = (text: string | Uint8Array): string[] => [
+  ...new Set(many.scan(text).map(({ subject }) => subject)),
+]
+
+describe('an identifier is found', () => {
+  test('in every writing, in every encoding', () => {
+    const missed = WRITINGS.flatMap((writing) =>
+      ENCODINGS.flatMap((encoding) =>
+        FARIDA.filter(({ value }) => value !== '482913').flatMap((identifier) => {
+          const written = writing.write(identifier)
+          if (written === undefined) return []
+          const line = Buffer.concat([
+            Buffer.from('{"ts":"2026-11-24T15:41:03.123Z","v":"'),
+            Buffer.from(encoding.encode(written) as string),
+            Buffer.from('","status":200}\n'),
+          ])
+          return kindsIn(line).includes(identifier.kind)
+            ? []
+            : [`${identifier.kind} ${writing.name}, ${encoding.name}`]
+        }),
+      ),
+    )
+    expect(missed).toEqual([])
+  })
+
+  const arbitraryPerson = fc.integer({ min: 0, max: PERSONS - 1 })
+  const encodingWithin = fc.constantFrom(
+    ...ENCODINGS.filter(({ name }) => name !== 'UTF-16' && name !== 'base64 within longer text'),
+  )
+
+  test('in any encoding within any other, among any text', () => {
+    fc.assert(
+      fc.property(
+        arbitraryPerson,
+        fc.integer({ min: 0, max: 3 }),
+        fc.constantFrom(...WRITINGS),
+        encodingWithin,
+        encodingWithin,
+        fc.string({ unit: 'grapheme', maxLength: 60 }),
+        fc.string({ unit: 'grapheme', maxLength: 60 }),
+        (person, which, writing, inner, outer, before, after) => {
+          const identifier = identifiersOf(person)[which]!
+          const written = writing.write(identifier)
+          fc.pre(written !== undefined)
+          const text = String(outer.encode(String(inner.encode(written!))))
+          return subjectsIn(`${before}\n"${text}"\n${after}`).includes(String(person))
+        },
+      ),
+      { numRuns: 1_500 },
+    )
+  })
+
+  test('in any digits of any script, with anything that is not seen between them', () => {
+    const invisible = fc.constantFrom('', '\u200c', '\u200f', '\u2069', '\u00ad', '\ufeff', 'ـ', '\u064e')
+    const separator = fc.constantFrom(
+      '',
+      ' ',
+      '-',
+      '.',
+      '/',
+      ' - ',
+      '\u00a0',
+      '\u2007',
+      '\u202f',
+      '\u2011',
+      '\u2212',
+    )
+    const zero = fc.constantFrom(0x30, 0x660, 0x6f0, 0x966, 0xff10, 0x1d7ce)
+    const sign = fc.tuple(zero, invisible)
+    fc.assert(
+      fc.property(
+        arbitraryPerson,
+        fc.array(sign, { minLength: 20, maxLength: 20 }),
+        fc.tuple(separator, separator),
+        fc.constantFrom('0', '+93 ', '+93 (0)', '0093-', '93', '(0)'),
+        (person, signs, [one, two], prefix) => {
+          const number = identifiersOf(person)[0]!.value.slice(3)
+          const grouped = `${prefix}${number.slice(0, 2)}${one}${number.slice(2, 5)}${two}${number.slice(5)}`
+          let at = 0
+          const text = grouped.replace(/\d/g, (digit) => {
+            const [code, after] = signs[at++ % signs.length]!
+            return String.fromCodePoint(code + Number(digit)) + after
+          })
+          return subjectsIn(`به ${text} پیام`).includes(String(person))
+        },
+      ),
+      { numRuns: 1_000 },
+    )
+  })
+
+  test.each([
+    ['JSON', '{"phone_prefix":"070","phone_rest":"0123456"}'],
+    ['numbers', '{"countryCode":93,"number":700123456}'],
+    [
+      'fields in the other order, and others between',
+      '{"number":"0123456","at":"2026-11-24","n":200,"prefix":"070"}',
+    ],
+    ['three fields', '{"phone":{"countryCode":"+93","areaCode":"70","number":"0123456"}}'],
+    ['a list', '{"phone":["070","0123456"]}'],
+    ['a form', 'country_code=%2B93&number=700123456'],
+    ['logfmt', 'msg=x phone_prefix=070 phone_rest=0123456 n=5'],
+    ['XML', '<tel><prefix>0700</prefix><rest>123456</rest></tel>'],
+    ['lines', 'phone_prefix: "070"\nphone_rest: "0123456"\n'],
+    ['JSON in a string', JSON.stringify(JSON.stringify({ phone_a: '0700', phone_b: '123456' }))],
+    ['Persian digits', '{"phone_prefix":"۰۷۰","phone_rest":"۰۱۲۳۴۵۶"}'],
+    ['columns', 'id;070;0123456;delivered'],
+  ])('split over two fields: %s', (_, text) => {
+    expect(kindsIn(text)).toEqual(['phone'])
+  })
+
+  test('of few digits, beside a word that says what they are', () => {
+    expect(kindsIn('{"mrn":"482913"}')).toEqual(['record-number'])
+    expect(kindsIn('patient no. 482913 came')).toEqual(['record-number'])
+    expect(kindsIn('{"tookMs":482913}')).toEqual([])
+  })
+
+  test('by names in any order and letters of any keyboard', () => {
+    for (const text of [
+      'AHMADI, Farida',
+      'FaridaAhmadi',
+      'فريده  احمدي',
+      'فـری‌ده احمدی',
+      'احمدی فریده',
+      'Fárida Ahmadi',
+    ]) {
+      expect(kindsIn(`x ${text} y`), text).toEqual(['name'])
+    }
+    expect(kindsIn('Farida Karimi, Ahmadi Square')).toEqual([])
+  })
+
+  test('where MIME breaks lines, and where a binary message holds it', () => {
+    const long = Buffer.from(`${'x'.repeat(100)} 0700123456 ${'y'.repeat(60)}`).toString('base64')
+    expect(kindsIn(long.replace(/.{76}/g, '$&\r\n'))).toEqual(['phone'])
+    const binary = Buffer.concat([
+      Buffer.from([0x0a, 0x8f, 0xff]),
+      Buffer.from('0700123456'),
+      Buffer.from([0x91, 0xff]),
+    ])
+    expect(kindsIn(binary.toString('base64'))).toEqual(['phone'])
+    expect(kindsIn(binary)).toEqual(['phone'])
+    expect(kindsIn(gzipSync('{"to":"0700123456"}'))).toEqual(['phone'])
+  })
+
+  test('however a stream is cut', async () => {
+    const lines = Array.from({ length: 600 }, (_, n) => `${'-'.repeat(n)} ${identifiersOf(n)[0]!.value}`)
+    const long = Buffer.from(lines.join(' '))
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 100_000 }), fc.boolean(), async (size, asOneLine) => {
+        const bytes = asOneLine ? long : Buffer.from(lines.join('\n'))
+        const hits: Hit[] = []
+        for await (const hit of many.stream(pieces(bytes, size))) hits.push(hit)
+        expect(new Set(hits.map(({ subject }) => subject)).size).toBe(600)
+        if (!asOneLine) expect(hits.length).toBe(600)
+      }),
+      { numRuns: 8 },
+    )
+  })
+
+  test('where it stands: byte, kind, and what it was wrapped in', () => {
+    const inner = Buffer.from('tel 0700123456').toString('base64')
+    expect(farida.scan(`first\n{"a":"${inner}"}`)).toEqual([
+      { subject: 'farida', kind: 'phone', offset: 12, encodings: ['base64'] },
+    ])
+  })
+})
+
+describe('nobody is found', () => {
+  test('in a log of other people', () => {
+    const chance = randomFrom(20261130)
+    const others = { from: 1_000_000, count: 1_000_000 }
+    const log = Array.from({ length: 20_000 }, (_, n) => logLine(n, chance, others)).join('\n')
+    expect(many.scan(log)).toEqual([])
+  }, 30_000)
+
+  test('in random text, random bytes and their encodings', () => {
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.string({ unit: 'binary', maxLength: 400 }),
+          fc.uint8Array({ maxLength: 400 }),
+          fc.json(),
+          fc.bigInt().map(String),
+          fc.double().map(String),
+        ),
+        fc.constantFrom(...ENCODINGS),
+        (text, { encode }) => {
+          const bytes = typeof text === 'string' ? (encode(text.toWellFormed()) as string) : text
+          return many.scan(bytes).length === 0
+        },
+      ),
+      { numRuns: 1_000 },
+    )
+  })
+
+  test.each([
+    ['a float', '0.700123456'],
+    ['a longitude', '"lon":70.0123456'],
+    ['a share', '93.700123456 %'],
+    ['an amount', '700,123,456 bytes'],
+    ['a duration', '"duration_ns":700123456'],
+    ['part of a longer number', '17001234561'],
+    ['another country', '+98 700 123 456'],
+    ['one digit more', '07001234567'],
+    ['a flag and a number', '0,700123456'],
+    ['another field', '{"status":70,"tookMs":0,"seq":123456}'],
+  ])('in %s', (_, text) => {
+    expect(farida.scan(text)).toEqual([])
+  })
+
+  test('by another tenant', () => {
+    const other = fingerprintKey(SECRET, 'kabul')
+    const theirs = openScanner(KEY, wantedOf('somebody', FARIDA, other))
+    expect(theirs.scan('0700123456, farida.ahmadi@example.af, Farida Ahmadi')).toEqual([])
+    expect(openScanner(other, wantedOf('somebody', FARIDA, other)).scan('0700123456')).toHaveLength(1)
+  })
+})
+
+describe('fingerprints', () => {
+  test('of the same value in any writing are the same, and differ by tenant and secret', () => {
+    const hex = (value: string, key = KEY) =>
+      fingerprintsOf(key, [{ kind: 'phone', value }]).fingerprints.map(({ fingerprint }) =>
+        fingerprint.toString('hex'),
+      )
+    expect(hex('0700 123 456')).toEqual(hex('+93700123456'))
+    expect(hex('۰۰۹۳ (۰)۷۰۰-۱۲۳-۴۵۶')).toEqual(hex('+93700123456'))
+    expect(hex('0700123456', fingerprintKey(SECRET, 'kabul'))).not.toEqual(hex('0700123456'))
+    expect(hex('0700123456', fingerprintKey(Buffer.alloc(32, 8), 'herat'))).not.toEqual(hex('0700123456'))
+  })
+
+  test('are told of where there can be none, without the value', () => {
+    expect(
+      fingerprintsOf(KEY, [
+        { kind: 'phone', value: '119' },
+        { kind: 'name', value: 'Farida' },
+        { kind: 'national-id', value: '12' },
+        { kind: 'e-mail', value: 'none' },
+      ]),
+    ).toEqual({
+      fingerprints: [],
+      unsearchable: [
+        { kind: 'phone', why: expect.any(String) },
+        { kind: 'name', why: expect.any(String) },
+        { kind: 'national-id', why: expect.any(String) },
+        { kind: 'e-mail', why: expect.any(String) },
+      ],
+    })
+  })
+
+  test('are filtered by SipHash-2-4, to the vectors of its authors', () => {
+    const sip = new SipHash(Uint8Array.from({ length: 16 }, (_, at) => at))
+    const of = (length: number) => {
+      sip.bytes(Uint8Array.from({ length }, (_, at) => at))
+      const result = Buffer.alloc(8)
+      result.writeInt32LE(sip.low, 0)
+      result.writeInt32LE(sip.high, 4)
+      return result.toString('hex')
+    }
+    expect([0, 1, 7, 8, 15].map(of)).toEqual([
+      '310e0edd47db6f72',
+      'fd67dc93c539f874',
+      '37d1018bf50002ab',
+      '6224939a79f5f593',
+      'e545be4961ca29a1',
+    ])
+  })
+})
+
+test('encodings without end are cut short, and told', () => {
+  const nested = (text: string, times: number): string =>
+    times === 0 ? text : nested(Buffer.from(text).toString('base64'), times - 1)
+  const scanner = openScanner(KEY, wantedOf('farida', FARIDA))
+  expect(scanner.scan(nested('tel 0700123456', 5))).toHaveLength(1)
+  expect(scanner.cutShort).toBe(0)
+  scanner.scan(nested('tel 0700123456', 9))
+  expect(scanner.cutShort).toBeGreaterThan(0)
+  scanner.scan(gzipSync(Buffer.alloc(50_000_000)))
+})
+
+async function* pieces(bytes: Buffer, size: number): AsyncGenerator<Buffer> {
+  for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size)
+}
