@@ -35,6 +35,7 @@ const { outputFiles } = await build({
     'src/main.ts',
     'src/domain/keys/verifier.ts',
     'src/adapters/keystore/pkcs11-process.ts',
+    'src/workers/statement-renderer.ts',
     ...filesUnder('src/hooks'),
     ...commands,
   ],

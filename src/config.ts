@@ -203,6 +203,20 @@ const contextSchema = z.strictObject({
       objects: z.string().optional(),
     })
     .prefault({}),
+  statements: z
+    .strictObject({
+      /** Where PDFs go: `file:<folder>` or `s3:https://<endpoint>/<bucket>`; see docs/statements.md. */
+      store: z.string().optional(),
+      /** AWS credentials of an S3. */
+      secretFile: z.string().optional(),
+      /** Resident memory, in MiB, at which a process that renders is ended. */
+      memoryLimit: z.int().min(64).max(65_536).default(512),
+      /** How long one account may take. */
+      accountTimeout: duration.default(parseDuration('2m')),
+      /** How long a run may take before billing/FM-11 fires. */
+      runTimeout: duration.default(parseDuration('4h')),
+    })
+    .prefault({}),
   worker: z
     .strictObject({
       host: z.string().default('127.0.0.1'),
@@ -266,6 +280,13 @@ export interface Config {
     objects: string | undefined
   }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
+  readonly statements: {
+    store: string | undefined
+    secretFile: string | undefined
+    memoryLimitMib: number
+    accountTimeoutMs: number
+    runTimeoutMs: number
+  }
   /** Where `api run` listens. */
   readonly api: { host: string; port: number }
   /** Absent: nothing is known of regions, and no connection is bounded by them. */
@@ -422,6 +443,15 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         env.TABIB_ERASURE_SECRET_FILE || (context.erasure.secretFile && beside(context.erasure.secretFile)),
       objects: env.TABIB_OBJECTS || (context.erasure.objects && beside(context.erasure.objects)),
     },
+    statements: {
+      store: env.TABIB_STATEMENT_STORE || storeBeside(context.statements.store, beside),
+      secretFile:
+        env.TABIB_STATEMENT_STORE_SECRET_FILE ||
+        (context.statements.secretFile && beside(context.statements.secretFile)),
+      memoryLimitMib: context.statements.memoryLimit,
+      accountTimeoutMs: context.statements.accountTimeout,
+      runTimeoutMs: context.statements.runTimeout,
+    },
     worker: {
       host: context.worker.host,
       port: envUrls.workerPort ?? context.worker.port,
@@ -535,6 +565,10 @@ function isLoopback(text: string): boolean {
     return /^(localhost|127(\.\d+){3}|\[::1\])(:|\/|$)/.test(host)
   })
 }
+
+/** A store's folder is relative to the file that names it, as every path there. */
+const storeBeside = (store: string | undefined, beside: (path: string) => string) =>
+  store?.replace(/^file:(.+)$/, (_, folder: string) => `file:${beside(folder)}`)
 
 function defined<K extends string>(key: K, value: string | undefined): { [key in K]?: string } {
   return value === undefined ? {} : ({ [key]: value } as { [key in K]?: string })

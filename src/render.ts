@@ -14,9 +14,13 @@ type Style = Parameters<typeof styleText>[0]
 
 /** Styles text where the stream is a terminal that wants it: NO_COLOR, TERM=dumb, CI and pipes get plain text. */
 export function paint(style: Style, text: string, stream: NodeJS.WriteStream = process.stdout): string {
+  return isPlain(stream) ? text : styleText(style, text)
+}
+
+/** Whether a stream gets text alone: it is no terminal, or one that wants nothing else. */
+export function isPlain(stream: NodeJS.WriteStream): boolean {
   const { NO_COLOR, TERM, CI } = process.env
-  const plain = !stream.isTTY || NO_COLOR || TERM === 'dumb' || CI
-  return plain ? text : styleText(style, text)
+  return !stream.isTTY || Boolean(NO_COLOR) || TERM === 'dumb' || Boolean(CI)
 }
 
 /** Marks of a check's line, as `linkerd check` prints them. */

@@ -2,6 +2,7 @@ import type { Registry } from 'prom-client'
 import type { App } from '../app.ts'
 import { outboxLag, outboxPending } from '../domain/outbox/backlog.ts'
 import { refundCounts } from '../domain/payments/refund-queue.ts'
+import { type StatementCounts, statementCounts } from '../domain/statements/runs.ts'
 import { metricPrefixOf, SERVICES } from '../service.ts'
 import type { FailureMode } from './failure-mode.ts'
 import { catalog } from './index.ts'
@@ -29,6 +30,7 @@ export async function catalogMetrics(
   for (const { name, help, read, counts } of [
     ...outboxFigures(app),
     ...refundFigures(app),
+    ...statementFigures(app),
     ...modeFigures(app, modes, timeoutMs),
   ]) {
     if (known.has(name)) continue
@@ -74,6 +76,31 @@ function refundFigures(app: App): Figure[] {
     counts: true,
     read: async () => (await refundCounts(app))[what],
   }))
+}
+
+function statementFigures(app: App): Figure[] {
+  // All of one scrape come from one query.
+  let asked: { at: number; counts: Promise<StatementCounts> } | undefined
+  const counts = () => {
+    if (asked === undefined || performance.now() - asked.at > 1_000) {
+      asked = { at: performance.now(), counts: statementCounts(app) }
+    }
+    return asked.counts
+  }
+  const figure = (name: string, of: keyof StatementCounts, help: string, counter?: true): Figure => ({
+    name: `billing_${name}`,
+    help,
+    ...(counter && { counts: counter }),
+    read: async () => (await counts())[of],
+  })
+  return [
+    figure('statements_rendered', 'rendered', 'Statements that were rendered as they should be.'),
+    figure('statements_basic', 'basic', 'Statements that were rendered as basic PDFs.'),
+    figure('statements_failed', 'failed', 'Accounts of statement runs that got no statement.'),
+    figure('statements_pending', 'pending', 'Accounts of statement runs that wait for their statement.'),
+    figure('statement_runs_open', 'openRuns', 'Statement runs that have not finished.'),
+    figure('statement_renderer_deaths_total', 'deaths', 'Renderers that died, of memory or otherwise.', true),
+  ]
 }
 
 function modeFigures(app: App, modes: readonly FailureMode[], timeoutMs: number): Figure[] {

@@ -208,6 +208,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     TABIB_LEDGER_SEALS: join(folder.path, 'ledger-seals'),
     TABIB_ERASURE_SECRET_FILE: erasureSecretFile,
     TABIB_OBJECTS: join(folder.path, 'objects'),
+    TABIB_STATEMENT_STORE: `file:${join(folder.path, 'statements')}`,
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
   }

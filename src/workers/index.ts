@@ -14,6 +14,7 @@ import { outboxRetention } from './outbox-retention.ts'
 import { pager } from './pager.ts'
 import { priceWatch } from './price-watch.ts'
 import { refundWatch } from './refund-watch.ts'
+import { statementRun } from './statement-run.ts'
 
 /** Every background worker. */
 export const workers: readonly Worker[] = [
@@ -29,6 +30,7 @@ export const workers: readonly Worker[] = [
   duplicateReversal,
   erasureReplay,
   ...erasureParticipants,
+  statementRun,
   pager,
 ]
 

@@ -1,14 +1,14 @@
 import { createHash, createPublicKey } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import { AwsV4Signer } from 'aws4fetch'
 import { calculateJwkThumbprint, exportJWK, type JWK } from 'jose'
 import * as z from 'zod'
 import { TabibError } from '../../errors.ts'
+import { signedFetch } from '../aws/signed-fetch.ts'
 import type { Fetch } from '../http/client.ts'
 import type { KeyStore, KeyStoreOptions, SigningAlgorithm, StoredKey } from './client.ts'
 import { p1363FromDer } from './der.ts'
 import { publicMembers } from './public-members.ts'
-import { readSecretFile, unknownKey } from './secret-file.ts'
+import { OPENS_KEY_STORE, unknownKey } from './secret-file.ts'
 
 /** Key spec and signing algorithm of KMS. Ed25519ph signs digests, and JOSE's EdDSA is Ed25519 over the message. */
 const ALGORITHMS: Record<SigningAlgorithm, { spec: string; signs: string; digest: boolean }> = {
@@ -192,24 +192,22 @@ async function callKms<T>(place: Place, call: Call<T>): Promise<T> {
 }
 
 async function tryKms<T>(place: Place, { operation, body, answer }: Call<T>): Promise<T> {
-  const signer = new AwsV4Signer({
-    method: 'POST',
-    url: `${place.endpoint}/`,
-    headers: { 'content-type': 'application/x-amz-json-1.1', 'x-amz-target': `TrentService.${operation}` },
-    body: JSON.stringify(body),
-    service: 'kms',
-    region: place.region,
-    ...parseCredentials(await readSecretFile(place.secretFile, CREDENTIALS)),
-  })
-  const { url, ...request } = await signer.sign()
   let response: Response
   let text: string
   try {
-    response = await place.fetch(url, {
-      ...request,
-      signal: AbortSignal.timeout(TRY_MS),
-      redirect: 'error',
-    } as RequestInit)
+    response = await signedFetch(
+      { ...place, service: 'kms', opens: OPENS_KEY_STORE },
+      {
+        method: 'POST',
+        url: `${place.endpoint}/`,
+        headers: {
+          'content-type': 'application/x-amz-json-1.1',
+          'x-amz-target': `TrentService.${operation}`,
+        },
+        body: JSON.stringify(body),
+        timeoutMs: TRY_MS,
+      },
+    )
     text = await response.text()
   } catch (cause) {
     if (cause instanceof TabibError) throw cause
@@ -220,28 +218,6 @@ async function tryKms<T>(place: Place, { operation, body, answer }: Call<T>): Pr
   const parsed = answer.safeParse(json)
   if (!parsed.success) throw garbled(operation, parsed.error)
   return parsed.data
-}
-
-const CREDENTIALS = {
-  holds: 'AWS credentials',
-  make: '(umask 077; cp ~/.aws/credentials keystore.secret)',
-}
-
-/** The `default` profile of an AWS credentials file. */
-function parseCredentials(text: string) {
-  const profile = /(?:^|\n)\s*\[default\]([^[]*)/.exec(text)?.[1] ?? ''
-  const value = (name: string) => new RegExp(`^\\s*${name}\\s*=\\s*(\\S+)`, 'm').exec(profile)?.[1]
-  const accessKeyId = value('aws_access_key_id')
-  const secretAccessKey = value('aws_secret_access_key')
-  const sessionToken = value('aws_session_token')
-  if (accessKeyId === undefined || secretAccessKey === undefined) {
-    throw new TabibError(
-      'CONFIG_INVALID',
-      'the key store’s secret file lacks aws_access_key_id or aws_secret_access_key below [default]',
-      { suggestions: [CREDENTIALS.make] },
-    )
-  }
-  return { accessKeyId, secretAccessKey, ...(sessionToken === undefined ? {} : { sessionToken }) }
 }
 
 function parseJson(text: string): unknown {

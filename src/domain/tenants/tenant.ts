@@ -124,6 +124,20 @@ export const tenantSchema = z
         templates: z.array(z.strictObject({ name: code, channel, locale: z.string() })).default([]),
       })
       .prefault({}),
+    letterhead: z
+      .strictObject({
+        address: z.array(z.string().min(1).max(200)).max(6).default([]),
+        phone: z.string().min(1).max(50).optional(),
+        email: z.email().optional(),
+        logo: z
+          .string()
+          .regex(/^data:image\/(png|jpeg);base64,/, 'must be a data: URL of a PNG or JPEG')
+          .max(1_000_000)
+          .optional(),
+        dueDays: z.int().min(0).max(365).optional().describe('days in which a statement is to be paid'),
+      })
+      .optional()
+      .describe("what its patients' statements are headed with"),
     quotas: z.partialRecord(z.enum(QUOTAS), quota).default({}),
     onCall: z
       .strictObject({

@@ -8,6 +8,12 @@ const BOOKS: Keeping = {
   erasure: { by: 'billing', how: 'pseudonymise' },
 }
 
+/** Statements that were sent say what the books say, with names: the books are kept, and these are not. */
+const STATEMENTS: Keeping = {
+  retention: 'tenant:billing',
+  erasure: { by: 'statements', how: 'clear' },
+}
+
 const PRICES: Keeping = { retention: 'for-good' }
 
 export const billing: Inventory = {
@@ -39,6 +45,39 @@ export const billing: Inventory = {
       pseudonymous: ['account_id', 'transaction_id', 'seq', 'of_transaction', 'expected', 'seen'],
       none: ['tenant_id', 'check_name', 'mended_at'],
       ...BOOKS,
+    },
+    'billing.statement_run': {
+      none: [
+        ...['tenant_id', 'id', 'period', 'time_zone', 'starts_at', 'ends_at', 'batch_size', 'xid'],
+        ...['started_at', 'laid_out_at', 'finished_at'],
+      ],
+      retention: 'tenant:billing',
+    },
+    'billing.statement_batch': {
+      none: ['tenant_id', 'run_id', 'n', 'state', 'queued_at', 'holder', 'expires_at', 'split_of'],
+      retention: 'tenant:billing',
+    },
+    'billing.statement': {
+      pseudonymous: ['account_id', 'n', 'sha256', 'pages', 'bytes', 'object_key', 'detail'],
+      none: [
+        ...[
+          'tenant_id',
+          'run_id',
+          'batch',
+          'state',
+          'attempts',
+          'failures',
+          'began_at',
+          'reason',
+          'settled_at',
+        ],
+      ],
+      ...STATEMENTS,
+    },
+    'billing.statement_renderer_death': {
+      pseudonymous: ['account_id'],
+      none: ['tenant_id', 'run_id', 'cause', 'rss_mib', 'died_at'],
+      ...STATEMENTS,
     },
     'billing.charge': {
       subjectKey: ['patient_id'],
@@ -101,6 +140,13 @@ export const billing: Inventory = {
         'accountIds[]': 'pseudonymous',
         reverses: 'pseudonymous',
         incidentId: 'none',
+        runId: 'none',
+        accountId: 'pseudonymous',
+        number: 'pseudonymous',
+        manner: 'none',
+        sha256: 'pseudonymous',
+        pages: 'pseudonymous',
+        objectKey: 'pseudonymous',
         rehearsal: 'none',
       },
       answers: {
@@ -134,8 +180,19 @@ export const billing: Inventory = {
       retention: 'P1D',
       erasure: { by: 'cache', how: 'expire' },
     },
+    'tabib:statement-*': {
+      class: 'none',
+      holds: 'ids of statement runs, and numbers of batches',
+      retention: 'P1D',
+    },
   },
   stores: {
+    statements: {
+      class: 'personal',
+      holds: 'PDFs of statement runs: names, numbers, what was charged',
+      retention: 'tenant:billing',
+      erasure: { by: 'statements', how: 'delete' },
+    },
     'objects/statements': {
       class: 'personal',
       holds: 'statements, `<tenant>/<patient>/<name>` (`erasure.objects`)',
