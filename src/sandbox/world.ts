@@ -10,6 +10,7 @@ import type { Page } from '../adapters/pager/client.ts'
 import { type Database, openDatabase } from '../adapters/postgres/client.ts'
 import { type App, createApp, createLogger } from '../app.ts'
 import { type Config, loadConfig } from '../config.ts'
+import { addOperator, listOperators } from '../domain/approval/operator.ts'
 import { publishedKeys } from '../domain/keys/key-set.ts'
 import { MANIFEST_PURPOSE } from '../domain/residency/manifest.ts'
 import { migrateUp } from '../domain/schema/migrate.ts'
@@ -18,6 +19,7 @@ import { packageRoot } from '../package-root.ts'
 import { eventStreamOf, type Service, schemaOf } from '../service.ts'
 import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
+import { type PlantedPatient, plantPatients } from './patients.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniServer, startPatroni } from './servers/patroni.ts'
@@ -90,6 +92,10 @@ export interface World extends AsyncDisposable {
   visit(): Promise<Visit>
   /** Makes a live tenant in Kabul that charges in afghani, lacks nothing that could be configured, and returns its id. */
   tenant(id?: string): Promise<string>
+  /** Makes patients of a tenant with something in every store; see `plantPatients`. */
+  patients(options: Parameters<typeof plantPatients>[1]): Promise<PlantedPatient[]>
+  /** Registers an operator whose key lies in the world's key store; again is no error. */
+  operator(name: string): Promise<void>
   /**
    * Stores a published event again, `times` times, each under a new message id, as a producer's retry or a replay long
    * after does it: the stream's own dedupe does not see that it is one event.
@@ -294,6 +300,17 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     },
     produce: (target, events) => produce({ service, owner }, target, events),
     tenant: (id) => makeTenant(app, id),
+    patients: (options) =>
+      plantPatients(
+        { service, redis: app.redis, objects: app.objects, erasureSecret: app.erasureSecret },
+        options,
+      ),
+    async operator(name) {
+      const known = await listOperators(app)
+      if (known.some((one) => one.name === name)) return
+      const { publicJwk } = await (await app.keyStore()).generate('ES256')
+      await addOperator(app, { name, publicJwk, by: 'sandbox' })
+    },
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
       await Promise.all([...processes, ...phones].map((one) => one[Symbol.asyncDispose]()))

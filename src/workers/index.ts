@@ -4,6 +4,7 @@ import type { Worker } from '../worker.ts'
 import { duplicateReversal } from './duplicate-reversal.ts'
 import { erasureParticipants } from './erasure-participants.ts'
 import { erasureReplay } from './erasure-replay.ts'
+import { erasureSweep } from './erasure-sweep.ts'
 import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
@@ -29,6 +30,7 @@ export const workers: readonly Worker[] = [
   refundWatch,
   duplicateReversal,
   erasureReplay,
+  erasureSweep,
   ...erasureParticipants,
   statementRun,
   pager,

@@ -9,7 +9,7 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
   static override summary = 'Serve the API of virtual-care sessions, payments and charges until SIGTERM.'
   static override description =
     'POST /api/v1/virtual-care/sessions/:id/join-token and …/join (docs/join-tokens.md), POST /api/v1/billing/payments and ' +
-    '…/charges (docs/idempotency.md), the key sets, /livez, /readyz and /metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
+    '…/charges (docs/idempotency.md), POST /api/v1/erasures (docs/erasure.md), the key sets, /livez, /readyz and /metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
   static override examples = [
     '<%= config.bin %> api run',
     '<%= config.bin %> api run --host 0.0.0.0 --port 8080 --context staging',
@@ -35,13 +35,17 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
       once(this.signal, 'abort'),
     ])
     const { serve } = await import('../../api/server.ts')
+    const { erasureRoutes } = await import('../../api/erasure.ts')
     const { openSessionApi } = await import('../../api/sessions.ts')
     {
       // Replicas that take any free port are told apart by their process.
       const place = port === 0 ? `process ${process.pid}` : port
       await using sessions = await openSessionApi(app, `api@${hostname()}:${place}`)
       const noWorkers = startWorkers(app, [], thisInstance(this.config.version))
-      await using server = await serve(app, noWorkers, { host, port, sessions })
+      await using server = await serve(app, noWorkers, {
+        ...{ host, port, sessions },
+        routes: (scope) => erasureRoutes(scope, app, { version: this.config.version }),
+      })
       this.note(`listening on ${server.url}: /api/v1 /livez /readyz /metrics`)
       await stopped
     }

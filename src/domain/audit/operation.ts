@@ -104,7 +104,8 @@ async function heldByAnother(db: Database, target: string): Promise<TabibError> 
   })
 }
 
-const SECRET_FLAG = /^--[\w-]*(password|secret|token|key-file|passphrase|credential)[\w-]*/i
+/** A patient's id is no secret, but the trail is for ever, and patients may be erased. */
+const SECRET_FLAG = /^--[\w-]*(password|secret|token|key-file|passphrase|credential|patient)[\w-]*/i
 
 /** The command line for the trail: values of flags that hold secrets, and users and passwords in URLs, taken out. */
 export function redactArgv(argv: readonly string[]): string[] {

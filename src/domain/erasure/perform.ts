@@ -135,7 +135,7 @@ export async function drainParticipant(
 }
 
 /** Makes the participant's durable, or brings its settings up to date. */
-async function ensureSteps({ nats }: { nats: Nats }, { id }: Participant): Promise<void> {
+export async function ensureSteps({ nats }: { nats: Nats }, { id }: Participant): Promise<void> {
   if (!(await nats.stream(STEP_STREAM.name))) {
     throw new TabibError('MIGRATION_REQUIRED', `there is no stream ${STEP_STREAM.name}`, {
       suggestions: ['tabib migrate up'],
@@ -286,15 +286,11 @@ export function subjectOf(
   { sealed, hash }: { sealed: Buffer; hash: Buffer },
 ): Subject {
   const identifiers = unsealIdentifiers(secret, requestId, sealed)
-  return { tenantId, hash, identifiers, ...pseudonymsOf(secret, tenantId, identifiers.subjectId) }
+  return { tenantId, hash, identifiers, ...pseudonymsOf(secret, hash) }
 }
 
-export function pseudonymsOf(
-  secret: ErasureSecret,
-  tenantId: string,
-  subjectId: string,
-): Pick<Subject, 'pseudonym' | 'pseudonyms'> {
-  const pseudonyms = secret.pseudonyms(tenantId, subjectId)
+export function pseudonymsOf(secret: ErasureSecret, hash: Buffer): Pick<Subject, 'pseudonym' | 'pseudonyms'> {
+  const pseudonyms = secret.pseudonymsOf(hash)
   return { pseudonym: pseudonyms[0]!, pseudonyms }
 }
 

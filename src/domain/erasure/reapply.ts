@@ -161,7 +161,7 @@ async function compare(systems: ParticipantSystems): Promise<{
         tenantId,
         hash,
         subjectId,
-        ...pseudonymsOf(secret!, tenantId, subjectId),
+        ...pseudonymsOf(secret!, hash),
       })
       if (sum(found.rows) > 0 || found.held) returned.push(found)
     }

@@ -53,6 +53,23 @@ export interface ListSystems {
 }
 
 const BATCH = 500
+/** What is to be said when `tryToRemember` could not. */
+export const NOT_REMEMBERED =
+  'the list outside of the database lacks it until NATS answers; the erasure-replay worker sees to it'
+
+/**
+ * As `rememberErasures`, for whoever has just committed and need not wait for NATS.
+ * @returns false when NATS does not answer: the erasure-replay worker makes up for it.
+ */
+export async function tryToRemember(systems: ListSystems): Promise<boolean> {
+  try {
+    await rememberErasures(systems)
+    return true
+  } catch (error) {
+    if (error instanceof TabibError && error.code === 'NATS_UNREACHABLE') return false
+    throw error
+  }
+}
 
 /**
  * Puts what the database knows and the list lacks into the list, and moves the mark up to where the database has all that

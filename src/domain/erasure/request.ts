@@ -58,16 +58,17 @@ export async function openRequest(
     authority: string
     order: { jti: string | null; digest: string }
     follows?: string
-    /** What is known of the subject beyond what the stores say. */
-    known?: Identifiers
+    /** Where the subject's id is not known any more: `subjectId` is then the nil UUID. */
+    knownAs?: { hash: Buffer; phones: string[]; emails: string[] }
   },
 ): Promise<OpenedRequest | 'used'> {
-  const { tenantId, subjectId, authority, order, follows } = ask
-  const hash = secret.subjectHash(tenantId, subjectId)
-  const { identifiers, held } = await asErasure(db, tenantId, async (tx) => ({
+  const { tenantId, subjectId, authority, order, follows, knownAs } = ask
+  const hash = knownAs?.hash ?? secret.subjectHash(tenantId, subjectId)
+  const { identifiers: gathered, held } = await asErasure(db, tenantId, async (tx) => ({
     ...(await look(tx, secret, { tenantId, subjectId, hash })),
     held: await heldParticipants(tx, hash),
   }))
+  const identifiers = { ...gathered, ...(knownAs && { phones: knownAs.phones, emails: knownAs.emails }) }
   return db.transaction(async (tx) => {
     // Of two orders for one subject the second finds the first's request.
     await tx.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [
@@ -130,7 +131,7 @@ async function look(
   { tenantId, subjectId, hash }: { tenantId: string; subjectId: string; hash: Buffer },
 ): Promise<{ identifiers: Identifiers; rows: Record<string, Rows> }> {
   const identifiers = await gatherIdentifiers(tx, subjectId)
-  const subject = { tenantId, hash, identifiers, ...pseudonymsOf(secret, tenantId, subjectId) }
+  const subject = { tenantId, hash, identifiers, ...pseudonymsOf(secret, hash) }
   const rows: Record<string, Rows> = {}
   for (const participant of PARTICIPANTS) rows[participant.id] = await participant.count(tx, subject)
   const found = Object.values(rows).some((one) => total(one) > 0)

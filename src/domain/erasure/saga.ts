@@ -230,8 +230,9 @@ interface DueStep {
 /** Tells participants of what is due. The attempt is on record before it is made: a crash between costs one wait. */
 async function sendDue(systems: SagaSystems, pass: SagaPass, signal: AbortSignal | undefined): Promise<void> {
   const { db, nats } = systems
+  const [now] = await db.query<{ at: string }>('select clock_timestamp()::text as at')
   for (let full = true; full && !signal?.aborted; ) {
-    const due = await claimDue(db, {})
+    const due = await claimDue(db, now!.at)
     full = due.length === BATCH
     for (let from = 0; from < due.length; from += SEND_AT_ONCE) {
       const sent = await Promise.allSettled(
@@ -247,13 +248,10 @@ async function sendDue(systems: SagaSystems, pass: SagaPass, signal: AbortSignal
 }
 
 /**
- * Steps whose turn has come, noted as sent once more. Waits between attempts double from 5 s to 10 min, with jitter.
- * With `requestIds` those of these requests, whatever their time.
+ * Steps whose turn had come at that moment, noted as sent once more: none is claimed twice by a pass, however long it
+ * takes. Waits between attempts double from 5 s to 10 min, with jitter.
  */
-export async function claimDue(
-  db: Queryable,
-  { requestIds, again = false }: { requestIds?: string[]; again?: boolean },
-): Promise<DueStep[]> {
+function claimDue(db: Queryable, at: string): Promise<DueStep[]> {
   return db.query<DueStep>(
     `update tabib.erasure_step s
      set state = 'sent', attempts = attempts + 1, sent_at = coalesce(sent_at, clock_timestamp()),
@@ -261,14 +259,12 @@ export async function claimDue(
          + make_interval(secs => least(600, 5 * 2 ^ least(attempts, 10)) * (0.75 + random() / 2))
      where (request_id, participant) in (
        select request_id, participant from tabib.erasure_step due
-       where due.state in ('waiting', 'sent') and ($1 or due.next_attempt_at <= clock_timestamp())
-         and ($2::uuid[] is null or due.request_id = any($2))
-         and not exists (
-           select from tabib.erasure_step before
-           where before.request_id = due.request_id and before.stage < due.stage and before.state not in ('done', 'held'))
+       where due.state in ('waiting', 'sent') and due.next_attempt_at <= $1::timestamptz and not exists (
+         select from tabib.erasure_step before
+         where before.request_id = due.request_id and before.stage < due.stage and before.state not in ('done', 'held'))
        order by due.next_attempt_at limit ${BATCH} for update skip locked)
      returning request_id as "requestId", tenant_id as "tenantId", participant, round, attempts as attempt`,
-    [again, requestIds],
+    [at],
   )
 }
 

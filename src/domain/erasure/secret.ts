@@ -12,10 +12,12 @@ export interface ErasureSecret {
   pseudonym(tenantId: string, subjectId: string): string
   /** Several, the first of which is `pseudonym`: what a late event creates anew needs a name that is not taken. */
   pseudonyms(tenantId: string, subjectId: string): string[]
+  /** The same, of a subject who is known by hash alone. */
+  pseudonymsOf(subjectHash: Buffer): string[]
 }
 
 const SHORTEST = 32
-const FURTHER = 15
+const PSEUDONYMS = 16
 
 /**
  * Reads the secret that all processes of the platform share. To lose it is to forget every erasure; to leak it lets
@@ -66,23 +68,27 @@ function erasureSecret(secret: Buffer): ErasureSecret {
     derived.set(purpose, key)
     return key
   }
-  const mac = (purpose: string, tenantId: string, subjectId: string) =>
-    createHmac('sha256', derive(purpose)).update(`${tenantId}/${subjectId}`.toLowerCase()).digest()
-  const pseudonym = (tenantId: string, subjectId: string) => {
-    const bytes = mac('pseudonym', tenantId, subjectId).subarray(0, 16)
-    bytes[6] = (bytes[6]! & 0x0f) | 0x80
-    bytes[8] = (bytes[8]! & 0x3f) | 0x80
-    return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
-  }
+  const subjectHash = (tenantId: string, subjectId: string) =>
+    createHmac('sha256', derive('subject')).update(`${tenantId}/${subjectId}`.toLowerCase()).digest()
+  const pseudonymsOf = (hash: Buffer) => Array.from({ length: PSEUDONYMS }, (_, n) => uuidOf(derive, hash, n))
   return {
     derive,
-    subjectHash: (tenantId, subjectId) => mac('subject', tenantId, subjectId),
-    pseudonym,
-    pseudonyms: (tenantId, subjectId) => [
-      pseudonym(tenantId, subjectId),
-      ...Array.from({ length: FURTHER }, (_, i) => pseudonym(tenantId, `${subjectId}/${i + 2}`)),
-    ],
+    subjectHash,
+    pseudonymsOf,
+    pseudonym: (tenantId, subjectId) => uuidOf(derive, subjectHash(tenantId, subjectId), 0),
+    pseudonyms: (tenantId, subjectId) => pseudonymsOf(subjectHash(tenantId, subjectId)),
   }
+}
+
+function uuidOf(derive: ErasureSecret['derive'], hash: Buffer, n: number): string {
+  const bytes = createHmac('sha256', derive('pseudonym'))
+    .update(hash)
+    .update(String(n))
+    .digest()
+    .subarray(0, 16)
+  bytes[6] = (bytes[6]! & 0x0f) | 0x80
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80
+  return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 }
 
 /** How a subject is named to people: the first 12 hex digits of its hash, with a prefix. */
