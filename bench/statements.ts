@@ -18,15 +18,15 @@ const PEERS = {
 const ENGINE = join(packageRoot(), 'node_modules/.cache/tabib-bench-statements.mjs')
 const ROUNDS = 3
 const LARGE = 100_000
-/** Engine, statements a round. */
+/** Engine, statements a round, after the warm-up (engine.ts), which is the same for all. */
 const ENGINES = {
-  plain: 200,
-  untagged: 200,
-  tagged: 200,
-  typst: 40,
+  plain: 300,
+  untagged: 300,
+  tagged: 300,
+  typst: 60,
   chromium: 20,
-  pdfmake: 20,
-  'react-pdf': 10,
+  pdfmake: 40,
+  'react-pdf': 20,
 }
 
 interface Usage {

@@ -73,8 +73,8 @@ test('a text is set in the direction of its letters, or of the document where th
 })
 
 test('dates, telephone numbers, codes and signed numbers keep their order after an Arabic letter', () => {
-  const shown = (text: string) =>
-    layoutText(() => [], isolateCodes(text), { direction: 'rtl' })
+  const shown = (text: string, direction: 'ltr' | 'rtl' = 'rtl') =>
+    layoutText(() => [], isolateCodes(text), { direction })
       .map((line) => visualOrder(line).map((index) => isolateCodes(text)[index]))
       .map((chars) => chars.join('').replace(/[\u2066\u2069]/g, ''))[0]
   expect(shown('تا 2026-10-09')).toBe('2026-10-09 ات')
@@ -82,6 +82,13 @@ test('dates, telephone numbers, codes and signed numbers keep their order after 
   expect(shown('تا +93 (0)70 123 4567')).toBe('+93 (0)70 123 4567 ات')
   expect(shown('تا 12-AB-34')).toBe('12-AB-34 ات')
   expect(shown('تا −۵۰۰')).toBe('−۵۰۰ ات')
+  // Brackets are mirrored when they are drawn.
+  expect(shown('تا (Refund) −۵۰۰')).toBe('−۵۰۰ )Refund( ات')
+  expect(shown('to تا 2026-10-09', 'ltr')).toBe('to ات 2026-10-09')
+  expect(shown('MRI مغز [70553-TC]', 'ltr')).toBe('MRI زغم [70553-TC]')
+  // What begins with a Latin letter is left to right by it, with all that follows.
+  expect(shown('تا Co-amoxiclav 625 mg')).toBe('Co-amoxiclav 625 mg ات')
+  expect(shown('تا https://clinic.af/p?id=12')).toBe('https://clinic.af/p?id=12 ات')
   // A range reads from the right, as its readers do, and after Latin words a date goes with them.
   expect(shown('تا 3-5')).toBe('5-3 ات')
   expect(shown('تا on 2026-10-09')).toBe('on 2026-10-09 ات')

@@ -131,6 +131,31 @@ test('a description of many pages runs on over them, whatever it is made of', as
   }
 }, 60_000)
 
+test('an amount of any size stays on one line, and the headings with what they head', async () => {
+  const huge = { ...line('بیمه'), amountMinor: '-999999999999999999' }
+  const address = (count: number) => Array.from({ length: 6 }, () => 'ن '.repeat(count))
+  for (let count = 120; count < 240; count += 8) {
+    const issuer = { ...statement().issuer, address: address(count) }
+    const { pdf } = await pdfOf(statement({ issuer, lines: [huge] }))
+    const pages = (await textOf(pdf, '-layout')).split('\f')
+    expect(pages.join()).toContain('−۹٬۹۹۹٬۹۹۹٬۹۹۹٬۹۹۹٬۹۹۹٫۹۹')
+    expect(pages.find((page) => page.includes('شرح'))).toContain('بیلانس ابتدایی')
+  }
+})
+
+test('what is left out or replaced is told with its place in the document', async () => {
+  const { flaws } = await pdfOf(
+    statement({
+      patient: { name: 'محمد\u202e', address: [] },
+      lines: [line(`ا${'\u0651'.repeat(7)}`), line('تمام\u3000عرض\u2009')],
+    }),
+  )
+  expect(flaws).toEqual([
+    { flaw: 'an override of the direction of text is left out', place: 'patient.name' },
+    { flaw: 'more marks than six on a letter are left out', place: 'lines[0].description' },
+  ])
+})
+
 test('totals never stand alone on a page, and each page of a table has its headings', async () => {
   for (let count = 24; count < 36; count++) {
     const lines = Array.from({ length: count }, (_, i) => line(`معاینه ${i}`))

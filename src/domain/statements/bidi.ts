@@ -22,6 +22,7 @@ export const TRAIT = {
   /** Control characters other than the line feed, line separators, overrides. */
   unprintable: 0x20,
   surrogate: 0x40,
+  mark: 0x80,
 } as const
 
 const TRAITS: [number, RegExp][] = [
@@ -38,9 +39,10 @@ const TRAITS: [number, RegExp][] = [
   [TRAIT.code, /[\p{Nd}\p{Cs}\-_./:@#+]/u],
   [TRAIT.unprintable, /(?!\n)[\p{Cc}\u2028\u202d\u202e]/u],
   [TRAIT.surrogate, /\p{Cs}/u],
+  [TRAIT.mark, /\p{M}/u],
 ]
-const KNOWN = 0x80
-const traits = new Uint8Array(0x10000)
+const KNOWN = 0x100
+const traits = new Uint16Array(0x10000)
 
 /** The traits (TRAIT) of a text's UTF-16 units, joined. */
 export function traitsOf(text: string): number {
@@ -106,13 +108,13 @@ const LEFT_TO_RIGHT = [
   String.raw`\p{Nd}{4}-\p{Nd}{2}(?:-\p{Nd}{2}(?:[T ]\p{Nd}{2}:\p{Nd}{2}(?::\p{Nd}{2})?(?:Z|[+-]\p{Nd}{2}:?\p{Nd}{2})?)?)?`,
   // +93 (0)70 123 4567, 0799-123-456
   String.raw`(?:\+|(?=[0\u0660\u06f0]))\p{Nd}(?:[ ()-]{0,2}\p{Nd}){6,14}`,
-  // RX-2231/7, 12-AB-34, a.b@clinic.af
-  String.raw`(?=[\w./:@#+-]*[A-Za-z])[A-Za-z0-9]+(?:[-_./:@#+]+[A-Za-z0-9]+)+`,
+  // 12-AB-34; RX-2231/7 and a.b@clinic.af are left to right by their first letter. Bounded, or 1-1-1-… would take forever.
+  String.raw`(?=[\w./:@#+-]{0,99}[A-Za-z])\d[A-Za-z0-9]{0,49}(?:[-_./:@#+]{1,3}[A-Za-z0-9]{1,50}){1,20}`,
   // -500, -500 AFN
   String.raw`[+\u2212-]\p{Nd}+(?:[.,\u066b\u066c]\p{Nd}+)*(?: [A-Z]{3}(?![\p{L}\p{N}]))?`,
 ]
 const CODE_OR_LETTER = new RegExp(
-  String.raw`(?<code>(?<![\p{L}\p{M}\p{N}])(?:${LEFT_TO_RIGHT.join('|')})(?![\p{L}\p{M}\p{N}]))|(?=\p{L})(?:(?<rtl>[${RTL_SCRIPT}])|.)`,
+  String.raw`(?<code>(?<![\p{L}\p{M}\p{N}])(?:${LEFT_TO_RIGHT.join('|')})(?![\p{L}\p{M}\p{N}]))|(?<latin>(?![${RTL_SCRIPT}])\p{L})|[\p{L}\p{Pe}\u00bb\u060c\u061b\u061f]`,
   'gsu',
 )
 
@@ -120,17 +122,17 @@ const MAY_HAVE_CODE =
   /[+\u2212-]\p{Nd}|[+0\u0660\u06f0]\p{Nd}{2}|\p{Nd}[ ()-]\p{Nd}|[A-Za-z0-9][-_./:@#+]+[A-Za-z0-9]/u
 
 /**
- * Isolates dates, telephone numbers, codes and signed numbers in right-to-left text (UAX #9 HL3): after an Arabic letter
- * the parts of 2026-10-09 would change places, and a sign go to its number's right. After a Latin letter they belong to
- * the words before them and stay as they are.
+ * Isolates dates, telephone numbers, codes and signed numbers among right-to-left letters (UAX #9 HL3): after an Arabic letter
+ * the parts of 2026-10-09 would change places, and a sign go to its number's right. After a Latin letter, with no bracket
+ * closed in between, they belong to the words before them and stay as they are.
  */
 export function isolateCodes(text: string): string {
   if (!(traitsOf(text) & TRAIT.code) || !MAY_HAVE_CODE.test(text)) return text
   let isAfterLatin = false
   return text.replace(CODE_OR_LETTER, (found, ...rest) => {
-    const { code, rtl } = rest.at(-1) as { code?: string; rtl?: string }
+    const { code, latin } = rest.at(-1) as { code?: string; latin?: string }
     if (code !== undefined) return isAfterLatin ? code : `\u2066${code}\u2069`
-    isAfterLatin = rtl === undefined
+    isAfterLatin = latin !== undefined
     return found
   })
 }

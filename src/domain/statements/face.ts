@@ -24,8 +24,8 @@ export interface Face {
   subset: Subset
 }
 
-// HarfBuzz hides these where a font has no glyph for them.
-const NEEDS_NO_GLYPH = /\p{Default_Ignorable_Code_Point}/u
+// HarfBuzz hides these, or puts a space as wide in their place, where a font has no glyph for them.
+const NEEDS_NO_GLYPH = /[\p{Default_Ignorable_Code_Point}\p{Zs}]/u
 const POSTSCRIPT_NAME = 6
 
 /** Opens a TrueType font of an npm package. */

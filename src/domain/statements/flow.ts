@@ -32,6 +32,8 @@ export interface Block {
 
 export interface BlockOptions extends Partial<Omit<Block, 'lines'>> {
   bold?: boolean
+  /** A figure, which is set smaller where it is too wide, and never broken. */
+  isFigure?: boolean
   /** Comes again, in this statement or the next, and is laid out once. */
   isWord?: boolean
   /** Otherwise as the text's own letters say. */
@@ -51,6 +53,8 @@ interface Options {
 
 const LINE_SEPARATOR = /\r\n|\u2028/g
 const CONTROL = /(?!\n)\p{Cc}/gu
+// They would cover the lines above and below.
+const STACK = /(?<=\p{M}{6})\p{M}+/gu
 const OVERRIDE = /[\u202d\u202e]/g
 
 const REMEMBERED_WORDS = 2_000
@@ -72,31 +76,34 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
 
   function block(text: string, place: string, given: BlockOptions = NO_OPTIONS): Block {
     const { bold = false, direction: forced, isWord = false, start = 0, size = SIZE, toEnd = false } = given
-    const { width = WIDTH - start, tag, attributes, parent } = given
+    const { width = WIDTH - start, isFigure = false, tag, attributes, parent } = given
     const isBold = bold && !plain
     const limit = width / size
     const known = isWord ? wordsWithin(isBold ? boldWords : words, limit) : undefined
     let lines = known?.get(text)
     if (lines === undefined) {
-      lines = layOut(text, place, isBold ? shapeBold : shape, limit, forced)
+      lines = layOut(text, place, isBold ? shapeBold : shape, isFigure ? undefined : limit, forced)
       if (known !== undefined) {
         if (known.size > REMEMBERED_WORDS) known.clear()
         known.set(text, lines)
       }
     }
-    return { lines, start, width, size, toEnd, tag, attributes, parent }
+    const fitting =
+      isFigure && lines[0]!.width > limit ? Math.floor((100 * width) / lines[0]!.width) / 100 : size
+    return { lines, start, width, size: fitting, toEnd, tag, attributes, parent }
   }
 
   function layOut(
     text: string,
     place: string,
     shapeWord: ShapeWord,
-    width: number,
+    width: number | undefined,
     forced: Direction | undefined,
   ): Line[] {
     const clean = cleaned(text, place)
     const textDirection = forced ?? directionOfText(clean, direction)
-    const isolated = textDirection === 'rtl' ? isolateCodes(clean) : clean
+    const isMixed = textDirection === 'rtl' || (traitsOf(clean) & (TRAIT.rtlLetter | TRAIT.surrogate)) !== 0
+    const isolated = isMixed ? isolateCodes(clean) : clean
     const lines = layoutText(shapeWord, isolated, { direction: textDirection, width })
     for (const { pieces } of lines) {
       for (const { parts } of pieces) {
@@ -108,12 +115,19 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
     return lines
   }
 
-  /** Control characters other than the line feed have no looks; an override makes text read as what it is not. */
+  /** Control characters other than the line feed have no looks; overrides and stacks of marks make text read as what it is not. */
   function cleaned(text: string, place: string): string {
-    if (!(traitsOf(text) & (TRAIT.unprintable | TRAIT.surrogate))) return text
+    const traits = traitsOf(text)
+    if (!(traits & (TRAIT.unprintable | TRAIT.surrogate | TRAIT.mark))) return text
     if (text.search(OVERRIDE) >= 0) onFlaw('an override of the direction of text is left out', place)
     if (!text.isWellFormed()) onFlaw('half a surrogate pair is printed as U+FFFD', place)
-    return text.toWellFormed().replace(OVERRIDE, '').replace(LINE_SEPARATOR, '\n').replace(CONTROL, ' ')
+    if (text.search(STACK) >= 0) onFlaw('more marks than six on a letter are left out', place)
+    return text
+      .toWellFormed()
+      .replace(OVERRIDE, '')
+      .replace(STACK, '')
+      .replace(LINE_SEPARATOR, '\n')
+      .replace(CONTROL, ' ')
   }
 
   const leftOf = (start: number, width: number): number =>

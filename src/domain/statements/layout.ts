@@ -25,7 +25,7 @@ export interface Line {
 export interface Setting {
   direction: Direction | 'auto'
   /** What a line may hold, in ems; without it a paragraph is one line. */
-  width?: number
+  width?: number | undefined
 }
 
 const PARAGRAPH_END = /\r\n|[\n\r\u2029]/

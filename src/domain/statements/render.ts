@@ -54,6 +54,8 @@ const GUTTER = 3
 const SHADE = { heading: 0.88, sum: 0.95 }
 // So many of the last lines go with the totals, which so never stand alone on a page.
 const KEPT_WITH_TOTALS = 2
+// Headings are not the last of a page.
+const KEPT_WITH_HEADINGS = 3
 // Elements of a body leave memory when it is closed.
 const ROWS_PER_BODY = 100
 const LOGO = { width: 150, height: 40 }
@@ -217,10 +219,11 @@ export async function renderStatement(
     return Object.entries(values).flatMap(([label, value]) =>
       value === undefined
         ? []
-        : flow.block(`${words[label as Label]}: ${isolated(value)}`, `${place}.${label}`, {
-            direction,
-            ...options,
-          }),
+        : flow.block(
+            `${words[label as Label]}: ${isolated(value)}`,
+            PLACES[label as Label] ?? `${place}.${label}`,
+            { direction, ...options },
+          ),
     )
   }
 
@@ -238,7 +241,7 @@ export async function renderStatement(
     return columns.map(({ width, isFigure = false, isWord = false }) => {
       // Units stand under units, whichever way the language is read.
       const toEnd = isFigure && direction === 'ltr'
-      const cell = { start, width: width - 2 * GUTTER, toEnd, isWord, ...options }
+      const cell = { start, width: width - 2 * GUTTER, toEnd, isFigure, isWord, ...options }
       start += width
       return cell
     })
@@ -254,6 +257,7 @@ export async function renderStatement(
 
   async function printLines(): Promise<number> {
     const table = canvas.open('Table', root)
+    flow.reserve(KEPT_WITH_HEADINGS * flow.heightOf(headings()))
     const head = canvas.open('THead', table)
     flow.row(head, headings(), { tag: 'TR', shade: SHADE.heading })
     canvas.close(head)
@@ -424,11 +428,28 @@ export async function renderStatement(
 /** A table cell's attributes as PDF 1.7, 14.8.5.7 names them. */
 const scope = (of: 'Column' | 'Row'): string => `/A<</O/Table/Scope/${of}>>`
 const alternative = (text: string): string => `/Alt${textString(text)}`
-const HEADING: BlockOptions = { bold: true, isWord: true, tag: 'TH', attributes: scope('Column') }
+const HEADING: BlockOptions = {
+  bold: true,
+  isFigure: false,
+  isWord: true,
+  tag: 'TH',
+  attributes: scope('Column'),
+}
 
 type Label = {
   [K in keyof (typeof WORDS)['en']]: (typeof WORDS)['en'][K] extends string ? K : never
 }[keyof (typeof WORDS)['en']]
+
+/** Where a value stands in the document that is labelled otherwise. */
+const PLACES: Partial<Record<Label, string>> = {
+  number: 'number',
+  issuedOn: 'issuedOn',
+  patient: 'patient.name',
+  patientId: 'patient.id',
+  account: 'account.number',
+  due: 'payment.dueOn',
+  amountDue: 'totals',
+}
 
 /** Keeps a value's direction apart from its surroundings' (UAX #9, FSI and PDI). */
 const isolated = (value: string): string => `\u2068${value}\u2069`
