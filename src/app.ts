@@ -7,7 +7,11 @@ import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import type { Config } from './config.ts'
+<<<<<<< HEAD
 import { type ErasureSecret, openErasureSecret } from './domain/erasure/secret.ts'
+=======
+import { openWaitLog, type WaitLog } from './domain/cluster/pool-wait.ts'
+>>>>>>> 85154d3 (cluster pool: who has the connections, what size pools should have, and how chosen sessions end; billing/FM-19 with its drill through pgbouncer)
 import { reportRefusal, requestNetworks } from './domain/residency/egress.ts'
 import { TabibError } from './errors.ts'
 
@@ -15,6 +19,8 @@ import { TabibError } from './errors.ts'
 export interface App extends AsyncDisposable {
   readonly config: Config
   readonly db: Database
+  /** How long this process waits for connections of `db`. */
+  readonly waits: WaitLog
   readonly nats: Nats
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
@@ -39,6 +45,8 @@ export interface AppOptions {
   log?: Logger
   /** How NATS behaves when its connection is lost; see `NatsOptions`. */
   onDisconnect?: NatsOptions['onDisconnect']
+  /** As Postgres shows it to who looks for the owner of a session; `tabib` when left out. */
+  applicationName?: string
   /** Size of the Postgres pool. */
   maxConnections?: number
   /** See `DatabaseOptions`. */
@@ -48,6 +56,7 @@ export interface AppOptions {
 
 export function createApp(config: Config, options: AppOptions = {}): App {
   const { log = createLogger(), onDisconnect = 'resume', maxConnections = 8 } = options
+  const waits = openWaitLog()
   let db: Database | undefined
   let nats: Nats | undefined
   let redis: Redis | undefined
@@ -62,10 +71,13 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   const app: App = {
     config,
     log,
+    waits,
     get db() {
       db ??= openDatabase({
         url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'),
         maxConnections,
+        applicationName: options.applicationName ?? 'tabib',
+        onWait: waits.record,
         ...(options.answerWithinMs === undefined ? {} : { answerWithinMs: options.answerWithinMs }),
         ...(options.connectWithinMs === undefined ? {} : { connectTimeoutMs: options.connectWithinMs }),
       })

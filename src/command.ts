@@ -195,6 +195,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
       const config = await this.loadConfig()
       const { createApp } = await import('./app.ts')
       return createApp(as === 'owner' ? { ...config, databaseUrl: config.ownerDatabaseUrl } : config, {
+        applicationName: `tabib ${this.commandName}`,
         onDisconnect: as === 'relay' ? 'fail' : 'resume',
         ...(as === 'server' ? { connectWithinMs: 3_000, answerWithinMs: 3_000 } : {}),
         ...(as === 'hurried' ? { connectWithinMs: 500, answerWithinMs: 500 } : {}),

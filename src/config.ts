@@ -69,6 +69,10 @@ const databaseUrl = z
     error: 'a URL starting with postgres:// or postgresql://',
   })
 
+const pgbouncerUrl = z.string().refine((text) => /^postgres(ql)?:\/\//.test(text) && URL.canParse(text), {
+  error: 'the URL of one pgbouncer, such as postgres://stats@127.0.0.1:6432/pgbouncer',
+})
+
 const network = z
   .union([z.cidrv4(), z.cidrv6()], { error: 'a network such as 10.20.0.0/16 or 2001:db8::/48' })
   // Registries give no country more in one piece.
@@ -139,6 +143,9 @@ const contextSchema = z.strictObject({
       urlFile: z.string().optional(),
       ownerUrl: databaseUrl.optional(),
       ownerUrlFile: z.string().optional(),
+      /** Admin console of the pgbouncer in front of it. */
+      pgbouncerUrl: pgbouncerUrl.optional(),
+      pgbouncerUrlFile: z.string().optional(),
     })
     .default({}),
   nats: z
@@ -248,6 +255,8 @@ export interface Config {
   readonly databaseUrl: string | undefined
   /** Owner of the schemas, for `migrate` alone; the database URL when not set. */
   readonly ownerDatabaseUrl: string | undefined
+  /** Admin console of pgbouncer, where there is one. */
+  readonly pgbouncerUrl: string | undefined
   readonly natsUrl: string | undefined
   readonly redisUrl: string | undefined
   readonly redisCacheUrl: string | undefined
@@ -375,6 +384,14 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       envUrls.owner,
       secretFrom(context.database.ownerUrl, context.database.ownerUrlFile, `${prefix}.database.ownerUrlFile`),
     ) ?? databaseUrl
+  const pgbouncer = pick(
+    envUrls.pgbouncer,
+    secretFrom(
+      context.database.pgbouncerUrl,
+      context.database.pgbouncerUrlFile,
+      `${prefix}.database.pgbouncerUrlFile`,
+    ),
+  )
   const natsUrl = pick(
     envUrls.nats,
     secretFrom(context.nats.url, context.nats.urlFile, `${prefix}.nats.urlFile`),
@@ -396,6 +413,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     production: named?.production ?? urls.some((one) => !isLoopback(one)),
     databaseUrl,
     ownerDatabaseUrl,
+    pgbouncerUrl: pgbouncer,
     natsUrl,
     redisUrl,
     redisCacheUrl: context.redis.cacheUrl ?? redisUrl,
@@ -537,6 +555,7 @@ function readEnvironment(env: NodeJS.ProcessEnv, problems: Problem[]) {
   return {
     database: read('TABIB_DATABASE_URL', databaseUrl),
     owner: read('TABIB_OWNER_DATABASE_URL', databaseUrl),
+    pgbouncer: read('TABIB_PGBOUNCER_URL', pgbouncerUrl),
     nats: read('TABIB_NATS_URL', url('nats', 'tls', 'ws', 'wss')),
     redis: read('TABIB_REDIS_URL', url('redis', 'rediss')),
     patroni: read('TABIB_PATRONI_URL', url('http', 'https')),

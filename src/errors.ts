@@ -34,6 +34,8 @@ export const ERROR_CODES = {
   PRICE_NOT_FOUND: EXIT.usage,
   CURRENCY_NOT_SET: EXIT.usage,
   POSTGRES_UNREACHABLE: EXIT.unreachable,
+  POOL_EXHAUSTED: EXIT.unreachable,
+  PGBOUNCER_UNREACHABLE: EXIT.unreachable,
   NATS_UNREACHABLE: EXIT.unreachable,
   REDIS_UNREACHABLE: EXIT.unreachable,
   PAGER_UNREACHABLE: EXIT.unreachable,

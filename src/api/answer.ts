@@ -91,6 +91,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   KEYS_UNAVAILABLE: 503,
   KEY_STORE_UNREACHABLE: 503,
   POSTGRES_UNREACHABLE: 503,
+  POOL_EXHAUSTED: 503,
 }
 
 /** What is away, and why, is for operators: in the log and in `tabib status`. */

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import { Counter, Gauge, Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { App } from '../app.ts'
 import { catalogMetrics } from '../catalog/metrics.ts'
 import type { Fleet, RunningWorker } from '../worker.ts'
@@ -9,9 +9,29 @@ export async function metricsRoute(server: FastifyInstance, app: App, fleet: Fle
   const registry = new Registry()
   await catalogMetrics(app, registry)
   workerMetrics(fleet, registry)
+  waitMetrics(app, registry)
   server.get('/metrics', async (_request, reply) =>
     reply.type(registry.contentType).send(await registry.metrics()),
   )
+}
+
+function waitMetrics({ waits }: App, registry: Registry): void {
+  const registers = [registry]
+  const seconds = new Histogram({
+    name: 'tabib_database_wait_seconds',
+    help: 'How long work of this process waited for a database connection.',
+    buckets: [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5],
+    registers,
+  })
+  const refused = new Counter({
+    name: 'tabib_database_refused_total',
+    help: 'Work of this process that got no database connection in time; of an API, answered with 503.',
+    registers,
+  })
+  waits.listen((wait) => {
+    seconds.observe(wait.seconds)
+    if (wait.refused) refused.inc()
+  })
 }
 
 function workerMetrics({ running }: Fleet, registry: Registry): void {

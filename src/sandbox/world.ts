@@ -23,6 +23,7 @@ import { type PlantedPatient, plantPatients } from './patients.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniServer, startPatroni } from './servers/patroni.ts'
+import { type PgBouncerServer, startPgBouncer } from './servers/pgbouncer.ts'
 import { makeRoles, type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
@@ -85,7 +86,9 @@ export interface World extends AsyncDisposable {
    */
   produce(service: Service, options: ProduceOptions): Promise<string[]>
   /** Starts `tabib api run` and resolves when it is ready. */
-  startApi(): Promise<TabibProcess & Api>
+  startApi(options?: { env?: Record<string, string> }): Promise<TabibProcess & Api>
+  /** Starts a pgbouncer in transaction mode in front of Postgres, for tabib's own role, and has `app` know its console. */
+  pooler(options: { poolSize: number }): Promise<PgBouncerServer>
   /** Pages go to a simulated phone from now on; whoever carries it answers each, once. */
   onCall(answer: (page: Page) => Promise<void>): Promise<Phone>
   /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
@@ -240,6 +243,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     apps.push(openApp())
   }
   const phones = new Set<Phone>()
+  const poolers: PgBouncerServer[] = []
   return {
     get app() {
       return apps.at(-1)!
@@ -279,9 +283,15 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       await heartbeats(app.db, names, started)
       return started
     },
-    async startApi() {
-      const started = spawn(['api', 'run', '--port', '0'])
+    async startApi(options) {
+      const started = spawn(['api', 'run', '--port', '0'], options)
       return Object.assign(started, apiAt(await ready(started)))
+    },
+    async pooler(options) {
+      const pooler = await startPgBouncer({ folder, urls: [env.TABIB_DATABASE_URL], ...options })
+      poolers.push(pooler)
+      await configure({ database: { pgbouncerUrl: pooler.consoleUrl } })
+      return pooler
     },
     async onCall(answer) {
       const phone = await startPhone(answer)
@@ -320,7 +330,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
         service.close(),
       ])
       await Promise.all(
-        [cluster ?? postgres, nats, redis, kms].map((server) => server?.[Symbol.asyncDispose]()),
+        [...poolers, cluster ?? postgres, nats, redis, kms].map((server) => server?.[Symbol.asyncDispose]()),
       )
       await folder[Symbol.asyncDispose]()
     },

@@ -7,7 +7,7 @@ export type Row = Record<string, unknown>
 
 /** Anything a statement can be sent to: the pool or an open transaction. */
 export interface Queryable {
-  /** Sends one parametrised statement and returns its rows. `name` makes it a prepared statement on its connection. */
+  /** Sends one parametrised statement and returns its rows. `name` prepares it on its connection, where no pooler is between. */
   query<R extends object = Row>(text: string, values?: unknown[], name?: string): Promise<R[]>
 }
 
@@ -39,6 +39,14 @@ export interface DatabaseOptions {
   answerWithinMs?: number
   /** 0 switches the limit off. */
   statementTimeoutMs?: number
+  /** Told how long each piece of work waited for a connection, a pooler's included, and whether it got none. */
+  onWait?: (wait: Wait) => void
+}
+
+export interface Wait {
+  seconds: number
+  /** No connection came: there are none left, or not within the time. */
+  refused: boolean
 }
 
 // 64-bit integers come back as BigInt, numerics as text, timestamps as Date: a bigint never passes through a float.
@@ -54,8 +62,8 @@ const types: pg.CustomTypesConfig = {
  * one that takes writes is used (`target_session_attrs=any`: the first that answers), and looked for again after a
  * statement that failed with POSTGRES_UNREACHABLE: so it follows a failover. Statements are never repeated.
  *
- * @throws TabibError POSTGRES_UNREACHABLE when no connection can be made (safe to retry), NOT_AUTHORISED when the
- * server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
+ * @throws TabibError POSTGRES_UNREACHABLE when no connection can be made (safe to retry), POOL_EXHAUSTED when all there
+ * may be are taken (safe to retry), NOT_AUTHORISED when the server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
  * `DatabaseError`, whose `code` is the SQLSTATE.
  */
 export function openDatabase(options: DatabaseOptions): Database {
@@ -91,10 +99,27 @@ export function openDatabase(options: DatabaseOptions): Database {
   }
   const failed = (cause: unknown): unknown => {
     const error = translate(cause, where)
+    if (error instanceof TabibError && error.code === 'POOL_EXHAUSTED')
+      options.onWait?.({ seconds: connectTimeoutMs / 1_000, refused: true })
     if (error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE') found = undefined
     return error
   }
 
+  // The same for every connection of one URL.
+  let pooled: boolean | undefined
+  const isBehindPooler = async (sender: pg.Pool | pg.PoolClient): Promise<boolean> => {
+    if (pooled !== undefined) return pooled
+    if (!(sender instanceof pg.Pool)) {
+      pooled = await servedByAnother(sender)
+      return pooled
+    }
+    const client = await sender.connect()
+    try {
+      return await isBehindPooler(client)
+    } finally {
+      client.release()
+    }
+  }
   const connect = async (): Promise<pg.PoolClient> => {
     try {
       return await (await target()).connect()
@@ -111,8 +136,10 @@ export function openDatabase(options: DatabaseOptions): Database {
     try {
       const config: pg.QueryConfig = { text }
       if (values) config.values = values
-      if (name) config.name = name
-      return (await (client ?? (await target())).query(config)).rows as R[]
+      const sender = client ?? (await target())
+      // Behind a pooler the next transaction has another server connection, where the statement was never prepared.
+      if (name && !(await isBehindPooler(sender))) config.name = name
+      return (await sender.query(config)).rows as R[]
     } catch (cause) {
       throw failed(cause)
     }
@@ -122,6 +149,8 @@ export function openDatabase(options: DatabaseOptions): Database {
   return {
     query: (text, values, name) => send(undefined, text, values, name),
     async transaction(work) {
+      if (pools.length > 1) await target().catch(() => {})
+      const askedAt = performance.now()
       const client = await connect()
       let broken: Error | undefined
       // Without a listener a connection that dies in mid-transaction would end the process.
@@ -130,7 +159,9 @@ export function openDatabase(options: DatabaseOptions): Database {
       }
       client.on('error', onError)
       try {
+        // Behind a pooler it is this that waits for a connection to the server.
         await send(client, 'begin')
+        options.onWait?.({ seconds: (performance.now() - askedAt) / 1_000, refused: false })
         const result = await work({
           inTransaction: true,
           query: (text, values, name) => send(client, text, values, name),
@@ -177,6 +208,21 @@ export function openDatabase(options: DatabaseOptions): Database {
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+/**
+ * Whether a pooler stands between: it answers a connection with a process number of its own making, and another process
+ * does the work.
+ */
+export async function isPooled(db: Pick<Database, 'connection'>): Promise<boolean> {
+  await using connection = await db.connection()
+  // Waited for here: the connection is given back at the end of this.
+  return await servedByAnother(connection.raw)
+}
+
+async function servedByAnother(client: pg.PoolClient): Promise<boolean> {
+  const { rows } = await client.query('select pg_backend_pid() as pid')
+  return rows[0].pid !== (client as unknown as { processID: number }).processID
 }
 
 const FIRST_PAUSE_MS = 50
@@ -232,6 +278,20 @@ export function editUrl(url: string, edit: (one: URL) => void): string {
   return urls[0]!.href.replace(/(\/\/(?:[^@/]*@)?)[^/?]*/, `$1${urls.map(({ host }) => host)}`)
 }
 
+/**
+ * The words of pg-pool when all its connections are taken, and of pgbouncer (1.18) where a client waited for too long or
+ * one more may not connect: neither has a code for it.
+ */
+const EXHAUSTED =
+  /^timeout exceeded when trying to connect$|^query_wait_timeout$|^no more connections allowed/
+
+/** Whether the database cannot be used now, for whatever reason: all else may be judged without it. */
+export function isDatabaseAway(error: unknown): boolean {
+  return (
+    error instanceof TabibError && (error.code === 'POSTGRES_UNREACHABLE' || error.code === 'POOL_EXHAUSTED')
+  )
+}
+
 const UNREACHABLE_STATES = new Set([
   // Ended by the server: idle for too long, in a transaction or out of one.
   '25P03',
@@ -244,7 +304,6 @@ const UNREACHABLE_STATES = new Set([
   '53000',
   '53100',
   '53200',
-  '53300',
   '53400',
   '58000',
   '58030',
@@ -274,6 +333,17 @@ function translate(cause: unknown, where: string): unknown {
       {
         cause,
         suggestions: ['tabib migrate up'],
+      },
+    )
+  }
+  if (code === '53300' || EXHAUSTED.test(cause.message)) {
+    return new TabibError(
+      'POOL_EXHAUSTED',
+      `no connection to Postgres at ${where} is free: ${cause.message}`,
+      {
+        cause,
+        suggestions: ['tabib cluster pool', 'tabib status billing/FM-19'],
+        ref: 'runbooks/billing/fm-19-connection-pool-exhausted.md',
       },
     )
   }

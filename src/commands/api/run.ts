@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { hostname } from 'node:os'
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
+import { openProcessReport } from '../../domain/cluster/process-report.ts'
 import { assertMigrated } from '../../domain/schema/migrate.ts'
 import { startWorkers, thisInstance } from '../../worker.ts'
 
@@ -41,7 +42,9 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
       // Replicas that take any free port are told apart by their process.
       const place = port === 0 ? `process ${process.pid}` : port
       await using sessions = await openSessionApi(app, `api@${hostname()}:${place}`)
-      const noWorkers = startWorkers(app, [], thisInstance(this.config.version))
+      const self = thisInstance(this.config.version)
+      await using _report = openProcessReport(app, { ...self, what: 'api' })
+      const noWorkers = startWorkers(app, [], self)
       await using server = await serve(app, noWorkers, {
         ...{ host, port, sessions },
         routes: (scope) => erasureRoutes(scope, app, { version: this.config.version }),

@@ -1,6 +1,7 @@
 import { Args, Flags } from '@oclif/core'
 import type { App } from '../../app.ts'
 import { TabibCommand } from '../../command.ts'
+import { openProcessReport } from '../../domain/cluster/process-report.ts'
 import { assertMigrated } from '../../domain/schema/migrate.ts'
 import { EXIT, TabibError } from '../../errors.ts'
 import { toJson } from '../../render.ts'
@@ -70,7 +71,9 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   async #run(app: App, chosen: readonly Worker[]): Promise<void> {
     const { drainTimeoutMs, ...configured } = app.config.worker
     const { host = configured.host, port = configured.port } = this.flags
-    const fleet = startWorkers(app, chosen, thisInstance(this.config.version))
+    const instance = thisInstance(this.config.version)
+    await using _report = openProcessReport(app, { ...instance, what: 'worker' })
+    const fleet = startWorkers(app, chosen, instance)
     let left: string[] = []
     try {
       const { serve } = await import('../../api/server.ts')

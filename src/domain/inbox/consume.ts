@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { JsMsg, Nats } from '../../adapters/nats/client.ts'
-import type { Database } from '../../adapters/postgres/client.ts'
+import { type Database, isDatabaseAway } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { type ConsumerSpec, DELIVERY_POLICY, durableOf } from './consumers.ts'
 import { type ParsedEvent, parseEvent } from './event.ts'
@@ -295,7 +295,7 @@ function laneOf(message: JsMsg, parsed: ParsedEvent): string {
 
 /** Nothing wrong with the event: Postgres or NATS is away. */
 const isOutage = (error: unknown): boolean =>
-  error instanceof TabibError && (error.code === 'POSTGRES_UNREACHABLE' || error.code === 'NATS_UNREACHABLE')
+  isDatabaseAway(error) || (error instanceof TabibError && error.code === 'NATS_UNREACHABLE')
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
   // Jitter, so that consumers that lost the same server do not come back in step.

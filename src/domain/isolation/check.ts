@@ -1,6 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import type { Connection, Database, Queryable } from '../../adapters/postgres/client.ts'
+import {
+  type Connection,
+  type Database,
+  isDatabaseAway,
+  type Queryable,
+} from '../../adapters/postgres/client.ts'
 import { copySchema } from '../../adapters/postgres/scratch.ts'
 import { TabibError } from '../../errors.ts'
 import type { FindingsReport } from '../../findings-report.ts'
@@ -103,7 +108,7 @@ async function attempt(
     )
     return { ...result, findings: [...result.findings, part] }
   } catch (error) {
-    if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+    if (!(error instanceof TabibError) || isDatabaseAway(error)) throw error
     const none = finding(
       'live-not-attempted',
       catalog.database,

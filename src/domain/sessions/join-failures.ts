@@ -1,5 +1,5 @@
 import type { KeyStore } from '../../adapters/keystore/client.ts'
-import type { Queryable } from '../../adapters/postgres/client.ts'
+import { isDatabaseAway, type Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { activeKey } from '../keys/sign.ts'
 import { JOIN_TOKEN } from './join-token.ts'
@@ -78,7 +78,7 @@ export async function joinTokenSigning(systems: {
     await (await systems.keyStore()).sign(key.ref, new TextEncoder().encode('tabib status'))
     return { signable: true, why: 'the active key signs', unsigned }
   } catch (error) {
-    if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+    if (!(error instanceof TabibError) || isDatabaseAway(error)) throw error
     const away = error.code === 'KEY_STORE_UNREACHABLE' || error.code === 'NOT_AUTHORISED'
     return away ? { signable: false, why: error.message, unsigned } : unclear(error.message)
   }

@@ -1,7 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import * as z from 'zod'
 import type { KeyStore } from '../../adapters/keystore/client.ts'
-import type { Database, Queryable, Transaction } from '../../adapters/postgres/client.ts'
+import {
+  type Database,
+  isDatabaseAway,
+  type Queryable,
+  type Transaction,
+} from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { signToken } from '../keys/sign.ts'
 import type { Tally } from './tally.ts'
@@ -142,7 +147,7 @@ export async function signJoinToken(
     const systems = { db, keyStore: await keyStore() }
     return { jti, ...(await signToken(systems, { purpose, typ, lifetimeS: LIFETIME_S, claims })) }
   } catch (cause) {
-    if (!(cause instanceof TabibError) || cause.code === 'POSTGRES_UNREACHABLE') throw cause
+    if (!(cause instanceof TabibError) || isDatabaseAway(cause)) throw cause
     // No key, a key that the store has lost, a refused secret: to who waits for a token they are one.
     throw new TabibError('KEY_STORE_UNREACHABLE', `join tokens cannot be signed: ${cause.message}`, {
       cause,

@@ -1,4 +1,5 @@
 import { Document } from 'yaml'
+import { isDatabaseAway } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
@@ -133,7 +134,7 @@ async function runProbe(
   const tenants = subjects.map(({ id: tenantId = '', tenant }) => ({ id: tenantId, tenant }))
   const outcomes = await probe.run(reach, tenants).catch((error): Outcome[] => {
     // What a probe cannot reach must not keep the rest from being told. Without Postgres there is nothing to tell.
-    if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+    if (!(error instanceof TabibError) || isDatabaseAway(error)) throw error
     const message = `could not be asked: ${error.message}`
     return tenants.map(() => ({ message, path: [], fix: error.suggestions[0] ?? null }))
   })

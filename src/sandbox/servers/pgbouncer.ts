@@ -1,5 +1,7 @@
+import { randomBytes } from 'node:crypto'
 import { chown, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { openDatabase } from '../../adapters/postgres/client.ts'
 import { inFolder, type SandboxFolder } from '../folder.ts'
 import { requirePrograms } from './find.ts'
 import { unprivilegedAccount } from './postgres.ts'
@@ -8,6 +10,10 @@ import { freePort, type Server, type ServerOptions, startServerProcess } from '.
 export interface PgBouncerServer extends Server {
   /** The URL of a database behind it, for whoever has `url` to it directly. */
   through(url: string): string
+  /** The admin console, for a login that may look and not change. */
+  readonly consoleUrl: string
+  /** Begins transactions in which nothing more happens, as a program that hangs leaves them. */
+  hold(url: string, count: number): Promise<AsyncDisposable>
 }
 
 export interface PgBouncerOptions extends ServerOptions {
@@ -28,6 +34,8 @@ export async function startPgBouncer(options: PgBouncerOptions): Promise<PgBounc
   return inFolder(options.folder, (folder) => start(folder, programs.pgbouncer, options))
 }
 
+const STATS_USER = 'stats'
+
 async function start(
   folder: SandboxFolder,
   command: string,
@@ -38,6 +46,7 @@ async function start(
   const port = await freePort()
   const targets = urls.map((url) => new URL(url))
   const [{ hostname, port: behind }] = targets as [URL]
+  const statsPassword = randomBytes(16).toString('hex')
   const users = join(dir, 'users.txt')
   const config = join(dir, 'pgbouncer.ini')
   const settings = {
@@ -48,6 +57,9 @@ async function start(
     auth_file: users,
     pool_mode: 'transaction',
     default_pool_size: poolSize,
+    stats_users: STATS_USER,
+    // Sooner than callers give up, so that they are told why.
+    query_wait_timeout: 2,
     ignore_startup_parameters: 'extra_float_digits,statement_timeout',
   }
   const lines = Object.entries(settings).map(([name, value]) => `${name} = ${value}`)
@@ -58,7 +70,8 @@ async function start(
       mode: 0o600,
     },
   )
-  await writeFile(users, targets.map(({ username, password }) => `"${username}" "${password}"\n`).join(''), {
+  const logins = [...targets, { username: STATS_USER, password: statsPassword }]
+  await writeFile(users, logins.map(({ username, password }) => `"${username}" "${password}"\n`).join(''), {
     mode: 0o600,
   })
   for (const file of account ? [config, users] : []) await chown(file, account!.uid, account!.gid)
@@ -75,11 +88,29 @@ async function start(
     ready: /process up/,
     stopSignal: 'SIGINT',
   })
+  const through = (url: string) => {
+    const target = new URL(url)
+    target.port = String(server.clientPort)
+    return target.href
+  }
   return Object.assign(server, {
-    through(url: string) {
-      const target = new URL(url)
-      target.port = String(server.clientPort)
-      return target.href
+    through,
+    async hold(url: string, count: number) {
+      const db = openDatabase({
+        url: through(url),
+        maxConnections: count,
+        applicationName: 'statement export',
+      })
+      const connections = await Promise.all(Array.from({ length: count }, () => db.connection()))
+      await Promise.all(connections.map((one) => one.query('begin; select 1')))
+      return {
+        async [Symbol.asyncDispose]() {
+          await Promise.all(connections.map((one) => one.query('rollback').catch(() => {})))
+          await Promise.all(connections.map((one) => one[Symbol.asyncDispose]()))
+          await db.close()
+        },
+      }
     },
+    consoleUrl: `postgres://${STATS_USER}:${statsPassword}@127.0.0.1:${server.clientPort}/pgbouncer`,
   })
 }

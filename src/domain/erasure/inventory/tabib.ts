@@ -268,6 +268,13 @@ export const tabib: Inventory = {
       json: { last_result: { '**': 'none' } },
       ...OWN_MONTHS,
     },
+    'tabib.process': {
+      none: [
+        ...['instance', 'host', 'what', 'at', 'waits', 'wait_p95_s', 'refused', 'clock_offset_s', 'clock_error_s'],
+        'ntp',
+      ],
+      retention: 'P1D',
+    },
     'tabib.worker_lease': { none: ['name', 'holder', 'expires_at'], ...OWN },
     'tabib.migration': { none: ['id', 'name', 'run_on'], ...OWN },
   },
