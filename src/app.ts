@@ -7,11 +7,8 @@ import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import type { Config } from './config.ts'
-<<<<<<< HEAD
-import { type ErasureSecret, openErasureSecret } from './domain/erasure/secret.ts'
-=======
 import { openWaitLog, type WaitLog } from './domain/cluster/pool-wait.ts'
->>>>>>> 85154d3 (cluster pool: who has the connections, what size pools should have, and how chosen sessions end; billing/FM-19 with its drill through pgbouncer)
+import { type ErasureSecret, openErasureSecret } from './domain/erasure/secret.ts'
 import { reportRefusal, requestNetworks } from './domain/residency/egress.ts'
 import { TabibError } from './errors.ts'
 

@@ -270,7 +270,17 @@ export const tabib: Inventory = {
     },
     'tabib.process': {
       none: [
-        ...['instance', 'host', 'what', 'at', 'waits', 'wait_p95_s', 'refused', 'clock_offset_s', 'clock_error_s'],
+        ...[
+          'instance',
+          'host',
+          'what',
+          'at',
+          'waits',
+          'wait_p95_s',
+          'refused',
+          'clock_offset_s',
+          'clock_error_s',
+        ],
         'ntp',
       ],
       retention: 'P1D',
