@@ -54,6 +54,7 @@ export const ERROR_CODES = {
   TOKEN_INVALID: EXIT.unauthorised,
   TOKEN_EXPIRED: EXIT.unauthorised,
   MANIFEST_INVALID: EXIT.unauthorised,
+  CERTIFICATE_INVALID: EXIT.unauthorised,
   ERASURE_ORDER_INVALID: EXIT.unauthorised,
   CONFIRMATION_REQUIRED: EXIT.refused,
   REASON_REQUIRED: EXIT.refused,

@@ -1,4 +1,5 @@
 import * as z from 'zod'
+import { certificateSchema } from './domain/erasure/certificate.ts'
 import { statementSchema } from './domain/statements/statement.ts'
 import { tenantSchema } from './domain/tenants/tenant.ts'
 import { ERROR_CODES, type ErrorCode } from './errors.ts'
@@ -102,6 +103,20 @@ export const OUTPUT_SCHEMAS = {
       durationMs: z.int().optional(),
     })
     .describe('one element of `audit list`'),
+  certificate: certificateSchema
+    .loose()
+    .describe('what the certificate of an erasure says; one element of the result of `erasure verify`'),
+  inventoryItem: z
+    .looseObject({
+      service: z.string(),
+      kind: z.enum(['column', 'path', 'stream', 'cache', 'store']),
+      object: z.string(),
+      class: z.enum(['subject-key', 'personal', 'pseudonymous', 'none']),
+      retention: z.string(),
+      hold: z.string().optional(),
+      erasure: z.looseObject({ by: z.string(), how: z.string() }).optional(),
+    })
+    .describe('one element of `erasure inventory`'),
   measurement: z
     .looseObject({
       bench: z.string(),

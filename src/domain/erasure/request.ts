@@ -4,6 +4,7 @@ import { fingerprints, gatherIdentifiers, type Identifiers, sealIdentifiers } fr
 import { type Rows, total } from './participant.ts'
 import { PARTICIPANTS } from './participants.ts'
 import { asErasure, pseudonymsOf } from './perform.ts'
+import { scanFingerprints } from './residual-scan.ts'
 import { type ErasureSecret, shortName } from './secret.ts'
 
 export interface OpenedRequest {
@@ -115,7 +116,10 @@ export async function rememberSubject(
      on conflict do nothing`,
     [tenantId, hash, requestId],
   )
-  const prints = fingerprints(secret, tenantId, identifiers)
+  const prints = [
+    ...fingerprints(secret, tenantId, identifiers),
+    ...scanFingerprints(secret, tenantId, identifiers),
+  ]
   await tx.query(
     `insert into tabib.erasure_fingerprint (tenant_id, subject_hash, kind, fingerprint)
      select $1, $2, kind, fingerprint from unnest($3::text[], $4::bytea[]) as print (kind, fingerprint)

@@ -1,0 +1,289 @@
+import { randomInt } from 'node:crypto'
+import type { Nats } from '../../adapters/nats/client.ts'
+import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
+import { fingerprintKey, fingerprintsOf } from './fingerprint.ts'
+import type { Identifier } from './identifier.ts'
+import type { Identifiers } from './identifiers.ts'
+import { type LiveTable, readTables } from './inventory/live.ts'
+import { recallBound } from './recall.ts'
+import { openScanner, type Scanner, type Wanted } from './scanner.ts'
+import type { ErasureSecret } from './secret.ts'
+import { ENCODINGS, WRITINGS } from './writings.ts'
+
+/** What was read in search of erased subjects' identifiers, and how well the reading finds them. Nothing that it read. */
+export interface ResidualScan {
+  places: { object: string; rows: number; bytes: number }[]
+  rows: number
+  bytes: number
+  wallS: number
+  cpuS: number
+  /** Bytes for each second of CPU. */
+  rate: number
+  /** Where an identifier of a subject (by keyed hash, hex) stands still, and of what kind. */
+  hits: { subject: string; object: string; kind: string; count: number }[]
+  /**
+   * Made-up identifiers, written and encoded in every way that is planted, in copies of the very rows that were read, and
+   * scanned by the same code. `recall` is the share that was found; at 95 % confidence it is no less than `lowerBound`.
+   */
+  canaries: { planted: number; found: number; recall: number; lowerBound: number; missed: string[] }
+  /** Places within the text that were not decoded to their end. */
+  cutShort: number
+  /** Places that could not be read, and why. */
+  unread: { object: string; why: string }[]
+}
+
+export interface ScanSystems {
+  readonly db: Database
+  readonly nats: Nats | undefined
+  erasureSecret(): Promise<ErasureSecret>
+}
+
+/** Kept of a subject's identifiers so that they can be searched for when they are destroyed: `scan:<kind>` fingerprints. */
+const SCAN = 'scan:'
+/** Identifiers that nothing could find among other text; there is no fingerprint of them. */
+const UNSEARCHABLE = 'unsearchable:'
+
+/** What `tabib.erasure_fingerprint` keeps for the scan. Names are left out: other people have the same. */
+export function scanFingerprints(
+  secret: ErasureSecret,
+  tenantId: string,
+  { subjectId: _, ...identifiers }: Identifiers,
+): { kind: string; fingerprint: Buffer }[] {
+  const of = (kind: Identifier['kind'], values: readonly string[]) => values.map((value) => ({ kind, value }))
+  const { fingerprints, unsearchable } = fingerprintsOf(fingerprintKey(secret.derive('scan'), tenantId), [
+    ...of('phone', identifiers.phones),
+    ...of('e-mail', identifiers.emails),
+    ...of('national-id', identifiers.nationalIds),
+  ])
+  return [
+    ...fingerprints.map(({ kind, fingerprint }) => ({ kind: `${SCAN}${kind}`, fingerprint })),
+    ...unsearchable.map(({ kind }) => ({ kind: `${UNSEARCHABLE}${kind}`, fingerprint: Buffer.alloc(0) })),
+  ]
+}
+
+/** What can be searched for of one subject. */
+export async function searchable(
+  db: Queryable,
+  { tenantId, hash }: { tenantId: string; hash: Buffer },
+): Promise<{ fingerprints: { kind: string; fingerprint: Buffer }[]; unsearchable: string[] }> {
+  const rows = await db.query<{ kind: string; fingerprint: Buffer }>(
+    'select kind, fingerprint from tabib.erasure_fingerprint where tenant_id = $1 and subject_hash = $2 order by kind',
+    [tenantId, hash],
+  )
+  const of = (prefix: string) =>
+    rows
+      .filter(({ kind }) => kind.startsWith(prefix))
+      .map(({ kind, fingerprint }) => ({ kind: kind.slice(prefix.length), fingerprint }))
+  return { fingerprints: of(SCAN), unsearchable: of(UNSEARCHABLE).map(({ kind }) => kind) }
+}
+
+/**
+ * Reads everything that the platform stores of one tenant, and what it stores without a tenant, in search of subjects:
+ * every row of every table, classified or not, with all columns that this login may read, and every message of the
+ * service's streams. Memory does not grow with it.
+ *
+ * @throws TabibError POSTGRES_UNREACHABLE, NATS_UNREACHABLE.
+ */
+export async function scanResidue(
+  systems: ScanSystems,
+  { tenantId, hashes, signal }: { tenantId: string; hashes: readonly Buffer[]; signal: AbortSignal },
+): Promise<ResidualScan> {
+  const startedAt = performance.now()
+  const cpu = process.cpuUsage()
+  const secret = await systems.erasureSecret()
+  const key = fingerprintKey(secret.derive('scan'), tenantId)
+  const canaries = makeCanaries()
+  const wanted: Wanted[] = []
+  for (const hash of hashes) {
+    const { fingerprints } = await searchable(systems.db, { tenantId, hash })
+    wanted.push(...fingerprints.map((one) => ({ subject: hash.toString('hex'), ...one })))
+  }
+  const scanner = openScanner(key, [
+    ...wanted,
+    ...canaries.flatMap(({ id, identifier }) =>
+      fingerprintsOf(key, [identifier]).fingerprints.map((one) => ({ subject: id, ...one })),
+    ),
+  ])
+  const scan = new Scan(scanner, canaries)
+  for (const table of await readTables(systems.db)) {
+    try {
+      await scan.place(table.name, rowsOf(systems.db, table, tenantId), signal)
+    } catch (error) {
+      const { code, message } = error as { code?: string; message: string }
+      // SQLSTATEs; a server that went away ends the scan.
+      if (!/^[0-9A-Z]{5}$/.test(code ?? '')) throw error
+      scan.unread.push({ object: table.name, why: message })
+    }
+  }
+  for (const stream of systems.nats ? STREAMS : []) {
+    await scan.place(stream, messagesOf(systems.nats!, stream, tenantId), signal)
+  }
+  scan.plantRest()
+  const { user, system } = process.cpuUsage(cpu)
+  const cpuS = (user + system) / 1e6
+  return { ...scan.result(), wallS: (performance.now() - startedAt) / 1e3, cpuS, rate: scan.bytes / cpuS }
+}
+
+const CANARY = 'canary '
+const STREAMS = SERVICES.flatMap((service) => [eventStreamOf(service), deadLetterStreamOf(service)])
+
+interface Canary {
+  id: string
+  identifier: Identifier
+  /** How it is written and encoded, in words. */
+  how: string
+  /** What is planted: the value of a field, or fields of their own. */
+  text: string
+  asFields: boolean
+}
+
+/** One of each kind in every writing and every encoding that text in a row can have. */
+function makeCanaries(): Canary[] {
+  const digits = (n: number) => String(randomInt(10 ** n)).padStart(n, '0')
+  const make: (() => Identifier)[] = [
+    () => ({ kind: 'phone', value: `+937${digits(8)}` }),
+    () => ({ kind: 'e-mail', value: `Canary.${digits(9)}@example.af` }),
+    () => ({ kind: 'national-id', value: `1400-${digits(4)}-${digits(5)}` }),
+  ]
+  return WRITINGS.flatMap((writing) =>
+    ENCODINGS.flatMap((encoding) =>
+      make.flatMap((identifierOf): Canary[] => {
+        const identifier = identifierOf()
+        const written = writing.write(identifier)
+        const text = written === undefined ? undefined : encoding.encode(written)
+        if (typeof text !== 'string') return []
+        const asFields = text.startsWith('"') && text === written
+        const how = `${identifier.kind}, ${writing.name}, ${encoding.name}`
+        return [{ id: `${CANARY}${how}`, identifier, how, text, asFields }]
+      }),
+    ),
+  )
+}
+
+class Scan {
+  rows = 0
+  bytes = 0
+  readonly unread: ResidualScan['unread'] = []
+  readonly #places: ResidualScan['places'] = []
+  readonly #hits = new Map<string, ResidualScan['hits'][number]>()
+  readonly #missed: string[] = []
+  readonly #waiting: Canary[]
+  readonly #planted: number
+  readonly #scanner: Scanner
+  #found = 0
+  #sample = '{}'
+
+  constructor(scanner: Scanner, canaries: readonly Canary[]) {
+    this.#scanner = scanner
+    this.#waiting = [...canaries]
+    this.#planted = canaries.length
+  }
+
+  async place(object: string, batches: AsyncIterable<string[]>, signal: AbortSignal): Promise<void> {
+    const place = { object, rows: 0, bytes: 0 }
+    for await (const batch of batches) {
+      signal.throwIfAborted()
+      for (const row of batch) {
+        place.bytes += Buffer.byteLength(row)
+        this.#take(object, row)
+      }
+      if (place.rows === 0 && batch[0] !== undefined) {
+        this.#sample = batch[0]
+        // Every place that has rows gets some, the last whatever is left.
+        for (const canary of this.#waiting.splice(0, CANARIES_A_PLACE)) this.#plant(canary)
+      }
+      place.rows += batch.length
+    }
+    this.rows += place.rows
+    this.bytes += place.bytes
+    if (place.rows > 0) this.#places.push(place)
+  }
+
+  plantRest(): void {
+    for (const canary of this.#waiting.splice(0)) this.#plant(canary)
+  }
+
+  result(): Omit<ResidualScan, 'wallS' | 'cpuS' | 'rate'> {
+    const [planted, found] = [this.#planted, this.#found]
+    return {
+      places: this.#places,
+      rows: this.rows,
+      bytes: this.bytes,
+      hits: [...this.#hits.values()],
+      canaries: {
+        planted,
+        found,
+        recall: found / planted,
+        lowerBound: recallBound(found, planted),
+        missed: this.#missed,
+      },
+      cutShort: this.#scanner.cutShort,
+      unread: this.unread,
+    }
+  }
+
+  #take(object: string, row: string): void {
+    for (const { subject, kind } of this.#scanner.scan(row)) {
+      if (subject.startsWith(CANARY)) continue
+      const key = `${subject} ${object} ${kind}`
+      const hit = this.#hits.get(key) ?? { subject, object, kind, count: 0 }
+      hit.count += 1
+      this.#hits.set(key, hit)
+    }
+  }
+
+  /** Puts it into a copy of a row that was read, at a place of its own, and reads that as all others. */
+  #plant({ id, how, text, asFields }: Canary): void {
+    const at = this.#sample.lastIndexOf('}')
+    const before = this.#sample.slice(0, at)
+    const field = asFields ? text : `"note":${JSON.stringify(`seen ${text} today`)}`
+    const row = `${before}${before.trim() === '{' ? '' : ','}${field}${this.#sample.slice(at)}`
+    if (this.#scanner.scan(row).some(({ subject }) => subject === id)) this.#found += 1
+    else this.#missed.push(how)
+  }
+}
+
+const CANARIES_A_PLACE = 32
+const BATCH_ROWS = 200
+
+/** Rows as JSON, those of the tenant alone where a table says whose they are. */
+async function* rowsOf(db: Database, table: LiveTable, tenantId: string): AsyncGenerator<string[]> {
+  const columns = table.columns.filter(({ readable }) => readable)
+  if (columns.length === 0) return
+  const quote = (name: string) => `"${name.replaceAll('"', '""')}"`
+  const list = columns.map(({ name, holds }) =>
+    holds === 'bytes' ? `encode(t.${quote(name)}, 'hex') as ${quote(name)}` : `t.${quote(name)}`,
+  )
+  const ofTenant = table.columns.some(({ name, readable }) => name === 'tenant_id' && readable)
+  await using connection = await db.connection()
+  await connection.query('begin read only')
+  try {
+    await connection.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    await connection.query(
+      `declare scanned no scroll cursor for
+       select row_to_json(r)::text as row from (select ${list.join(', ')} from ${table.name} t
+         ${ofTenant ? `where t.tenant_id = '${tenantId}'` : ''}) r`,
+    )
+    for (;;) {
+      const rows = await connection.query<{ row: string }>(`fetch ${BATCH_ROWS} from scanned`)
+      if (rows.length === 0) return
+      yield rows.map(({ row }) => row)
+    }
+  } finally {
+    await connection.query('rollback')
+  }
+}
+
+async function* messagesOf(nats: Nats, stream: string, tenantId: string): AsyncGenerator<string[]> {
+  let batch: string[] = []
+  for await (const { headers, payload } of nats.messages(stream, 0, { payloads: true })) {
+    // Whatever names no tenant may be anybody's.
+    if ((headers.get('tenant_id') ?? tenantId) !== tenantId) continue
+    batch.push(Buffer.from(payload).toString())
+    if (batch.length < BATCH_ROWS) continue
+    yield batch
+    batch = []
+  }
+  if (batch.length > 0) yield batch
+}

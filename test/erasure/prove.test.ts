@@ -1,0 +1,214 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { addOperator } from '../../src/domain/approval/operator.ts'
+import { CERTIFICATE_PURPOSE, certificateSchema } from '../../src/domain/erasure/certificate.ts'
+import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
+import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
+import { performStep } from '../../src/domain/erasure/perform.ts'
+import { recallBound } from '../../src/domain/erasure/recall.ts'
+import { rememberErasures } from '../../src/domain/erasure/remember.ts'
+import { erasurePass } from '../../src/domain/erasure/saga.ts'
+import { type PlantedPatient, plantPatients } from '../../src/sandbox/patients.ts'
+import { ensureKey } from '../../src/sandbox/visit.ts'
+import { useWorld } from '../support/world.ts'
+
+const world = useWorld()
+const OPERATOR = 'privacy.officer'
+let folder: string
+let tenantId: string
+let patients: PlantedPatient[]
+let jwks: string
+
+beforeAll(async () => {
+  const { app } = world()
+  folder = await mkdtemp(join(tmpdir(), 'tabib-certificate-'))
+  const { publicJwk } = await (await app.keyStore()).generate('ES256')
+  await addOperator(app, { name: OPERATOR, publicJwk, by: 'test' })
+  await ensureKey(app, CERTIFICATE_PURPOSE)
+  tenantId = await world().tenant()
+  patients = await plantPatients(systems(), { tenantId, count: 3 })
+  // Another tenant's patient has the same number.
+  await plantPatients(systems(), {
+    tenantId: await world().tenant(),
+    count: 1,
+    seed: 2,
+    phone: () => patients[0]!.phone,
+  })
+  const keys = await world().tabib(['keys', 'jwks', '--purpose', CERTIFICATE_PURPOSE])
+  jwks = join(folder, 'keys.json')
+  await writeFile(jwks, JSON.stringify((keys.envelope as { result: object }).result))
+}, 60_000)
+afterAll(async () => {
+  await rm(folder, { recursive: true })
+})
+
+const systems = () => ({
+  service: world().service,
+  redis: world().app.redis,
+  objects: world().app.objects,
+  erasureSecret: world().app.erasureSecret,
+})
+
+async function accept({ patientId }: PlantedPatient): Promise<string> {
+  const { app } = world()
+  const { context } = app.config
+  const order = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
+  const { requestId } = await acceptOrder(
+    { db: app.db, secret: await app.erasureSecret() },
+    { order, context },
+  )
+  await rememberErasures(app)
+  return requestId
+}
+
+/** Every step, and what the saga does after them; the 24 hours are over at once. */
+async function complete(requestId: string): Promise<void> {
+  const { app } = world()
+  for (const participant of PARTICIPANTS) {
+    await performStep(app, participant, { requestId, tenantId, round: 1, instance: 'test' })
+  }
+  await erasurePass(app)
+  await app.db.query(
+    `update tabib.erasure_request set watch_until = clock_timestamp() where id = $1 and state = 'watching'`,
+    [requestId],
+  )
+  await erasurePass(app)
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: an envelope is what the test says of it
+type Envelope = any
+const prove = async (...argv: string[]): Promise<{ exitCode: number | null; envelope: Envelope }> =>
+  world().tabib(['erasure', 'prove', ...argv])
+/** Without a server: nothing of the platform is in its environment. */
+async function verify(file: string, keys = jwks): Promise<{ exitCode: number | null; envelope: Envelope }> {
+  const none = Object.fromEntries(Object.keys(world().env).map((name) => [name, '']))
+  await using command = world().spawn(['erasure', 'verify', file, '--jwks', keys, '--json'], { env: none })
+  const exitCode = await command.exited
+  return { exitCode, envelope: JSON.parse(command.stdout()) }
+}
+
+test('nothing is signed as complete while anything is open, and what is open is said', async () => {
+  const requestId = await accept(patients[0]!)
+  const refused = await prove(requestId)
+  expect(refused).toMatchObject({ exitCode: 5, envelope: { error: { code: 'ERASURE_OPEN' } } })
+  const what = refused.envelope.error.context.open.map((one: { what: string }) => one.what)
+  expect(what.filter((one: string) => one === 'step')).toHaveLength(PARTICIPANTS.length)
+  expect(what).toContain('residue')
+
+  const interim = await prove(requestId, '--interim')
+  expect(interim).toMatchObject({ exitCode: 1, envelope: { status: 'findings' } })
+  expect(interim.envelope.result[0].statement).toMatchObject({
+    outcome: 'open',
+    deadline: { days: 30, met: true },
+  })
+})
+
+test('a complete erasure has a certificate that holds without any server, and tells nobody who it is of', async () => {
+  const [erased] = patients as [PlantedPatient]
+  const [{ id: requestId }] = (await world().db.query<{ id: string }>(
+    'select id from tabib.erasure_request',
+  )) as [{ id: string }]
+  await complete(requestId)
+  const file = join(folder, 'certificate.jws')
+  const proved = await prove(requestId, '--file', file)
+  expect(proved.envelope.error).toBeUndefined()
+  expect(proved.exitCode).toBe(0)
+
+  const certificate = (await readFile(file, 'utf8')).trim()
+  const set = createLocalJWKSet(JSON.parse(await readFile(jwks, 'utf8')) as JSONWebKeySet)
+  const { payload } = await compactVerify(certificate, set)
+  const text = Buffer.from(payload).toString()
+  for (const personal of [
+    erased.patientId,
+    erased.phone,
+    erased.phone.slice(4),
+    erased.name,
+    erased.email,
+    erased.nationalId,
+  ]) {
+    expect(text).not.toContain(personal)
+  }
+  const statement = certificateSchema.parse(JSON.parse(text))
+  expect(statement).toMatchObject({ outcome: 'complete', open: [], holds: [], rows: expect.any(Number) })
+  expect(statement.rows).toBeGreaterThan(20)
+  expect(statement.requests[0]!.steps.map(({ participant }) => participant).sort()).toEqual(
+    PARTICIPANTS.map(({ id }) => id).sort(),
+  )
+  for (const step of statement.requests[0]!.steps) {
+    expect(step).toMatchObject({
+      state: 'done',
+      position: expect.any(String),
+      rereadAfterWatchAt: expect.any(String),
+    })
+  }
+  expect(statement.coverage.participants.every(({ acknowledged }) => acknowledged)).toBe(true)
+  const { canaries, ...scan } = statement.scan
+  expect(scan).toMatchObject({
+    hits: [],
+    cutShort: 0,
+    searchedFor: { phone: 2, 'e-mail': 1, 'national-id': 1 },
+  })
+  expect(scan.rows).toBeGreaterThan(30)
+  expect(canaries.planted).toBeGreaterThan(300)
+  expect(canaries.lowerBound).toBeGreaterThan(0.98)
+
+  expect(await verify(file)).toMatchObject({ exitCode: 0, envelope: { result: [{ outcome: 'complete' }] } })
+  const [header, , signature] = certificate.split('.')
+  const other = Buffer.from(JSON.stringify({ ...statement, rows: 1 })).toString('base64url')
+  await writeFile(join(folder, 'changed.jws'), [header, other, signature].join('.'))
+  expect(await verify(join(folder, 'changed.jws'))).toMatchObject({
+    exitCode: 4,
+    envelope: { error: { code: 'CERTIFICATE_INVALID' } },
+  })
+  await writeFile(join(folder, 'none.json'), '{"keys":[]}')
+  expect((await verify(file, join(folder, 'none.json'))).envelope.error.message).toMatch(/not in the set/)
+})
+
+test('what is left where nobody looks for it keeps the certificate back', async () => {
+  const [erased, witness] = patients as [PlantedPatient, PlantedPatient]
+  const hidden = Buffer.from(`{"re":"call ${erased.phone}"}`).toString('base64')
+  await world().service.transaction(async (tx) => {
+    await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    await tx.query(`update virtual_care.encounter_note set body = $1 where patient_id = $2`, [
+      `imported: ${hidden}`,
+      witness.patientId,
+    ])
+  })
+  const secret = await world().app.erasureSecret()
+  const named = `subject-${secret.subjectHash(tenantId, erased.patientId).toString('hex').slice(0, 12)}`
+  const { exitCode, envelope } = await prove(named)
+  expect(exitCode).toBe(5)
+  expect(envelope.error.context.open).toMatchObject([
+    { what: 'residue', detail: expect.stringContaining('virtual_care.encounter_note') },
+  ])
+  expect(JSON.stringify(envelope)).not.toContain(erased.phone.slice(4))
+})
+
+test('a legal hold is said, and is no completion', async () => {
+  const held = patients[2]!
+  const secret = await world().app.erasureSecret()
+  await world().db.query(
+    `insert into tabib.erasure_hold (tenant_id, subject_hash, participants, authority, placed_by)
+     values ($1, $2, '{billing}', 'case 12/1405', 'legal')`,
+    [tenantId, secret.subjectHash(tenantId, held.patientId)],
+  )
+  await complete(await accept(held))
+  const { envelope } = await prove(held.patientId, '--tenant', tenantId, '--interim')
+  expect(envelope.result[0].statement).toMatchObject({
+    outcome: 'open',
+    holds: [{ authority: 'case 12/1405', participants: ['billing'] }],
+  })
+  expect(envelope.result[0].statement.open).toContainEqual(expect.objectContaining({ what: 'legal hold' }))
+  expect((await prove('0193e3a1-5f0e-7c11-9a52-6f1a2b3c4d5e')).envelope.error.code).toBe('NOT_FOUND')
+})
+
+test('the bound of a recall is the exact one', () => {
+  // Published values of Clopper and Pearson's interval, one-sided, 95 %.
+  expect(recallBound(10, 10)).toBeCloseTo(0.74113, 4)
+  expect(recallBound(9, 10)).toBeCloseTo(0.60584, 4)
+  expect(recallBound(0, 10)).toBe(0)
+  expect(recallBound(600, 600)).toBeCloseTo(0.05 ** (1 / 600), 6)
+})
