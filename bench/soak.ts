@@ -1,7 +1,10 @@
-// npm run soak [-- outbox|keys|ledger|payments] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+// npm run soak [-- outbox|keys|ledger|payments|erasure] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+import { randomUUID } from 'node:crypto'
+import { copyFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
 import { runChaos } from '../src/drill/chaos.ts'
+import { runErasures } from '../src/drill/erasures.ts'
 import { runVerifications } from '../src/drill/ledger-verifications.ts'
 import { runPayments } from '../src/drill/payments.ts'
 import { runRotations } from '../src/drill/rotations.ts'
@@ -61,6 +64,24 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   async payments(world, { rounds = 10_000, ...options }) {
     const result = await runPayments(world, { ...options, rounds, duplicates: 50, calm: 40 })
     return { result, ok: result.doubled.length === 0 }
+  },
+  /** A thousand patients erased while NATS loses 5 % and every process is killed again and again, held against a calm run. */
+  async erasure(world, { rounds = 1_000, seed, signal, say }) {
+    const tenantId = randomUUID()
+    const run = { subjects: rounds, seed, tenantId, signal, say }
+    const faults = await runErasures(world, { ...run, loss: 0.05, kills: 90 })
+    say('the same without faults')
+    await using calmWorld = await createWorld()
+    // Pseudonyms and hashes are the same only under the same secret.
+    await copyFile(world.env.TABIB_ERASURE_SECRET_FILE!, calmWorld.env.TABIB_ERASURE_SECRET_FILE!)
+    const calm = await runErasures(calmWorld, { ...run, loss: 0, kills: 0 })
+    const differs = Object.keys(calm.state).filter((place) => calm.state[place] !== faults.state[place])
+    const ok =
+      differs.length === 0 &&
+      faults.doubled + faults.missing === 0 &&
+      Object.keys(faults.left).length + faults.findings.length === 0 &&
+      faults.complete === rounds
+    return { result: { faults, calm, differs }, ok }
   },
 }
 

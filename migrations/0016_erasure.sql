@@ -50,19 +50,6 @@ create table billing.payer (
   address text,
   primary key (tenant_id, patient_id)
 );
--- Statements that were made and lie in the statements store.
-create table billing.statement_file (
-  tenant_id uuid not null references tabib.tenant (id),
-  id uuid not null default tabib.uuid_v7(),
-  patient_id uuid not null,
-  period daterange not null,
-  -- Of the object; starts with the tenant's id.
-  object_key text not null,
-  made_at timestamptz not null default clock_timestamp(),
-  primary key (tenant_id, id),
-  unique (tenant_id, object_key)
-);
-create index statement_file_patient on billing.statement_file (tenant_id, patient_id);
 
 alter table communication.thread add column patient_id uuid;
 create index thread_patient on communication.thread (tenant_id, patient_id);
@@ -126,7 +113,7 @@ do $$
 declare
   name text;
 begin
-  foreach name in array array['virtual_care.encounter_note', 'billing.payer', 'billing.statement_file',
+  foreach name in array array['virtual_care.encounter_note', 'billing.payer',
     'communication.thread_message', 'communication.dispatch_log', 'communication.attachment'] loop
     execute format('alter table %s enable row level security', name);
     execute format('alter table %s force row level security', name);
@@ -137,7 +124,7 @@ begin
   end loop;
   foreach name in array array['virtual_care.patient', 'virtual_care.encounter_note', 'virtual_care.appointment',
     'virtual_care.session', 'virtual_care.participant', 'billing.account', 'billing.charge', 'billing.refund',
-    'billing.payer', 'billing.statement_file', 'communication.contact', 'communication.thread', 'communication.thread_participant', 'communication.thread_message',
+    'billing.payer', 'billing.statement', 'billing.statement_run', 'communication.contact', 'communication.thread', 'communication.thread_participant', 'communication.thread_message',
     'communication.participant_refusal', 'communication.message', 'communication.virtual_session',
     'communication.dispatch_log', 'communication.attachment'] loop
     execute format('create policy erasure on %s to tabib_erasure
@@ -147,7 +134,7 @@ begin
   end loop;
 end
 $$;
-grant delete on virtual_care.patient, virtual_care.encounter_note, billing.payer, billing.statement_file, communication.contact,
+grant delete on virtual_care.patient, virtual_care.encounter_note, billing.payer, communication.contact,
   communication.thread_participant, communication.thread_message, communication.participant_refusal,
   communication.attachment to tabib_erasure;
 grant update (patient_id) on virtual_care.appointment, virtual_care.session, communication.thread,
@@ -156,6 +143,8 @@ grant update (person_id) on virtual_care.participant to tabib_erasure;
 grant update (patient_id) on billing.charge, billing.refund to tabib_erasure;
 -- `receivable:<patient id>` becomes `receivable:<pseudonym>`; entries and transactions hold no patient's id.
 grant update (code) on billing.account to tabib_erasure;
+-- A PDF names whom it is for; that there was one stays.
+grant update (state, reason, detail, sha256, pages, bytes, object_key, settled_at) on billing.statement to tabib_erasure;
 grant update (patient_id, recipient, variables) on communication.message to tabib_erasure;
 grant update (patient_id, recipient, request, response) on communication.dispatch_log to tabib_erasure;
 

@@ -1,8 +1,8 @@
 import { type Logger, pino } from 'pino'
+import { type Attachments, openAttachments } from './adapters/attachments/client.ts'
 import { type Fetch, type Http, openHttp } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
-import { type Objects, openObjects } from './adapters/objects/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
@@ -22,8 +22,8 @@ export interface App extends AsyncDisposable {
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
   readonly pager: Pager
-  /** Attachments and statements; undefined where no object store is configured. */
-  readonly objects: Objects | undefined
+  /** Undefined where no folder of them is configured. */
+  readonly attachments: Attachments | undefined
   /**
    * The only way out by HTTP. With a tenant: no further than the regions that it allows; without: to the platform's own
    * networks, for what carries no tenant's data. What is refused becomes an incident.
@@ -92,8 +92,10 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       pager ??= openPager({ ...config.pager, fetch: app.fetch() })
       return pager
     },
-    objects:
-      config.erasure.objects === undefined ? undefined : openObjects({ folder: config.erasure.objects }),
+    attachments:
+      config.erasure.attachments === undefined
+        ? undefined
+        : openAttachments({ folder: config.erasure.attachments }),
     erasureSecret() {
       erasureSecret ??= openErasureSecret(config.erasure.secretFile).catch((error) => {
         // It may be there when the next one asks.

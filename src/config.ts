@@ -206,8 +206,8 @@ const contextSchema = z.strictObject({
     .strictObject({
       /** File of the secret from which subjects' keyed hashes and the key of their keys derive; see docs/erasure.md. */
       secretFile: z.string().optional(),
-      /** Folder of the object store: attachments and statements. */
-      objects: z.string().optional(),
+      /** Folder of the files that were sent in conversations. */
+      attachments: z.string().optional(),
     })
     .prefault({}),
   statements: z
@@ -285,8 +285,8 @@ export interface Config {
   readonly erasure: {
     /** Without one nobody can be erased, and nothing be sealed for a subject. */
     secretFile: string | undefined
-    /** Folder of attachments and statements; without one there are none. */
-    objects: string | undefined
+    /** Folder of the files that were sent in conversations; without one there are none. */
+    attachments: string | undefined
   }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
   readonly statements: {
@@ -459,7 +459,8 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     erasure: {
       secretFile:
         env.TABIB_ERASURE_SECRET_FILE || (context.erasure.secretFile && beside(context.erasure.secretFile)),
-      objects: env.TABIB_OBJECTS || (context.erasure.objects && beside(context.erasure.objects)),
+      attachments:
+        env.TABIB_ATTACHMENTS || (context.erasure.attachments && beside(context.erasure.attachments)),
     },
     statements: {
       store: env.TABIB_STATEMENT_STORE || storeBeside(context.statements.store, beside),

@@ -1,10 +1,16 @@
-import type { Objects } from '../adapters/objects/client.ts'
+import { createHash } from 'node:crypto'
+import { rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Attachments } from '../adapters/attachments/client.ts'
+import type { Fetch } from '../adapters/http/client.ts'
 import type { Database, Transaction } from '../adapters/postgres/client.ts'
 import type { Redis } from '../adapters/redis/client.ts'
+import type { Config } from '../config.ts'
 import { cacheKeys } from '../domain/erasure/participants/cache.ts'
 import { askRedis } from '../domain/erasure/redis.ts'
 import type { ErasureSecret } from '../domain/erasure/secret.ts'
 import { sealForSubject } from '../domain/erasure/subject-key.ts'
+import { openStore } from '../domain/statements/store.ts'
 import { randomFrom } from './random.ts'
 
 /** A patient with something in every store of the platform. */
@@ -20,9 +26,12 @@ export interface PlantedPatient {
 }
 
 export interface PlantingSystems {
+  readonly db: Database
   readonly service: Database
   readonly redis: Redis
-  readonly objects: Objects | undefined
+  readonly attachments: Attachments | undefined
+  readonly config: Config
+  fetch(tenantId: string): Fetch
   erasureSecret(): Promise<ErasureSecret>
 }
 
@@ -71,10 +80,11 @@ async function plant(systems: PlantingSystems, tenantId: string, patients: Plant
     for (const patient of patients) await announce(tx, secret, patient)
   })
   for (const patient of patients) {
-    await systems.objects?.put('attachments', objectKey(patient, 'referral.pdf'), Buffer.from(patient.name))
-    await systems.objects?.put('statements', objectKey(patient, '2026-10.pdf'), Buffer.from(patient.name))
+    const key = `${patient.tenantId}/${patient.patientId}/referral.pdf`
+    await systems.attachments?.put(key, Buffer.from(patient.name))
     await cachePatient(systems, patient)
   }
+  await state(systems, tenantId, patients)
 }
 
 /** Puts into the cache what a service keeps there of a patient. */
@@ -112,8 +122,53 @@ async function announce(tx: Transaction, secret: ErasureSecret, patient: Planted
   )
 }
 
-const objectKey = ({ tenantId, patientId }: PlantedPatient, name: string): string =>
-  `${tenantId}/${patientId}/${name}`
+const PERIOD = '2026-10'
+
+/** A statement for each, as a run leaves them. */
+async function state(systems: PlantingSystems, tenantId: string, patients: PlantedPatient[]): Promise<void> {
+  const codes = patients.map(({ patientId }) => `receivable:${patientId}`)
+  const store = await openStore(systems, tenantId)
+  const accounts = await systems.db.query<{ id: string; name: string }>(
+    `select a.id, p.name from unnest($2::text[], $3::text[]) p (code, name)
+     join billing.account a on a.tenant_id = $1 and a.code = p.code`,
+    [tenantId, codes, patients.map(({ name }) => name)],
+  )
+  for (const { id, name } of accounts) {
+    const draft = join(store.drafts, `${id}.draft`)
+    await writeFile(draft, name)
+    const sha256 = createHash('sha256').update(name).digest('hex')
+    await store.put(`${tenantId}/${PERIOD}/${id}.pdf`, {
+      path: draft,
+      sha256,
+      bytes: Buffer.byteLength(name),
+    })
+    await rm(draft, { force: true })
+  }
+  await systems.db.transaction(async (tx) => {
+    await tx.query(
+      `insert into billing.statement_run (tenant_id, period, time_zone, starts_at, ends_at, batch_size)
+       values ($1, $2, 'Asia/Kabul', '2026-09-30T19:30Z', '2026-10-31T19:30Z', 1000) on conflict do nothing`,
+      [tenantId, PERIOD],
+    )
+    await tx.query(
+      `update billing.statement_run set laid_out_at = started_at, finished_at = started_at where tenant_id = $1`,
+      [tenantId],
+    )
+    await tx.query(
+      `insert into billing.statement_batch (tenant_id, run_id, n, state)
+       select tenant_id, id, 1, 'done' from billing.statement_run where tenant_id = $1 on conflict do nothing`,
+      [tenantId],
+    )
+    await tx.query(
+      `insert into billing.statement (tenant_id, run_id, account_id, n, batch, state, sha256, pages, bytes, object_key, settled_at)
+       select r.tenant_id, r.id, account.id,
+         (select count(*) from billing.statement s where s.run_id = r.id) + account.n, 1, 'rendered',
+         repeat('0', 64), 1, 1, r.tenant_id || '/' || r.period || '/' || account.id || '.pdf', now()
+       from billing.statement_run r, unnest($2::uuid[]) with ordinality account (id, n) where r.tenant_id = $1`,
+      [tenantId, accounts.map(({ id }) => id)],
+    )
+  })
+}
 
 const FROM = `from json_to_recordset($2) as p("patientId" uuid, name text, phone text, email text, "nationalId" text,
   "sessionId" uuid, "threadId" uuid)`
@@ -133,8 +188,8 @@ const INSERTS = [
    select $1::uuid, "patientId", name, phone, email, 'Karte Seh, Kabul' ${FROM}`,
   `insert into billing.charge (tenant_id, patient_id, session_id, amount_minor, currency, code)
    select $1::uuid, "patientId", "sessionId", 50000, 'AFN', 'CONSULT-REMOTE' ${FROM}`,
-  `insert into billing.statement_file (tenant_id, patient_id, period, object_key)
-   select $1::uuid, "patientId", '[2026-10-01,2026-11-01)', $1 || '/' || "patientId" || '/2026-10.pdf' ${FROM}`,
+  `insert into billing.account (tenant_id, code, currency)
+   select $1::uuid, 'receivable:' || "patientId", 'AFN' ${FROM}`,
   `insert into communication.contact (tenant_id, person_id) select $1::uuid, "patientId" ${FROM}`,
   `insert into communication.thread (tenant_id, id, patient_id) select $1::uuid, "threadId", "patientId" ${FROM}`,
   `insert into communication.thread_participant (tenant_id, thread_id, contact_id)

@@ -216,7 +216,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     TABIB_KEY_STORE_SECRET_FILE: secretFile,
     TABIB_LEDGER_SEALS: join(folder.path, 'ledger-seals'),
     TABIB_ERASURE_SECRET_FILE: erasureSecretFile,
-    TABIB_OBJECTS: join(folder.path, 'objects'),
+    TABIB_ATTACHMENTS: join(folder.path, 'attachments'),
     TABIB_STATEMENT_STORE: `file:${join(folder.path, 'statements')}`,
     // Any free port: several worker processes run side by side.
     TABIB_WORKER_PORT: '0',
@@ -310,11 +310,10 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     },
     produce: (target, events) => produce({ service, owner }, target, events),
     tenant: (id) => makeTenant(app, id),
-    patients: (options) =>
-      plantPatients(
-        { service, redis: app.redis, objects: app.objects, erasureSecret: app.erasureSecret },
-        options,
-      ),
+    patients: (options) => {
+      const { db, redis, attachments, config, fetch, erasureSecret } = app
+      return plantPatients({ db, service, redis, attachments, config, fetch, erasureSecret }, options)
+    },
     async operator(name) {
       const known = await listOperators(app)
       if (known.some((one) => one.name === name)) return

@@ -13,7 +13,7 @@ import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
 import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
 import { performStep } from '../../src/domain/erasure/perform.ts'
 import { ERASURE_STREAM, rememberErasures } from '../../src/domain/erasure/remember.ts'
-import { type PlantedPatient, plantPatients } from '../../src/sandbox/patients.ts'
+import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import { startWorkers, thisInstance } from '../../src/worker.ts'
 import { useWorld } from '../support/world.ts'
 
@@ -30,7 +30,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'tabib-restore-'))
   await chmod(folder, 0o755)
   tenantId = await world().tenant()
-  patients = await plantPatients(systems(), { tenantId, count: 5 })
+  patients = await world().patients({ tenantId, count: 5 })
   dump = join(folder, 'backup')
   const [, name] = /\/([^/]+)$/.exec(world().env.TABIB_DATABASE_URL!)!
   await run('pg_dump', ['--format=custom', `--file=${dump}`, `--dbname=${adminUrl(name!)}`])
@@ -44,13 +44,6 @@ afterAll(async () => {
 })
 
 const adminUrl = (name: string) => world().postgres.adminUrl.replace(/[^/]+$/, name)
-const systems = () => ({
-  service: world().service,
-  redis: world().app.redis,
-  objects: world().app.objects,
-  erasureSecret: world().app.erasureSecret,
-})
-
 async function accept({ patientId }: PlantedPatient): Promise<string> {
   const { app } = world()
   const { context } = app.config

@@ -1,6 +1,8 @@
-import type { Objects } from '../../adapters/objects/client.ts'
+import type { Attachments } from '../../adapters/attachments/client.ts'
+import type { Fetch } from '../../adapters/http/client.ts'
 import type { Transaction } from '../../adapters/postgres/client.ts'
 import type { Redis } from '../../adapters/redis/client.ts'
+import type { Config } from '../../config.ts'
 import type { Identifiers } from './identifiers.ts'
 
 /** Whom to erase, as a participant sees them while it works. */
@@ -21,7 +23,10 @@ export type Rows = Record<string, number>
 /** Stores beside Postgres. */
 export interface Stores {
   readonly redis: Redis
-  readonly objects: Objects | undefined
+  readonly attachments: Attachments | undefined
+  /** Where statements lie, and the way there. */
+  readonly config: Config
+  fetch(tenantId: string): Fetch
 }
 
 /**
@@ -33,7 +38,7 @@ export interface Participant {
   /** Steps of a stage are sent once every step before it is done. */
   stage: number
   /** Erases, and returns the rows that it changed. */
-  erase(tx: Transaction, subject: Subject): Promise<Rows>
+  erase(tx: Transaction, subject: Subject, stores: Stores): Promise<Rows>
   /** What is there still that an erasure would change. */
   count(tx: Transaction, subject: Subject): Promise<Rows>
   /** For what lies outside of Postgres; `erase` follows. A process may die anywhere in it. */

@@ -227,7 +227,7 @@ export async function performStep(
     ])
     const still = await readStep(tx, participant, step)
     if (still.kind !== 'due') return { kind: still.kind }
-    const rows: Rows = { ...place.planned, ...(await participant.erase(tx, subject)) }
+    const rows: Rows = { ...place.planned, ...(await participant.erase(tx, subject, systems)) }
     await tx.query(
       `insert into tabib.erasure_ack
          (request_id, participant, round, tenant_id, rows_affected, position, detail, instance)

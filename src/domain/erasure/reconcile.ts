@@ -32,7 +32,7 @@ const RULES: Rule[] = [
  * requests × participants − acknowledgements, with every store read again, now: by this process and not by the word of
  * whoever acknowledged. Reads only.
  *
- * @throws TabibError REDIS_UNREACHABLE, OBJECTS_UNREACHABLE: what cannot be read is not reconciled.
+ * @throws TabibError REDIS_UNREACHABLE, ATTACHMENTS_UNREACHABLE: what cannot be read is not reconciled.
  */
 export async function reconcileErasures(
   systems: Stores & { db: Database; erasureSecret(): Promise<ErasureSecret> },

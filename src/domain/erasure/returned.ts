@@ -25,7 +25,6 @@ const PLACES = [
   ['virtual_care.participant', 'person_id'],
   ['billing.charge', 'patient_id'],
   ['billing.payer', 'patient_id'],
-  ['billing.statement_file', 'patient_id'],
   ['communication.contact', 'person_id'],
   ['communication.thread', 'patient_id'],
   ['communication.message', 'patient_id'],

@@ -115,13 +115,6 @@ export const billing: Inventory = {
       retention: 'until-erased',
       erasure: { by: 'billing', how: 'delete' },
     },
-    'billing.statement_file': {
-      subjectKey: ['patient_id', 'object_key'],
-      pseudonymous: ['id', 'period', 'made_at'],
-      none: ['tenant_id'],
-      retention: 'tenant:billing',
-      erasure: { by: 'statements', how: 'delete' },
-    },
     'billing.item': { none: ['tenant_id', 'code', 'sellable', 'tax_code'], ...PRICES },
     'billing.price_list': { none: ['tenant_id', 'id', 'name', 'currency', 'effective'], ...PRICES },
     'billing.price': { none: ['tenant_id', 'price_list_id', 'item_code', 'amount_minor'], ...PRICES },
@@ -190,12 +183,6 @@ export const billing: Inventory = {
     statements: {
       class: 'personal',
       holds: 'PDFs of statement runs: names, numbers, what was charged',
-      retention: 'tenant:billing',
-      erasure: { by: 'statements', how: 'delete' },
-    },
-    'objects/statements': {
-      class: 'personal',
-      holds: 'statements, `<tenant>/<patient>/<name>` (`erasure.objects`)',
       retention: 'tenant:billing',
       erasure: { by: 'statements', how: 'delete' },
     },

@@ -120,9 +120,9 @@ export const communication: Inventory = {
     },
   },
   stores: {
-    'objects/attachments': {
+    attachments: {
       class: 'personal',
-      holds: 'files sent in conversations, `<tenant>/<patient>/<name>` (`erasure.objects`)',
+      holds: 'files sent in conversations, `<tenant>/<patient>/<name>` (`erasure.attachments`)',
       retention: 'tenant:messages',
       erasure: { by: 'attachments', how: 'delete' },
     },

@@ -1,11 +1,18 @@
-import { objectsOf } from '../objects.ts'
-import type { Participant, Rows } from '../participant.ts'
+import type { Participant, Rows, Subject } from '../participant.ts'
 
-/** Files that were sent in conversations: the objects first, then the rows that name them. */
+/** Files that were sent in conversations: they go first, then the rows that name them. */
 export const attachments: Participant = {
   id: 'attachments',
   stage: 2,
-  outside: objectsOf('attachments'),
+  outside: {
+    async count({ attachments }, subject) {
+      return { files: (await attachments?.list(prefix(subject)))?.length ?? 0 }
+    },
+    async erase({ attachments }, subject) {
+      for (const key of (await attachments?.list(prefix(subject))) ?? []) await attachments?.remove(key)
+    },
+    position: async () => 'files:removed',
+  },
   async erase(tx, { identifiers: { subjectId } }) {
     const gone = await tx.query('delete from communication.attachment where patient_id = $1 returning 1', [
       subjectId,
@@ -20,3 +27,6 @@ export const attachments: Participant = {
     return rows!
   },
 }
+
+// Keys are `<tenant>/<patient>/<name>`, so that a file whose row was lost, or is not written yet, is found as well.
+const prefix = ({ tenantId, identifiers: { subjectId } }: Subject): string => `${tenantId}/${subjectId}/`

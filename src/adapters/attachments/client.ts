@@ -1,0 +1,53 @@
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises'
+import { dirname, join, relative, resolve, sep } from 'node:path'
+import { TabibError } from '../../errors.ts'
+
+/** Where files lie that were sent in conversations: a folder. Keys are paths with `/`, and lead nowhere out of it. */
+export interface Attachments {
+  put(key: string, bytes: Uint8Array): Promise<void>
+  /** Keys below a prefix that ends with `/`. */
+  list(prefix: string): Promise<string[]>
+  /** One that is gone already is no error. */
+  remove(key: string): Promise<void>
+}
+
+/** @throws TabibError, from every call: ATTACHMENTS_UNREACHABLE when the folder cannot be used. */
+export function openAttachments({ folder }: { folder: string }): Attachments {
+  const root = resolve(folder)
+  const pathOf = (key: string) => {
+    const path = resolve(root, key)
+    if (path.startsWith(`${root}${sep}`)) return path
+    throw new TabibError('USAGE', `the key ${JSON.stringify(key)} leads out of the attachments`)
+  }
+  const reached = <T>(work: Promise<T>) =>
+    work.catch((cause) => {
+      throw new TabibError(
+        'ATTACHMENTS_UNREACHABLE',
+        `attachments in ${root} cannot be used: ${cause.code}`,
+        {
+          cause,
+          suggestions: [`ls -ld ${root}`],
+        },
+      )
+    })
+  return {
+    async put(key, bytes) {
+      const path = pathOf(key)
+      await reached(mkdir(dirname(path), { recursive: true, mode: 0o700 }))
+      await reached(writeFile(path, bytes, { mode: 0o600 }))
+    },
+    async list(prefix) {
+      const entries = await reached(
+        readdir(pathOf(prefix), { recursive: true, withFileTypes: true }).catch((cause) => {
+          if (cause.code === 'ENOENT') return []
+          throw cause
+        }),
+      )
+      return entries
+        .filter((entry) => entry.isFile())
+        .map((entry) => relative(root, join(entry.parentPath, entry.name)).replaceAll(sep, '/'))
+        .sort()
+    },
+    remove: (key) => reached(rm(pathOf(key), { force: true })),
+  }
+}

@@ -1,0 +1,311 @@
+import { createHash } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
+import { acceptOrder, createOrder } from '../domain/erasure/order.ts'
+import { PARTICIPANTS } from '../domain/erasure/participants.ts'
+import { asErasure } from '../domain/erasure/perform.ts'
+import { reconcileErasures } from '../domain/erasure/reconcile.ts'
+import { TabibError } from '../errors.ts'
+import { type LossyNats, openLossyNats } from '../sandbox/faults/nats-loss.ts'
+import { type Chance, randomFrom } from '../sandbox/random.ts'
+import type { TabibProcess, World } from '../sandbox/world.ts'
+
+export interface ErasuresOptions {
+  subjects: number
+  seed: number
+  /** The same in every run that is compared: whose patients they are. */
+  tenantId: string
+  /** Share of the steps that NATS loses on their way to the participants; 0 with `kills` 0 is the run without faults. */
+  loss: number
+  /** How many processes are killed (SIGKILL) while there is work. */
+  kills: number
+  /** Aborted: no further process is killed. */
+  signal: AbortSignal
+  say?: (line: string) => void
+}
+
+export interface ErasuresResult {
+  subjects: number
+  /** Messages with steps that were lost, and delivered. */
+  lost: number
+  delivered: number
+  /** SIGKILLs by process, while there was work. The dispatch log's participant was down for the first half of them. */
+  kills: Record<string, number>
+  /** From the first order to the last acknowledgement, and from the end of the faults to it. */
+  tookS: number
+  afterFaultsS: number
+  attempts: number
+  /** Acknowledgements beyond or below one a step; rows that say something of a subject; findings of the reconciliation. */
+  doubled: number
+  missing: number
+  left: Record<string, number>
+  findings: string[]
+  complete: number
+  /** What is stored afterwards, by table, and what each participant acknowledged: the same in any two runs. */
+  state: Record<string, string>
+}
+
+const WORKERS = ['replay', ...PARTICIPANTS.map(({ id }) => id)]
+const DOWN = 'dispatch-log'
+const LIMIT_S = 900
+
+/**
+ * Erases many patients while NATS loses steps, a participant is down and processes are killed at random moments, every one
+ * of them several times. Then counts what is left, and what was done twice.
+ */
+export async function runErasures(world: World, options: ErasuresOptions): Promise<ErasuresResult> {
+  const { subjects, seed, tenantId, loss, kills, signal, say = () => {} } = options
+  const chance = randomFrom(seed)
+  await world.tenant(tenantId)
+  await world.operator('privacy-officer')
+  const patients = await world.patients({ tenantId, count: subjects, seed })
+  say(`${subjects} patients are there`)
+  await using nats = await openLossyNats({
+    serverUrl: world.env.TABIB_NATS_URL!,
+    prefix: 'tabib.erasure.step.',
+    share: loss,
+    seed,
+  })
+  const faulty = kills > 0
+  const crew = new Crew(world, nats)
+  for (const name of WORKERS) if (!faulty || name !== DOWN) crew.start(name)
+  const began = performance.now()
+  await orderAll(
+    world,
+    tenantId,
+    patients.map(({ patientId }) => patientId),
+  )
+  say('all are ordered')
+  if (faulty) await killAtRandom(crew, { chance, kills, signal, world, say })
+  await crew.allUp()
+  nats.lose(0)
+  const faultsEnded = performance.now()
+  await acknowledged(world, subjects, say)
+  const took = (from: number) => Math.round((performance.now() - from) / 100) / 10
+  const [tookS, afterFaultsS] = [took(began), took(faultsEnded)]
+  const complete = await dayLater(world, subjects)
+  await crew.stop()
+  const { findings } = await reconcileErasures(world.app)
+  return {
+    subjects,
+    lost: nats.lost,
+    delivered: nats.passed,
+    kills: crew.kills,
+    tookS,
+    afterFaultsS,
+    ...(await counts(world)),
+    left: await whoIsLeft(world, tenantId),
+    findings: findings.map(({ id, object }) => `${id} ${object}`),
+    complete,
+    state: await stateOf(world, tenantId),
+  }
+}
+
+/** The workers of an erasure, each a process of its own, behind the link that loses. */
+class Crew {
+  readonly kills: Record<string, number> = {}
+  readonly #running = new Map<string, { process: TabibProcess; up: Promise<unknown>; isUp: boolean }>()
+  readonly #world: World
+  readonly #nats: LossyNats
+
+  constructor(world: World, nats: LossyNats) {
+    this.#world = world
+    this.#nats = nats
+  }
+
+  /** Those that have come up. */
+  get up(): string[] {
+    return [...this.#running].filter(([, { isUp }]) => isUp).map(([name]) => name)
+  }
+
+  start(name: string): void {
+    if (this.#running.has(name)) return
+    const process = this.#world.spawn(['worker', 'run', `erasure-${name}`], {
+      env: { TABIB_NATS_URL: this.#nats.url },
+    })
+    const started = { process, isUp: false, up: Promise.resolve() as Promise<unknown> }
+    started.up = process.listening().then(
+      () => {
+        started.isUp = true
+      },
+      // Killed before it was up.
+      () => {},
+    )
+    this.#running.set(name, started)
+  }
+
+  async allUp(): Promise<void> {
+    for (const name of WORKERS) this.start(name)
+    await Promise.all([...this.#running.values()].map(({ up }) => up))
+  }
+
+  async kill(name: string): Promise<void> {
+    const victim = this.#running.get(name)!
+    this.#running.delete(name)
+    victim.process.signal('SIGKILL')
+    await victim.process.exited
+    this.kills[name] = (this.kills[name] ?? 0) + 1
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all([...this.#running.values()].map(({ process }) => process[Symbol.asyncDispose]()))
+  }
+}
+
+async function orderAll(world: World, tenantId: string, subjectIds: string[]): Promise<void> {
+  const { app } = world
+  const secret = await app.erasureSecret()
+  const { context } = app.config
+  for (const subjectId of subjectIds) {
+    const order = await createOrder(app, { operator: 'privacy-officer', tenantId, subjectId, context })
+    await acceptOrder({ db: app.db, secret }, { order, context })
+  }
+}
+
+async function killAtRandom(
+  crew: Crew,
+  {
+    chance,
+    kills,
+    signal,
+    world,
+    say,
+  }: { chance: Chance; kills: number; signal: AbortSignal; world: World; say: (line: string) => void },
+): Promise<void> {
+  for (let n = 0; n < kills && !signal.aborted; ) {
+    await delay(50 + chance.below(400))
+    const left = await unacknowledged(world)
+    if (left === 0) return
+    if (n * 2 > kills) crew.start(DOWN)
+    // Whoever was killed least has their turn, so that each is killed at many moments of its work.
+    const [name] = crew.up.sort((a, b) => (crew.kills[a] ?? 0) - (crew.kills[b] ?? 0))
+    if (name === undefined) continue
+    await crew.kill(name)
+    crew.start(name)
+    n += 1
+    if (n % 10 === 0) say(`${n} kills; ${left} acknowledgements are missing`)
+  }
+}
+
+async function unacknowledged(world: World): Promise<number> {
+  const [row] = await world.db.query<{ n: number }>(
+    `select count(*)::int as n from tabib.erasure_step where state <> 'done'`,
+  )
+  return row!.n
+}
+
+async function acknowledged(world: World, subjects: number, say: (line: string) => void): Promise<void> {
+  const deadline = performance.now() + LIMIT_S * 1_000
+  for (let n = 0; ; n += 1) {
+    const [row] = await world.db.query<{ watching: number }>(
+      `select count(*)::int as watching from tabib.erasure_request where state = 'watching'`,
+    )
+    if (row!.watching === subjects) return
+    if (performance.now() > deadline) {
+      throw new TabibError('TIMED_OUT', `${row!.watching} of ${subjects} are acknowledged after ${LIMIT_S} s`)
+    }
+    if (n % 20 === 0) say(`${row!.watching} of ${subjects} are acknowledged in full`)
+    await delay(500)
+  }
+}
+
+/** The 24 hours pass, and the erasure-replay worker reads everything for the last time. */
+async function dayLater(world: World, subjects: number): Promise<number> {
+  await world.db.query(`update tabib.erasure_request set watch_until = watch_until - interval '24 hours'`)
+  const deadline = performance.now() + LIMIT_S * 1_000
+  for (;;) {
+    const [row] = await world.db.query<{ complete: number }>(
+      `select count(*)::int as complete from tabib.erasure_request where state = 'complete'`,
+    )
+    if (row!.complete === subjects || performance.now() > deadline) return row!.complete
+    await delay(500)
+  }
+}
+
+async function counts(world: World): Promise<Pick<ErasuresResult, 'attempts' | 'doubled' | 'missing'>> {
+  const [row] = await world.db.query<{ attempts: number; doubled: number; missing: number }>(
+    `select sum(attempts)::int as attempts, count(*) filter (where acks > 1)::int as doubled,
+       count(*) filter (where acks = 0)::int as missing
+     from (select s.attempts, count(a.round) as acks from tabib.erasure_step s
+             left join tabib.erasure_ack a using (request_id, participant) group by request_id, participant, s.attempts) step`,
+  )
+  return row!
+}
+
+const TABLES = [
+  'virtual_care.patient',
+  'virtual_care.encounter_note',
+  'virtual_care.appointment',
+  'virtual_care.session',
+  'virtual_care.participant',
+  'billing.account',
+  'billing.charge',
+  'billing.payer',
+  'billing.statement',
+  'communication.contact',
+  'communication.thread',
+  'communication.thread_participant',
+  'communication.thread_message',
+  'communication.message',
+  'communication.virtual_session',
+  'communication.dispatch_log',
+  'communication.attachment',
+] as const
+
+/** Rows of each table that say a number, an address or a name of the patients that were planted. */
+async function whoIsLeft(world: World, tenantId: string): Promise<Record<string, number>> {
+  const left: Record<string, number> = {}
+  await asErasure(world.db, tenantId, async (tx) => {
+    for (const table of TABLES) {
+      const [row] = await tx.query<{ n: number }>(
+        `select count(*)::int as n from ${table} t
+         where translate(t::text, '۰۱۲۳۴۵۶۷۸۹', '0123456789') ~ '(\\+93|\\y0)70\\d{7}|@mail\\.example|Karte Seh'`,
+      )
+      if (row!.n > 0) left[table] = row!.n
+    }
+  })
+  const files = await world.app.attachments?.list(`${tenantId}/`)
+  if (files && files.length > 0) left.attachments = files.length
+  const keys = await world.app.redis.keys(`*:${tenantId}:*`)
+  if (keys.length > 0) left.cache = keys.length
+  const [sealed] = await world.db.query<{ keys: number; requests: number }>(
+    `select (select count(*) from tabib.subject_key where destroyed_at is null)::int as keys,
+       (select count(*) from tabib.erasure_request where sealed is not null)::int as requests`,
+  )
+  if (sealed!.keys > 0) left.subject_key = sealed!.keys
+  if (sealed!.requests > 0) left.identifiers = sealed!.requests
+  return left
+}
+
+/** A digest of each table, without what is another in every run: times, and ids that were made on the way. */
+async function stateOf(world: World, tenantId: string): Promise<Record<string, string>> {
+  const digests: Record<string, string> = {}
+  const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
+  await asErasure(world.db, tenantId, async (tx) => {
+    for (const table of TABLES) {
+      const rows = await tx.query<{ row: string }>(
+        `select (to_jsonb(t) - array['sender_id', 'contact_id', 'account_id', 'run_id', 'n', 'object_key', 'transaction_id'
+           ] - case when $1 then array['id'] else '{}' end - array(
+             select attname::text from pg_attribute where attrelid = $2::regclass and atttypid = 'timestamptz'::regtype)
+         )::text as row from ${table} t order by 1`,
+        [!KEEPS_ITS_ID.has(table), table],
+      )
+      digests[table] = `${rows.length} ${sha256(rows.map(({ row }) => row).join('\n')).slice(0, 16)}`
+    }
+  })
+  const acks = await world.db.query<{ ack: string }>(
+    `select concat_ws(' ', encode(subject_hash, 'hex'), participant, round, rows_affected, detail) as ack
+     from tabib.erasure_ack join tabib.erasure_request r on r.id = request_id order by 1`,
+  )
+  digests['tabib.erasure_ack'] =
+    `${acks.length} ${sha256(acks.map(({ ack }) => ack).join('\n')).slice(0, 16)}`
+  return digests
+}
+
+// Ids that the plan of the run gives, and that no default makes.
+const KEEPS_ITS_ID = new Set<string>([
+  'virtual_care.patient',
+  'virtual_care.appointment',
+  'virtual_care.session',
+  'communication.thread',
+  'communication.message',
+])
