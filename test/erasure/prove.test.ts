@@ -11,7 +11,7 @@ import { performStep } from '../../src/domain/erasure/perform.ts'
 import { recallBound } from '../../src/domain/erasure/recall.ts'
 import { rememberErasures } from '../../src/domain/erasure/remember.ts'
 import { erasurePass } from '../../src/domain/erasure/saga.ts'
-import { type PlantedPatient, plantPatients } from '../../src/sandbox/patients.ts'
+import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import { ensureKey } from '../../src/sandbox/visit.ts'
 import { useWorld } from '../support/world.ts'
 
@@ -29,9 +29,9 @@ beforeAll(async () => {
   await addOperator(app, { name: OPERATOR, publicJwk, by: 'test' })
   await ensureKey(app, CERTIFICATE_PURPOSE)
   tenantId = await world().tenant()
-  patients = await plantPatients(systems(), { tenantId, count: 3 })
+  patients = await world().patients({ tenantId, count: 3 })
   // Another tenant's patient has the same number.
-  await plantPatients(systems(), {
+  await world().patients({
     tenantId: await world().tenant(),
     count: 1,
     seed: 2,
@@ -43,13 +43,6 @@ beforeAll(async () => {
 }, 60_000)
 afterAll(async () => {
   await rm(folder, { recursive: true })
-})
-
-const systems = () => ({
-  service: world().service,
-  redis: world().app.redis,
-  objects: world().app.objects,
-  erasureSecret: world().app.erasureSecret,
 })
 
 async function accept({ patientId }: PlantedPatient): Promise<string> {
