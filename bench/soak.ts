@@ -1,10 +1,11 @@
-// npm run soak [-- outbox|keys|ledger|payments|erasure] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+// npm run soak [-- outbox|cluster|keys|ledger|payments|erasure] [--rounds n] [--seed n]: what the tests run a short version of, for long.
 import { randomUUID } from 'node:crypto'
 import { copyFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
 import { runChaos } from '../src/drill/chaos.ts'
 import { runErasures } from '../src/drill/erasures.ts'
+import { runFailovers } from '../src/drill/failovers.ts'
 import { runVerifications } from '../src/drill/ledger-verifications.ts'
 import { runPayments } from '../src/drill/payments.ts'
 import { runRotations } from '../src/drill/rotations.ts'
@@ -24,6 +25,26 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   async outbox(world, { rounds = 200, ...options }) {
     const result = await runChaos(world, { ...options, rounds })
     return { result, ok: result.lost.length === 0 }
+  },
+  /** Twenty kills of the primary of a Patroni cluster under a steady load of writes. */
+  async cluster(world, { rounds = 20, ...options }) {
+    const run = await runFailovers(world, { ...options, rounds })
+    const spread = (of: 'detectS' | 'promoteS' | 'recoverS' | 'wholeS', killed: string) => {
+      const values = run.rounds.filter((round) => round.killed === killed).map((round) => round[of])
+      return { p50: quantile(values, 0.5), most: Math.max(...values) }
+    }
+    const seconds = Object.fromEntries(
+      ['node', 'postgres'].map((killed) => [
+        killed,
+        {
+          detectS: spread('detectS', killed),
+          promoteS: spread('promoteS', killed),
+          recoverS: spread('recoverS', killed),
+          wholeS: spread('wholeS', killed),
+        },
+      ]),
+    )
+    return { result: { ...run, seconds }, ok: run.lost.length === 0 && run.twoLeaders === 0 }
   },
   /** A thousand verifications of a ledger that is posted to at the same time: each finds nothing. */
   async ledger(world, { rounds = 1_000, signal, say }) {
@@ -98,7 +119,7 @@ if (!soak) {
 const stop = new AbortController()
 process.once('SIGINT', () => stop.abort(new Error('interrupted')))
 
-await using world = await createWorld()
+await using world = await createWorld({ cluster: name === 'cluster' })
 const { result, ok } = await soak(world, {
   rounds: values.rounds === undefined ? undefined : Number(values.rounds),
   seed: Number(values.seed),

@@ -4,7 +4,7 @@ import { type Fetch, type Http, openHttp } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
-import { type Database, openDatabase } from './adapters/postgres/client.ts'
+import { type Database, editUrl, openDatabase } from './adapters/postgres/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import type { Config } from './config.ts'
 import { openWaitLog, type WaitLog } from './domain/cluster/pool-wait.ts'
@@ -18,6 +18,8 @@ export interface App extends AsyncDisposable {
   readonly db: Database
   /** How long this process waits for connections of `db`. */
   readonly waits: WaitLog
+  /** Any host of the database that answers, for reads while none takes writes: the same as `db` where there is one host. */
+  readonly replica: Database
   readonly nats: Nats
   /** The cache role: may be flushed at any time. BullMQ opens its own connections to `config.redisUrl`. */
   readonly redis: Redis
@@ -55,6 +57,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   const { log = createLogger(), onDisconnect = 'resume', maxConnections = 8 } = options
   const waits = openWaitLog()
   let db: Database | undefined
+  let replica: Database | undefined
   let nats: Nats | undefined
   let redis: Redis | undefined
   let http: Http | undefined
@@ -65,20 +68,30 @@ export function createApp(config: Config, options: AppOptions = {}): App {
     operator: undefined,
   }
   const reports = new Set<Promise<void>>()
+  const open = (url: string) =>
+    openDatabase({
+      url,
+      maxConnections,
+      applicationName: options.applicationName ?? 'tabib',
+      onWait: waits.record,
+      ...(options.answerWithinMs === undefined ? {} : { answerWithinMs: options.answerWithinMs }),
+      ...(options.connectWithinMs === undefined ? {} : { connectTimeoutMs: options.connectWithinMs }),
+    })
   const app: App = {
     config,
     log,
     waits,
     get db() {
-      db ??= openDatabase({
-        url: required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'),
-        maxConnections,
-        applicationName: options.applicationName ?? 'tabib',
-        onWait: waits.record,
-        ...(options.answerWithinMs === undefined ? {} : { answerWithinMs: options.answerWithinMs }),
-        ...(options.connectWithinMs === undefined ? {} : { connectTimeoutMs: options.connectWithinMs }),
-      })
+      db ??= open(required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'))
       return db
+    },
+    get replica() {
+      replica ??= open(
+        editUrl(required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'), ({ searchParams }) =>
+          searchParams.set('target_session_attrs', 'any'),
+        ),
+      )
+      return replica
     },
     get nats() {
       nats ??= openNats({ url: required(config.natsUrl, 'NATS', 'TABIB_NATS_URL'), onDisconnect })
@@ -128,7 +141,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       redis?.disconnect()
       await Promise.all(reports)
       await http?.[Symbol.asyncDispose]()
-      await Promise.allSettled([db?.close(), nats?.close()])
+      await Promise.allSettled([db?.close(), replica?.close(), nats?.close()])
     },
   }
   const openStore = (whose: 'keys' | 'operator') => {

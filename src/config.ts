@@ -194,6 +194,17 @@ const contextSchema = z.strictObject({
       /** JetStream replicas of the streams that `migrate up` makes. */
       replicas: z.int().min(1).max(5).default(1),
       tables: z.partialRecord(z.enum(SERVICES), outboxMapping).default({}),
+      /** Where accepted writes wait while Postgres takes none; without it they are refused (503). */
+      preflight: z
+        .strictObject({
+          folder: z.string(),
+          /** Of all that waits together. */
+          maxBytes: z
+            .int()
+            .min(65_536)
+            .default(64 << 20),
+        })
+        .optional(),
     })
     .prefault({}),
   ledger: z
@@ -279,6 +290,8 @@ export interface Config {
     dedupeWindowMs: number
     replicas: number
     tables: Partial<Record<Service, OutboxMapping>>
+    /** Folder, and how many bytes may wait in it. */
+    readonly preflight?: { folder: string; maxBytes: number } | undefined
   }
   /** Folder of the ledger's seals; without one nothing is sealed. */
   readonly ledger: { seals: string | undefined }
@@ -452,6 +465,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       dedupeWindowMs: context.outbox.dedupeWindow,
       replicas: context.outbox.replicas,
       tables: context.outbox.tables as Partial<Record<Service, OutboxMapping>>,
+      preflight: preflightOf(env.TABIB_PREFLIGHT, context.outbox.preflight, beside),
     },
     ledger: {
       seals: env.TABIB_LEDGER_SEALS || (context.ledger.seals && beside(context.ledger.seals)),
@@ -497,6 +511,15 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',
     external: urls.length > 0 || name !== 'none',
   })
+}
+
+function preflightOf(
+  fromEnv: string | undefined,
+  given: { folder: string; maxBytes: number } | undefined,
+  beside: (path: string) => string,
+): Config['outbox']['preflight'] {
+  if (fromEnv) return { folder: resolve(fromEnv), maxBytes: given?.maxBytes ?? 64 << 20 }
+  return given && { ...given, folder: beside(given.folder) }
 }
 
 /** Milliseconds of `500ms`, `30s`, `15m`, `24h` or `7d`. */

@@ -46,6 +46,7 @@ export const ERROR_CODES = {
   RENDERER_FAILED: EXIT.unreachable,
   PATRONI_UNREACHABLE: EXIT.unreachable,
   ETCD_UNREACHABLE: EXIT.unreachable,
+  PREFLIGHT_FULL: EXIT.unreachable,
   SERVER_MISSING: EXIT.unreachable,
   SERVER_FAILED: EXIT.unreachable,
   NOT_AUTHORISED: EXIT.unauthorised,

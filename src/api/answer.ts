@@ -92,6 +92,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   KEY_STORE_UNREACHABLE: 503,
   POSTGRES_UNREACHABLE: 503,
   POOL_EXHAUSTED: 503,
+  PREFLIGHT_FULL: 503,
 }
 
 /** What is away, and why, is for operators: in the log and in `tabib status`. */

@@ -11,13 +11,16 @@ const ANSWER_WITHIN_MS = 2_000
  * `/livez`: 503 when a worker of this process hangs, so that it is started again. It asks no server, whose absence no
  * restart would mend. `/readyz`: 503 while something that this process needs is away, or one of its verifiers does not
  * hold, or has not proved, a published key, or the database was restored to a time before an erasure, with the reason for
- * each.
+ * each. What takes messages without Postgres stays ready without it, or nobody would be sent to it.
  */
 export function healthRoutes(
   server: FastifyInstance,
   app: App,
   fleet: Fleet,
-  verifiers: readonly { lacks(): string[] }[],
+  {
+    verifiers,
+    worksWithoutPostgres,
+  }: { verifiers: readonly { lacks(): string[] }[]; worksWithoutPostgres: boolean },
 ): void {
   const guard = openRestoreGuard(app)
   server.get('/livez', async (_request, reply) => {
@@ -34,15 +37,19 @@ export function healthRoutes(
     const erasures = postgres ? undefined : await reasonOf('erasures', guard.assertApplied())
     const lacks = verifiers.flatMap((one) => one.lacks())
     const keys = lacks.length > 0 ? lacks.join('; ') : undefined
+    const waits = postgres !== undefined && worksWithoutPostgres
     const reasons = {
-      ...(postgres && { postgres }),
+      ...(postgres && !waits && { postgres }),
       ...(nats && { nats }),
       ...(keys && { keys }),
       ...(erasures && { erasures }),
     }
     const ready = Object.keys(reasons).length === 0
     // Scheduled workers go on by their own timers meanwhile, so this alone is no reason to be taken out of service.
-    const degraded = fleet.scheduled === false ? { redis: 'the schedule is away; own timers stand in' } : {}
+    const degraded = {
+      ...(fleet.scheduled === false && { redis: 'the schedule is away; own timers stand in' }),
+      ...(waits && { postgres: `messages wait in the preflight, all else is refused: ${postgres}` }),
+    }
     return reply.code(ready ? 200 : 503).send({ ready, reasons, degraded })
   })
 }

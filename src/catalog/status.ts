@@ -38,8 +38,9 @@ export async function readStatus(
   const read = await Promise.allSettled(modes.map((mode) => readMode(app, mode, timeoutMs)))
   return read.map((one, i) => {
     if (one.status === 'fulfilled') return one.value
-    // Where Postgres is a cluster, that it is gone is itself a mode, and judged.
-    const judged = app.config.cluster !== undefined && read.some(({ status }) => status === 'fulfilled')
+    // Where Postgres is a cluster, or writes may wait outside it, that it is gone is itself a mode, and judged.
+    const expected = app.config.cluster !== undefined || app.config.outbox.preflight !== undefined
+    const judged = expected && read.some(({ status }) => status === 'fulfilled')
     const { reason } = one
     if (!judged || reason.code !== 'POSTGRES_UNREACHABLE') throw reason
     return unknown(baseOf(modes[i]!), reason)

@@ -10,6 +10,7 @@ import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
 import { ledgerIntegrity } from './ledger-integrity.ts'
 import { outboxMonitor } from './outbox-monitor.ts'
+import { outboxPreflight } from './outbox-preflight.ts'
 import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
 import { pager } from './pager.ts'
@@ -21,6 +22,7 @@ import { statementRun } from './statement-run.ts'
 export const workers: readonly Worker[] = [
   outboxRelay,
   outboxMonitor,
+  outboxPreflight,
   outboxRetention,
   inbox,
   inboxSweep,

@@ -19,7 +19,7 @@ export default failureMode({
     fires: { below: 1 },
     says: (value) => (value < 1 ? 'no Postgres takes writes' : 'Postgres takes writes'),
     for: '15s',
-    entails: [],
+    entails: ['communication/C05'],
   },
   mitigate: {
     command: ['cluster', 'failover', '--confirm', 'main', '--reason', 'nobody leads'],

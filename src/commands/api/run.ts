@@ -3,14 +3,17 @@ import { hostname } from 'node:os'
 import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
 import { openProcessReport } from '../../domain/cluster/process-report.ts'
+import { openPreflight } from '../../domain/outbox/preflight.ts'
 import { assertMigrated } from '../../domain/schema/migrate.ts'
 import { startWorkers, thisInstance } from '../../worker.ts'
+import { outboxPreflight } from '../../workers/outbox-preflight.ts'
 
 export default class ApiRun extends TabibCommand<typeof ApiRun> {
-  static override summary = 'Serve the API of virtual-care sessions, payments and charges until SIGTERM.'
+  static override summary =
+    'Serve the API of virtual-care sessions, payments, charges and messages until SIGTERM.'
   static override description =
     'POST /api/v1/virtual-care/sessions/:id/join-token and …/join (docs/join-tokens.md), POST /api/v1/billing/payments and ' +
-    '…/charges (docs/idempotency.md), POST /api/v1/erasures (docs/erasure.md), the key sets, /livez, /readyz and /metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
+    '…/charges (docs/idempotency.md), /api/v1/communication/messages (docs/outbox.md), POST /api/v1/erasures (docs/erasure.md), the key sets, /livez, /readyz and /metrics. On SIGTERM or SIGINT requests under way are answered and no other is taken.'
   static override examples = [
     '<%= config.bin %> api run',
     '<%= config.bin %> api run --host 0.0.0.0 --port 8080 --context staging',
@@ -44,13 +47,17 @@ export default class ApiRun extends TabibCommand<typeof ApiRun> {
       await using sessions = await openSessionApi(app, `api@${hostname()}:${place}`)
       const self = thisInstance(this.config.version)
       await using _report = openProcessReport(app, { ...self, what: 'api' })
-      const noWorkers = startWorkers(app, [], self)
-      await using server = await serve(app, noWorkers, {
-        ...{ host, port, sessions },
+      const { preflight: waiting } = app.config.outbox
+      await using preflight = waiting && openPreflight(waiting)
+      // What this host accepted alone, it alone can drain.
+      const fleet = startWorkers(app, preflight ? [outboxPreflight] : [], self)
+      await using server = await serve(app, fleet, {
+        ...{ host, port, sessions, preflight },
         routes: (scope) => erasureRoutes(scope, app, { version: this.config.version }),
       })
       this.note(`listening on ${server.url}: /api/v1 /livez /readyz /metrics`)
       await stopped
+      await fleet.drain(app.config.worker.drainTimeoutMs)
     }
     this.signal.throwIfAborted()
     this.succeed({ result: {}, text: () => '' })

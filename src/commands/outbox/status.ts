@@ -30,10 +30,26 @@ export default class OutboxStatus extends TabibCommand<typeof OutboxStatus> {
   }
 }
 
+type Waiting = NonNullable<Status['preflight']>
+
 const line = (status: Status) => ({
   ...status,
   lag: status.lagS === null ? null : `${status.lagS.toFixed(1)} s`,
 })
+
+function preflightAdvice({ waiting, oldestAt, refused, damaged, bytes, maxBytes }: Waiting): string[] {
+  const lines: string[] = []
+  if (waiting > 0) {
+    const ageS = oldestAt ? Math.round((Date.now() - oldestAt.getTime()) / 1_000) : 0
+    const full = `${Math.round((100 * bytes) / maxBytes)} % of the preflight`
+    lines.push(
+      `${mark('warning')} ${waiting} accepted writes wait outside Postgres, the oldest for ${ageS} s (${full})`,
+    )
+  }
+  if (refused > 0) lines.push(`${mark('failed')} ${refused} accepted writes were refused for good`)
+  if (damaged > 0) lines.push(`${mark('failed')} ${damaged} files of the preflight are damaged, and kept`)
+  return lines.length > 0 ? [...lines, '    tabib outbox drain'] : []
+}
 
 function advice(all: Status[]): string[] {
   return all.flatMap((status) => {
@@ -45,6 +61,7 @@ function advice(all: Status[]): string[] {
         `    tabib dlq show ${exampleId}`,
       )
     }
+    if (status.preflight) lines.push(...preflightAdvice(status.preflight))
     if (status.state === 'not-relayed') {
       lines.push(`${mark('failed')} ${status.service}: events wait and no relay holds the lease`)
       lines.push('    tabib worker list', `    tabib outbox relay --service ${status.service}`)

@@ -17,7 +17,7 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
   static override flags = {
     service: Flags.string({ required: true, helpValue: '<name>', description: 'who will call' }),
     audience: Flags.option({
-      options: ['virtual-care', 'billing'] as const,
+      options: ['virtual-care', 'billing', 'communication'] as const,
       default: 'virtual-care',
       description: 'whose API it opens',
     })(),

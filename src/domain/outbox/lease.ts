@@ -75,6 +75,20 @@ export async function renewLease({ db }: { db: Queryable }, lease: Lease, ttlMs:
   return true
 }
 
+/**
+ * Resolves once everything that was visible before is on a synchronous standby too, where the server has any: by a
+ * commit of our own, which waits for all WAL before it. Visible is also what no standby has: after a crash of the server,
+ * after a cancelled wait, of a producer with `synchronous_commit = local`. An event of such a row would outlive it.
+ */
+export async function awaitStandby({ db }: { db: Queryable }, { service, epoch }: Lease): Promise<void> {
+  await db.query(
+    `update tabib.outbox_lease set expires_at = expires_at
+     where service = $1 and epoch = $2 and current_setting('synchronous_standby_names') <> ''`,
+    [service, epoch],
+    'outbox_await_standby',
+  )
+}
+
 /** Gives the lease back, so that a standby takes over at once. Does nothing when it is no longer ours. */
 export async function releaseLease({ db }: { db: Queryable }, lease: Lease): Promise<void> {
   await db.query(

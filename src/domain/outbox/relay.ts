@@ -5,7 +5,7 @@ import { eventStreamOf } from '../../service.ts'
 import { clearAttempts, recordBatch, recordSingle, recordSurvival, suspectsLeft } from './attempts.ts'
 import { envelope } from './envelope.ts'
 import { openGapReader } from './gap-window.ts'
-import { acquireLease, type Lease, releaseLease, renewLease } from './lease.ts'
+import { acquireLease, awaitStandby, type Lease, releaseLease, renewLease } from './lease.ts'
 import { loadPosition, type Position, prunePositions, savePosition } from './position.ts'
 import { aggregateKey, OrderedPublisher, type Settled } from './publish.ts'
 import { heldAggregates, releasable, type SetAside, setAside, settleReleased } from './quarantine.ts'
@@ -165,6 +165,10 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     return attempt
   }
 
+  const onStandby = async () => {
+    if (lease) await awaitStandby({ db }, lease)
+  }
+
   const mayStillSend = () => lease !== undefined && performance.now() < lease.validUntilMs
 
   /** Moves the position past a page all of whose events are settled; false when the lease was lost. */
@@ -245,11 +249,15 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     }
 
     let more = false
+    let replicated = false
     for await (const page of reader.pages(leader.position, { pageRows: pageSize, rows: ROWS_PER_PASS })) {
       // What the stream was known to hold when this page began: whatever it stores lies behind that, and a successor
       // that finds the page before it recorded must look there.
       const previous = open.at(-1)
       if (previous) previous.floor = acked
+      // All pages of a pass are of one snapshot, which the first was read in.
+      if (!replicated && page.rows.length > 0) await onStandby()
+      replicated = true
       const { settled } = await publishPage(lane, page)
       open.push({ page, settled, floor: Number.POSITIVE_INFINITY })
       more = page.more
@@ -294,7 +302,9 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
       counts.quarantined += 1
     } else {
       const { lane } = leader
-      const { settled } = await publishPage(lane, await leader.reader.fill(head))
+      const filled = await leader.reader.fill(head)
+      await onStandby()
+      const { settled } = await publishPage(lane, filled)
       if (single) await recordSurvival({ db }, service, settled)
       const result = await settled
       counts.published += result.published
@@ -327,6 +337,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
     leader.releasedAtMs = performance.now()
     const rows = await releasable({ db }, service, { limit: 100, maxDataBytes: 2 * maxPayload })
     if (rows.length === 0) return { published: 0 }
+    await onStandby()
     const barred = new Set<string>()
     const published: string[] = []
     const again: { quarantineId: string; detail: string }[] = []

@@ -3,11 +3,12 @@ import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import type { Service } from '../../service.ts'
 import { outboxLag, outboxPending, relayLiveness } from './backlog.ts'
+import { type PreflightState, readPreflight } from './preflight.ts'
 
 /** One service's outbox as an operator sees it. */
 export interface OutboxStatus {
   service: Service
-  state: 'ok' | 'behind' | 'not-relayed' | 'poison' | 'restored'
+  state: 'ok' | 'behind' | 'not-relayed' | 'poison' | 'restored' | 'preflight' | 'unreachable'
   pending: number | null
   lagS: number | null
   relay: string | null
@@ -21,15 +22,50 @@ export interface OutboxStatus {
   /** Oldest published event that is still kept, hence can be replayed. */
   keptSince: Date | null
   note: string | null
+  /** Writes that were accepted while Postgres took none, on this host; null where there is no preflight. */
+  preflight: (PreflightState & { maxBytes: number }) | null
 }
 
 // billing/FM-17 and communication/C06 call this behind.
 const BEHIND_S = 30
 
-/** Lag, backlog, relay and poison of one outbox; reads only. A restored outbox is said, not thrown. */
+/**
+ * Lag, backlog, relay and poison of one outbox; reads only. A restored outbox is said, not thrown; so is, where writes
+ * may wait outside Postgres, a Postgres that does not answer.
+ */
 export async function outboxStatus(
   app: { db: Database; config: Pick<Config, 'outbox'> },
   { service }: { service: Service },
+): Promise<OutboxStatus> {
+  const { preflight: place } = app.config.outbox
+  if (place === undefined) return readOutbox(app, service)
+  const preflight =
+    service === 'communication' ? { ...(await readPreflight(place.folder)), maxBytes: place.maxBytes } : null
+  const waits = preflight !== null && preflight.waiting + preflight.refused + preflight.damaged > 0
+  try {
+    const status = await readOutbox(app, service)
+    return { ...status, preflight, state: status.state === 'ok' && waits ? 'preflight' : status.state }
+  } catch (error) {
+    if (!(error instanceof TabibError) || error.code !== 'POSTGRES_UNREACHABLE') throw error
+    return { ...UNKNOWN, service, state: 'unreachable', note: error.message, preflight }
+  }
+}
+
+const UNKNOWN = {
+  pending: null,
+  lagS: null,
+  relay: null,
+  leaseS: null,
+  lastSavedAt: null,
+  poison: 0,
+  held: 0,
+  poisonBy: [],
+  keptSince: null,
+}
+
+async function readOutbox(
+  app: { db: Database; config: Pick<Config, 'outbox'> },
+  service: Service,
 ): Promise<OutboxStatus> {
   const poisonBy = await app.db.query<OutboxStatus['poisonBy'][number]>(
     `select reason, count(*)::float8 as events, aggregate_type as "aggregateType", min(quarantined_at) as oldest,
@@ -54,6 +90,7 @@ export async function outboxStatus(
     held: rest?.held ?? 0,
     poisonBy,
     keptSince: rest?.kept ?? null,
+    preflight: null,
   }
   try {
     const pending = await outboxPending(app, { service })

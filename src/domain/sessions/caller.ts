@@ -10,7 +10,7 @@ import { findTenant } from '../tenants/find.ts'
 export const SERVICE_TOKEN = { purpose: 'service-token', typ: 'service+jwt', issuer: 'tabib' } as const
 
 /** Whose API a service token opens: who may ask for join tokens may not move money, nor the other way round. */
-export type Audience = 'virtual-care' | 'billing'
+export type Audience = 'virtual-care' | 'billing' | 'communication'
 
 const claimsSchema = z.object({ sub: z.string().min(1), tenant_id: z.uuid() })
 

@@ -108,7 +108,8 @@ async function start(
           postgresql: {
             use_pg_rewind: true,
             // No fewer than the Postgres it stands by for, or it would not start.
-            parameters: { max_connections: 200 },
+            // A replica looks for its new leader once a second, not every five: so long commits wait in strict mode.
+            parameters: { max_connections: 200, wal_retrieve_retry_interval: '1s' },
           },
           ...(standbyOf === undefined
             ? {}
