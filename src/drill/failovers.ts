@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { hostUrls, openDatabase } from '../adapters/postgres/client.ts'
+import { openMember } from '../domain/cluster/observe.ts'
 import { takesWrites } from '../domain/cluster/writable.ts'
 import { outboxPending } from '../domain/outbox/backlog.ts'
 import { compareWithStream } from '../domain/outbox/compare.ts'
@@ -167,14 +167,8 @@ interface Probe extends AsyncDisposable {
 type Probes = Probe[]
 
 function openProbes(world: World): Probes & AsyncDisposable {
-  const urls = hostUrls(world.env.TABIB_DATABASE_URL!)
-  const probes = world.cluster!.members.map((node, i): Probe => {
-    const db = openDatabase({
-      url: urls[i]!,
-      maxConnections: 2,
-      connectTimeoutMs: 1_000,
-      answerWithinMs: 1_000,
-    })
+  const probes = world.cluster!.members.map((node): Probe => {
+    const db = openMember(world.env.TABIB_DATABASE_URL, { host: '127.0.0.1', port: node.postgresPort })!
     return {
       node,
       isPrimary: async () => {

@@ -60,7 +60,8 @@ const types: pg.CustomTypesConfig = {
 /**
  * Opens a pool lazily: no socket until the first statement. Where the URL names several hosts, as libpq writes them, the
  * one that takes writes is used (`target_session_attrs=any`: the first that answers), and looked for again after a
- * statement that failed with POSTGRES_UNREACHABLE: so it follows a failover. Statements are never repeated.
+ * statement that failed with POSTGRES_UNREACHABLE: so it follows a failover. A connection, and the `begin` of a transaction,
+ * are tried again for half a second, with growing pauses and jitter; other statements are never repeated.
  *
  * @throws TabibError POSTGRES_UNREACHABLE when no connection can be made (safe to retry), POOL_EXHAUSTED when all there
  * may be are taken (safe to retry), NOT_AUTHORISED when the server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
@@ -107,28 +108,34 @@ export function openDatabase(options: DatabaseOptions): Database {
 
   // The same for every connection of one URL.
   let pooled: boolean | undefined
-  const isBehindPooler = async (sender: pg.Pool | pg.PoolClient): Promise<boolean> => {
-    if (pooled !== undefined) return pooled
-    if (!(sender instanceof pg.Pool)) {
-      pooled = await servedByAnother(sender)
-      return pooled
-    }
-    const client = await sender.connect()
-    try {
-      return await isBehindPooler(client)
-    } finally {
-      client.release()
-    }
+  const isBehindPooler = async (client: pg.PoolClient): Promise<boolean> => {
+    pooled ??= await servedByAnother(client)
+    return pooled
   }
-  const connect = async (): Promise<pg.PoolClient> => {
-    try {
-      return await (await target()).connect()
-    } catch (cause) {
-      throw failed(cause)
+  // Until a statement was sent nothing was done, and all of it may be tried again.
+  const connect = async ({ begin = false } = {}): Promise<pg.PoolClient> => {
+    const deadline = performance.now() + Math.min(connectTimeoutMs, RETRY_WITHIN_MS)
+    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs *= 2) {
+      try {
+        const pool = await target()
+        const askedAt = performance.now()
+        const client = await pool.connect()
+        if (!begin) return client
+        // Behind a pooler it is this that waits for a connection to the server.
+        await begun(client)
+        options.onWait?.({ seconds: (performance.now() - askedAt) / 1_000, refused: false })
+        return client
+      } catch (cause) {
+        const error = failed(cause)
+        const waitMs = jittered(pauseMs)
+        const mayPass = error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE'
+        if (!mayPass || performance.now() + waitMs > deadline) throw error
+        await delay(waitMs)
+      }
     }
   }
   const send = async <R extends object>(
-    client: pg.Pool | pg.PoolClient | undefined,
+    client: pg.PoolClient,
     text: string,
     values?: unknown[],
     name?: string,
@@ -136,22 +143,40 @@ export function openDatabase(options: DatabaseOptions): Database {
     try {
       const config: pg.QueryConfig = { text }
       if (values) config.values = values
-      const sender = client ?? (await target())
       // Behind a pooler the next transaction has another server connection, where the statement was never prepared.
-      if (name && !(await isBehindPooler(sender))) config.name = name
-      return (await sender.query(config)).rows as R[]
+      if (name && !(await isBehindPooler(client))) config.name = name
+      return (await client.query(config)).rows as R[]
     } catch (cause) {
       throw failed(cause)
+    }
+  }
+  const sendAlone = async <R extends object>(
+    text: string,
+    values?: unknown[],
+    name?: string,
+  ): Promise<R[]> => {
+    const client = await connect()
+    let broken: Error | undefined
+    const onError = (error: Error) => {
+      broken = error
+    }
+    client.on('error', onError)
+    try {
+      return await send<R>(client, text, values, name)
+    } catch (error) {
+      if (error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE') broken ??= error
+      throw error
+    } finally {
+      client.off('error', onError)
+      client.release(broken)
     }
   }
 
   const close = once(async () => void (await Promise.all(pools.map((pool) => pool.end()))))
   return {
-    query: (text, values, name) => send(undefined, text, values, name),
+    query: sendAlone,
     async transaction(work) {
-      if (pools.length > 1) await target().catch(() => {})
-      const askedAt = performance.now()
-      const client = await connect()
+      const client = await connect({ begin: true })
       let broken: Error | undefined
       // Without a listener a connection that dies in mid-transaction would end the process.
       const onError = (error: Error) => {
@@ -159,9 +184,6 @@ export function openDatabase(options: DatabaseOptions): Database {
       }
       client.on('error', onError)
       try {
-        // Behind a pooler it is this that waits for a connection to the server.
-        await send(client, 'begin')
-        options.onWait?.({ seconds: (performance.now() - askedAt) / 1_000, refused: false })
         const result = await work({
           inTransaction: true,
           query: (text, values, name) => send(client, text, values, name),
@@ -226,6 +248,25 @@ async function servedByAnother(client: pg.PoolClient): Promise<boolean> {
 }
 
 const FIRST_PAUSE_MS = 50
+const LONGEST_PAUSE_MS = 500
+const RETRY_WITHIN_MS = 500
+
+/** With jitter, so that all clients of a host that is back do not come at one moment. */
+const jittered = (pauseMs: number): number => pauseMs * (0.5 + Math.random() / 2)
+
+/** Begins on a connection out of the pool, whose server may have died since; gives it back broken where it has. */
+async function begun(client: pg.PoolClient): Promise<void> {
+  const ignore = () => {}
+  client.on('error', ignore)
+  try {
+    await client.query('begin')
+  } catch (error) {
+    client.release(error as Error)
+    throw error
+  } finally {
+    client.off('error', ignore)
+  }
+}
 
 /** The pool whose host takes writes: all are asked at once, again and again with growing pauses, until one does. */
 async function takesWrites(
@@ -233,7 +274,7 @@ async function takesWrites(
   { anyHost, withinMs }: { anyHost: boolean; withinMs: number },
 ): Promise<pg.Pool> {
   const deadline = performance.now() + withinMs
-  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs *= 2) {
+  for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     try {
       // One that hangs keeps the connection open and says nothing.
       const late = delay(withinMs, undefined, { ref: false }).then(() =>
@@ -248,8 +289,7 @@ async function takesWrites(
         }),
       )
     } catch (cause) {
-      // With jitter, so that all clients of a host that is back do not come at one moment.
-      const waitMs = pauseMs * (0.5 + Math.random() / 2)
+      const waitMs = jittered(pauseMs)
       const { errors } = cause as { errors: (Error & { code?: string })[] }
       const refused = errors.find(({ code }) => code === '28000' || code === '28P01')
       const [first] = errors

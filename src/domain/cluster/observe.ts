@@ -150,7 +150,10 @@ export function memberUrl(
 }
 
 /** The Postgres of one member, by the credentials that the configuration has; undefined where it cannot be asked. */
-export function openMember(databaseUrl: string | undefined, member: ListedMember): Database | undefined {
+export function openMember(
+  databaseUrl: string | undefined,
+  member: Pick<ListedMember, 'host' | 'port'>,
+): Database | undefined {
   const url = databaseUrl && memberUrl(databaseUrl, member)
   if (!url) return undefined
   return openDatabase({ url, maxConnections: 1, connectTimeoutMs: LIMIT_MS, answerWithinMs: LIMIT_MS })

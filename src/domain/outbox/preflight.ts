@@ -56,6 +56,7 @@ const MAGIC = 0x54425046
 const HEADER_BYTES = 12
 const MOST_TRIES = 50
 const LONGEST_PAUSE_MS = 20
+const UNDER_WAY_POLLS = 250
 // Nobody is about to write to a segment that is empty for so long.
 const ABANDONED_MS = 60_000
 
@@ -310,7 +311,7 @@ export async function drainPreflight(
     for (const write of read.writes) {
       if (signal?.aborted) return { ...result, stopped: 'it was told to stop' }
       try {
-        await make(write)
+        await madeBySomebody(() => make(write))
         result.drained += 1
       } catch (error) {
         if (mayPass(error)) return { ...result, stopped: (error as Error).message }
@@ -321,6 +322,19 @@ export async function drainPreflight(
     await settle(path, { refused, damaged: read.damaged > 0 })
   }
   return result
+}
+
+/** Waits for another drainer that is at the same write. */
+async function madeBySomebody(make: () => Promise<void>): Promise<void> {
+  for (let polls = 1; ; polls += 1) {
+    try {
+      return await make()
+    } catch (error) {
+      const underWay = error instanceof TabibError && error.code === 'REQUEST_IN_PROGRESS'
+      if (!underWay || polls === UNDER_WAY_POLLS) throw error
+      await delay(LONGEST_PAUSE_MS)
+    }
+  }
 }
 
 /** Whether the same write may be made later. Whatever is no refusal of ours or of Postgres is a fault of the wire. */
