@@ -3,6 +3,9 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openEtcd } from '../../src/adapters/etcd/client.ts'
 import { openPatroni } from '../../src/adapters/patroni/client.ts'
+import { readDegraded } from '../../src/domain/messaging/read-degraded.ts'
+import { openRelay } from '../../src/domain/outbox/relay.ts'
+import { outboxSource } from '../../src/domain/outbox/source.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
 import { createWorld, type World } from '../../src/sandbox/world.ts'
 
@@ -94,6 +97,42 @@ test('a switchover: the standby leads, the old leader follows, and the trail has
   expect(last).toEqual({ command: 'cluster switchover', outcome: 'ok' })
 })
 
+test('nothing is published that no standby has: a failover would take it back', {
+  timeout: 60_000,
+}, async () => {
+  const { leader } = await cluster.synchronised()
+  const others = cluster.members.filter((one) => one !== leader)
+  await using relay = openRelay(
+    { db: world.db, nats: world.app.nats },
+    { source: outboxSource('billing'), holder: 'test', poison: 'hold', leaseTtlMs: 60_000 },
+  )
+  await relay.pass()
+  const published = async () => (await world.app.nats.stream('billing-evt'))?.state.messages
+  const before = await published()
+  for (const one of others) await one.pauseNode()
+  try {
+    await world.service.transaction(async (tx) => {
+      // Acknowledged to a producer that does not wait, and visible at once.
+      await tx.query(`select set_config('synchronous_commit', 'local', true)`)
+      await tx.query(
+        `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
+         values (gen_random_uuid(), 'rehearsal', '1', 'recorded', '{}')`,
+      )
+    })
+    const passing = relay.pass()
+    const waiting = () => world.db.query(`select from pg_stat_activity where wait_event = 'SyncRep'`)
+    await expect.poll(waiting, { timeout: 10_000 }).not.toEqual([])
+    expect(await published()).toBe(before)
+    for (const one of others) await one.resumeNode()
+    await passing
+    await relay.pass()
+    expect(await published()).toBe(before! + 1)
+  } finally {
+    for (const one of others) await one.resumeNode()
+  }
+  await cluster.synchronised()
+})
+
 test('a leader that dies right after a switchover: diagnosed, and brought back by the command that is printed', {
   timeout: 120_000,
 }, async () => {
@@ -107,6 +146,11 @@ test('a leader that dies right after a switchover: diagnosed, and brought back b
   const before = await tabib(['cluster', 'diagnose'])
   expect([before.exitCode, before.result]).toMatchObject([1, { verdict: 'leaderless' }])
   expect(before.result.findings.map(({ id }) => id)).toContain('cluster/sync-names-nobody')
+  // Meanwhile a replica is read, which says as of when it is.
+  const read = await readDegraded(world.app, (db) =>
+    db.query<{ replica: boolean }>('select pg_is_in_recovery() as replica'),
+  )
+  expect(read).toMatchObject({ found: [{ replica: true }], asOf: expect.any(Date) })
   const argv = before.result.command.replace('"<why>"', 'test').split(' ').slice(1)
 
   const done = await tabib(argv)
