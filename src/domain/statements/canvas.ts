@@ -5,6 +5,7 @@ import type { Fonts, Shaped } from './fonts.ts'
 import type { Line } from './layout.ts'
 import { type EmbeddedFont, embedFont, type Ink } from './pdf-font.ts'
 import { createWriter, type PdfReference } from './pdf-writer.ts'
+import { isPng, packPng } from './png.ts'
 
 export const PAGE = { width: 595.28, height: 841.89 }
 
@@ -91,7 +92,7 @@ export function createCanvas(
     const key = pages - 1
     doc.page.dictionary.data.StructParents = key
     const list = writer.ref()
-    writer.object(list, `[${parents.join(' ')}]`)
+    writer.packed(list, `[${parents.join(' ')}]`)
     doc.getStructParentTree().add(key, list)
     parents = []
   }
@@ -192,7 +193,7 @@ export function createCanvas(
     const { reference, type, parent, page, kids, attributes } = tag
     const content = kids.length === 1 ? ` ${kids[0]}` : `[${kids.join(' ')}]`
     const where = page === undefined ? '' : `/Pg ${page}`
-    writer.object(reference, `<</S/${type}/P ${parent}${where}/K${content}${attributes}>>`)
+    writer.packed(reference, `<</S/${type}/P ${parent}${where}/K${content}${attributes}>>`)
   }
 
   /** Fills rectangles (x, y, width, height) in a grey from 0, black, to 1. */
@@ -221,19 +222,34 @@ export function createCanvas(
     }
   }
 
-  /** Draws an image as large as it fits into a box, at its left or right end. */
+  /**
+   * Draws a PNG or JPEG as large as it fits into a box, at its left or right end. @throws Error where it is neither
+   */
   function image(bytes: Buffer, x: number, y: number, fit: [number, number], align: 'left' | 'right'): void {
-    doc.page.content.write(Buffer.from(operators.join('\n'), 'latin1'))
-    operators = []
-    doc.image(bytes, x, y, { fit, align })
+    if (!isPng(bytes)) {
+      doc.page.content.write(Buffer.from(`${operators.join('\n')}\n`, 'latin1'))
+      operators = []
+      doc.image(bytes, x, y, { fit, align })
+      return
+    }
+    const { width, height, rgb, alpha } = packPng(bytes)
+    const entries = `/Type/XObject/Subtype/Image/Width ${width}/Height ${height}/BitsPerComponent 8`
+    const [picture, mask] = [writer.ref(), alpha && writer.ref()]
+    const masked = mask === undefined ? '' : `/SMask ${mask}`
+    writer.streamOf(picture, rgb, true, `${entries}/ColorSpace/DeviceRGB${masked}`)
+    if (mask !== undefined) writer.streamOf(mask, alpha!, true, `${entries}/ColorSpace/DeviceGray`)
+    doc.page.xobjects.Logo = picture
+    const scale = Math.min(fit[0] / width, fit[1] / height)
+    const left = align === 'left' ? x : x + fit[0] - width * scale
+    const box = [width * scale, 0, 0, -height * scale, left, y + height * scale].map(round).join(' ')
+    operators.push(`q ${box} cm /Logo Do Q`)
   }
 
   async function finish(): Promise<void> {
     finishPage()
     for (const { font } of embedded.values()) font.finish()
     if (tagged) doc.getStructTreeRoot().data.ParentTreeNextKey = pages
-    doc.end()
-    await writer.ended()
+    await writer.end()
   }
 
   return {

@@ -172,7 +172,11 @@ export async function renderStatement(
       canvas.image(bytes, flow.leftOf(0, LOGO.width), flow.y, fit, side)
       canvas.end()
     } catch (cause) {
-      throw new TabibError('STATEMENT_INVALID', 'issuer.logo: not a PNG or JPEG that can be read', { cause })
+      // Of a JPEG, pdfkit throws strings.
+      const why = cause instanceof Error ? cause.message : String(cause)
+      throw new TabibError('STATEMENT_INVALID', `issuer.logo: not a PNG or JPEG that can be read: ${why}`, {
+        cause,
+      })
     }
     canvas.close(figure)
     flow.gap(LOGO.height + 4)
