@@ -38,3 +38,13 @@ export const waiversFlag = Flags.string({
   description: 'findings that somebody answers for: check, object, owner, reason, expires (docs/cli.md)',
   helpGroup: 'REPORT',
 })
+
+/** A patient, whom the audit trail does not name (domain/audit/operation.ts). */
+export const patientFlag = Flags.custom<string>({
+  helpValue: '<id>',
+  description: "the patient's id in virtual care; kept out of the audit trail",
+  parse: async (text) => {
+    if (/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)) return text.toLowerCase()
+    throw new TabibError('USAGE', '--patient is no UUID, which the id of every patient is')
+  },
+})

@@ -28,7 +28,7 @@ export interface ErasuresResult {
   /** Messages with steps that were lost, and delivered. */
   lost: number
   delivered: number
-  /** SIGKILLs by process, while there was work. The dispatch log's participant was down for the first half of them. */
+  /** SIGKILLs by process, each while it had work to do. The dispatch log's participant was down for the first half of them. */
   kills: Record<string, number>
   /** From the first order to the last acknowledgement, and from the end of the faults to it. */
   tookS: number
@@ -172,25 +172,30 @@ async function killAtRandom(
   }: { chance: Chance; kills: number; signal: AbortSignal; world: World; say: (line: string) => void },
 ): Promise<void> {
   for (let n = 0; n < kills && !signal.aborted; ) {
-    await delay(50 + chance.below(400))
-    const left = await unacknowledged(world)
-    if (left === 0) return
+    await delay(200 + chance.below(1_800))
+    const busy = await atWork(world)
+    if (busy.length === 0) return
     if (n * 2 > kills) crew.start(DOWN)
-    // Whoever was killed least has their turn, so that each is killed at many moments of its work.
-    const [name] = crew.up.sort((a, b) => (crew.kills[a] ?? 0) - (crew.kills[b] ?? 0))
+    // The worker that sends is killed less often than its lease lasts: else nobody would ever send.
+    const able = crew.up.filter((name) => (name === 'replay' ? chance.happens(0.1) : busy.includes(name)))
+    // Of those at work, whoever was killed least.
+    const [name] = able.sort((a, b) => (crew.kills[a] ?? 0) - (crew.kills[b] ?? 0))
     if (name === undefined) continue
     await crew.kill(name)
     crew.start(name)
     n += 1
-    if (n % 10 === 0) say(`${n} kills; ${left} acknowledgements are missing`)
+    if (n % 10 === 0) say(`${n} kills; at work: ${busy.join(', ')}`)
   }
 }
 
-async function unacknowledged(world: World): Promise<number> {
-  const [row] = await world.db.query<{ n: number }>(
-    `select count(*)::int as n from tabib.erasure_step where state <> 'done'`,
+/** Participants that were told of a step and have not acknowledged it; whoever is to send, while anything is left. */
+async function atWork(world: World): Promise<string[]> {
+  const rows = await world.db.query<{ participant: string }>(
+    `select distinct participant from tabib.erasure_step s where state = 'sent' and not exists (
+       select from tabib.erasure_ack a where (a.request_id, a.participant, a.round) = (s.request_id, s.participant, s.round))
+     union all select 'replay' where exists (select from tabib.erasure_step where state <> 'done')`,
   )
-  return row!.n
+  return rows.map(({ participant }) => participant)
 }
 
 async function acknowledged(world: World, subjects: number, say: (line: string) => void): Promise<void> {

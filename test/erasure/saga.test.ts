@@ -234,12 +234,14 @@ it('two processes that are told of one step do it once, and a round that is over
   const { app } = world()
   const { requestId } = await order(patient)
   const step = { requestId, tenantId, round: 1, instance: 'here' }
-  const [virtualCare] = PARTICIPANTS
+  const [virtualCare, billing] = PARTICIPANTS
+  // The second stage is not done before the first, whoever says so.
+  expect(await performStep(app, billing!, step)).toEqual({ kind: 'repeated' })
   const outcomes = await Promise.all([1, 2, 3].map(() => performStep(app, virtualCare!, step)))
   expect(outcomes.map(({ kind }) => kind).sort()).toEqual(['done', 'repeated', 'repeated'])
   expect(await performStep(app, virtualCare!, { ...step, round: 2 })).toEqual({ kind: 'repeated' })
   // Under another tenant's name there is no such step.
-  expect(await performStep(app, PARTICIPANTS[1]!, { ...step, tenantId: randomUUID() })).toEqual({
+  expect(await performStep(app, billing!, { ...step, tenantId: randomUUID() })).toEqual({
     kind: 'repeated',
   })
   await until(requestId, 'watching')
@@ -370,4 +372,29 @@ it('a participant that never answers is told again and again, pages once, and is
   await until(requestId, 'watching')
   await erasurePass(app)
   expect(await incidents()).toEqual([{ state: 'resolved', occurrences: 1 }])
+})
+
+it('a store that is away keeps its own steps waiting and nobody else', async () => {
+  const patient = await plant()
+  const { app, redis } = world()
+  const { requestId } = await order(patient)
+  const step = async (participant: string) => {
+    const [row] = await world().db.query<{ state: string; error: string | null }>(
+      'select state, last_error as error from tabib.erasure_step where request_id = $1 and participant = $2',
+      [requestId, participant],
+    )
+    return row!
+  }
+  redis.pause()
+  for (let n = 0; n < 600 && (await step('cache')).error === null; n += 1) {
+    await erasurePass(app)
+    await delay(25)
+  }
+  expect(await step('cache')).toEqual({ state: 'sent', error: 'REDIS_UNREACHABLE' })
+  expect(await step('events')).toEqual({ state: 'done', error: null })
+  redis.resume()
+  await world().db.query('update tabib.erasure_step set next_attempt_at = now() where request_id = $1', [
+    requestId,
+  ])
+  await until(requestId, 'watching')
 })

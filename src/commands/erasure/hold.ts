@@ -5,6 +5,7 @@ import { placeHold } from '../../domain/erasure/hold.ts'
 import { NOT_REMEMBERED, tryToRemember } from '../../domain/erasure/remember.ts'
 import { shortName } from '../../domain/erasure/secret.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
+import { patientFlag } from '../../flags.ts'
 import { mark } from '../../render.ts'
 
 export default class ErasureHold extends TabibCommand<typeof ErasureHold> {
@@ -22,11 +23,7 @@ export default class ErasureHold extends TabibCommand<typeof ErasureHold> {
       helpValue: '<tenant>',
       description: 'whose patient it is: slug or id',
     }),
-    patient: Flags.string({
-      required: true,
-      helpValue: '<id>',
-      description: "the patient's id in virtual care; kept out of the audit trail",
-    }),
+    patient: patientFlag({ required: true }),
     participant: Flags.string({
       multiple: true,
       multipleNonGreedy: true,

@@ -6,6 +6,7 @@ import { NOT_REMEMBERED, tryToRemember } from '../../domain/erasure/remember.ts'
 import { planRequest, type RequestPlan } from '../../domain/erasure/request.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
 import { TabibError } from '../../errors.ts'
+import { patientFlag } from '../../flags.ts'
 import { details, mark } from '../../render.ts'
 import { readTextFile } from '../../text-file.ts'
 
@@ -30,11 +31,7 @@ the tenant does not have.`
       description: 'whose patient it is: slug or id',
       exclusive: ['order'],
     }),
-    patient: Flags.string({
-      helpValue: '<id>',
-      description: "the patient's id in virtual care; kept out of the audit trail",
-      exclusive: ['order'],
-    }),
+    patient: patientFlag({ exclusive: ['order'] }),
     order: Flags.string({
       helpValue: '<file>',
       description: 'an order that somebody else signed: a JWS; - for stdin',
@@ -80,19 +77,17 @@ the tenant does not have.`
   }
 
   async #asked(app: App): Promise<{ subjectId: string; plan: RequestPlan; order: string | undefined }> {
-    const { tenant, patient, order: file } = this.flags
+    const { tenant, patient: subjectId, order: file } = this.flags
     const secret = await app.erasureSecret()
     if (file !== undefined) {
       const order = await readTextFile(file)
       const { tenantId, subjectId } = await verifyOrder(app, { order, context: app.config.context })
       return { subjectId, order, plan: await planRequest({ db: app.db, secret }, { tenantId, subjectId }) }
     }
-    if (tenant === undefined || patient === undefined) {
+    if (tenant === undefined || subjectId === undefined) {
       throw new TabibError('USAGE', 'name the tenant and the patient, or give --order')
     }
-    if (!UUID.test(patient)) throw new TabibError('USAGE', '--patient is no UUID, as a patient’s id is one')
     const { id: tenantId } = await findTenant(app, tenant)
-    const subjectId = patient.toLowerCase()
     const plan = await planRequest({ db: app.db, secret }, { tenantId, subjectId })
     return { subjectId, order: undefined, plan }
   }
@@ -109,7 +104,6 @@ the tenant does not have.`
   }
 }
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const REFUSALS = new Set(['ERASURE_ORDER_INVALID', 'NOT_FOUND', 'NOT_NEEDED', 'OPERATOR_UNPROVED'])
 
 function planText({ subject, tenantId, rows, held }: RequestPlan): string {

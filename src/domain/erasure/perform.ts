@@ -262,11 +262,16 @@ async function readStep(
     hash: Buffer
     planned: Rows | null
     over: boolean
+    early: boolean
     held: boolean
   }>(
     `select r.sealed, r.subject_hash as hash, s.planned,
        s.round <> $3 or exists (
          select from tabib.erasure_ack a where (a.request_id, a.participant, a.round) = ($1, $2, $3)) as over,
+       exists (select from tabib.erasure_step before
+         where before.request_id = $1 and before.stage < s.stage and before.state not in ('done', 'held') and not exists (
+           select from tabib.erasure_ack a
+           where (a.request_id, a.participant, a.round) = ($1, before.participant, before.round))) as early,
        exists (select from tabib.erasure_hold h where h.subject_hash = r.subject_hash and h.released_at is null
          and (h.participants is null or $2 = any(h.participants))) as held
      from tabib.erasure_request r join tabib.erasure_step s on s.request_id = r.id and s.participant = $2
@@ -276,6 +281,8 @@ async function readStep(
   )
   // Of another tenant than the message says, or of nobody: row-level security shows none.
   if (!step || step.over || step.sealed === null) return { kind: 'repeated' }
+  // Whoever said so is not the saga, which keeps the stages in their order.
+  if (step.early) return { kind: 'repeated' }
   if (step.held) return { kind: 'held' }
   return { kind: 'due', sealed: step.sealed, hash: step.hash, planned: step.planned }
 }

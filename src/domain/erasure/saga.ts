@@ -1,5 +1,6 @@
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
 import { raiseIncident } from '../incident/raise.ts'
 import { resolveByKey } from '../incident/resolve.ts'
 import { gatherIdentifiers, mergeIdentifiers, sealIdentifiers } from './identifiers.ts'
@@ -26,6 +27,8 @@ export interface SagaPass {
   /** Steps read again, and of those that had something again: they are done once more. */
   reread: number
   reopened: number
+  /** Steps whose store could not be read. */
+  unread: number
   /** Requests that are done but for the last reading, and those that are done for good. */
   watching: number
   completed: number
@@ -39,6 +42,8 @@ const SEND_AT_ONCE = 64
 const BATCH = 500
 /** Attempts at a step before people are told. It is attempted all the same, for ever. */
 export const EXHAUSTED_AFTER = 8
+/** How long before a legal deadline people are told. */
+const WARNING = '3 days'
 /** How long a request is watched after its last acknowledgement, for late events. */
 export const WATCH = '24 hours'
 
@@ -56,6 +61,7 @@ export async function erasurePass(
     acknowledged: 0,
     reread: 0,
     reopened: 0,
+    unread: 0,
     watching: 0,
     completed: 0,
     exhausted: 0,
@@ -127,11 +133,24 @@ async function reread(
     full = steps.length === BATCH
     for (const step of steps) {
       if (signal?.aborted) return
-      const found = await rereadStep(systems, step, which)
-      pass.reread += 1
-      if (found > 0) pass.reopened += 1
+      // A store that does not answer must not keep all others from being read, and steps from being sent.
+      const found = await rereadStep(systems, step, which).catch((error) => notRead(db, step, error))
+      if (found === undefined) pass.unread += 1
+      else pass.reread += 1
+      if (found) pass.reopened += 1
     }
+    // What was not read is read by the next pass.
+    if (pass.unread > 0) return
   }
+}
+
+async function notRead(db: Queryable, step: DoneStep, error: unknown): Promise<undefined> {
+  if (error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE') throw error
+  await db.query('update tabib.erasure_step set last_error = $3 where request_id = $1 and participant = $2', [
+    step.requestId,
+    step.participant,
+    error instanceof TabibError ? error.code : 'BUG',
+  ])
 }
 
 const DONE_STEP = `select s.request_id as "requestId", s.tenant_id as "tenantId", s.participant, s.round, r.sealed,
@@ -289,13 +308,15 @@ async function tellExhausted(db: Database): Promise<number> {
         runbook: RUNBOOK,
       })
     }
+    await tellDeadlines(tx)
     const working = await tx.query<{ key: string }>(
       `select dedupe_key as key from tabib.incident i
        where i.state <> 'resolved' and starts_with(i.dedupe_key, $1) and not exists (
          select from tabib.erasure_step s
          where s.participant = substring(i.dedupe_key from length($1) + 1)
-           and s.exhausted_at is not null and s.state in ('waiting', 'sent'))`,
-      [`${MODE}:`],
+           and s.exhausted_at is not null and s.state in ('waiting', 'sent'))
+         and i.dedupe_key <> $2`,
+      [`${MODE}:`, DEADLINE_KEY],
     )
     for (const { key } of working) {
       await resolveByKey(tx, {
@@ -305,5 +326,35 @@ async function tellExhausted(db: Database): Promise<number> {
       })
     }
     return exhausted.reduce((sum, { requests }) => sum + requests, 0)
+  })
+}
+
+const DEADLINE_KEY = `${MODE}:deadline`
+
+/** People hear of requests that will be late while there is time to mend what holds them up. */
+async function tellDeadlines(tx: Queryable): Promise<void> {
+  const [late] = await tx.query<{ requests: number; first: Date | null }>(
+    `select count(*)::int as requests, min(deadline_at) as first from tabib.erasure_request
+     where state = 'open' and deadline_at < clock_timestamp() + $1::interval`,
+    [WARNING],
+  )
+  const { requests, first } = late!
+  if (requests === 0) {
+    const resolution = 'every request is done, or has time'
+    await resolveByKey(tx, { dedupeKey: DEADLINE_KEY, by: 'erasure-replay', resolution })
+    return
+  }
+  const [told] = await tx.query(`select from tabib.incident where dedupe_key = $1 and state <> 'resolved'`, [
+    DEADLINE_KEY,
+  ])
+  if (told) return
+  await raiseIncident(tx, {
+    dedupeKey: DEADLINE_KEY,
+    severity: 'page',
+    mode: MODE,
+    service: 'communication',
+    title: `erasure: ${requests} requests are not done and their legal deadline is near, the first at ${first!.toISOString()}`,
+    detail: { requests, first },
+    runbook: RUNBOOK,
   })
 }
