@@ -90,7 +90,7 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   async erasure(world, { rounds = 1_000, seed, signal, say }) {
     const tenantId = randomUUID()
     const run = { subjects: rounds, seed, tenantId, signal, say }
-    const faults = await runErasures(world, { ...run, loss: 0.05, kills: 60 })
+    const faults = await runErasures(world, { ...run, loss: 0.05, kills: 8 })
     say('the same without faults')
     await using calmWorld = await createWorld()
     // Pseudonyms and hashes are the same only under the same secret.

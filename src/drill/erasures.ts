@@ -16,7 +16,7 @@ export interface ErasuresOptions {
   tenantId: string
   /** Share of the steps that NATS loses on their way to the participants; 0 with `kills` 0 is the run without faults. */
   loss: number
-  /** How many processes are killed (SIGKILL) while there is work. */
+  /** How often each process is killed (SIGKILL), at most, while it has work. */
   kills: number
   /** Aborted: no further process is killed. */
   signal: AbortSignal
@@ -25,10 +25,10 @@ export interface ErasuresOptions {
 
 export interface ErasuresResult {
   subjects: number
-  /** Messages with steps that were lost, and delivered. */
+  /** Messages with steps that were lost, and delivered, until the last kill. */
   lost: number
   delivered: number
-  /** SIGKILLs by process, each while it had work to do. The dispatch log's participant was down for the first half of them. */
+  /** SIGKILLs by process, each while it had work to do. The dispatch log's participant was down for the first 20 of them. */
   kills: Record<string, number>
   /** From the first order to the last acknowledgement, and from the end of the faults to it. */
   tookS: number
@@ -46,6 +46,7 @@ export interface ErasuresResult {
 
 const WORKERS = ['replay', ...PARTICIPANTS.map(({ id }) => id)]
 const DOWN = 'dispatch-log'
+const DOWN_FOR = 20
 const LIMIT_S = 900
 
 /**
@@ -171,13 +172,16 @@ async function killAtRandom(
     say,
   }: { chance: Chance; kills: number; signal: AbortSignal; world: World; say: (line: string) => void },
 ): Promise<void> {
-  for (let n = 0; n < kills && !signal.aborted; ) {
+  for (let n = 0; !signal.aborted; ) {
     await delay(200 + chance.below(1_800))
     const busy = await atWork(world)
-    if (busy.length === 0) return
-    if (n * 2 > kills) crew.start(DOWN)
+    if (busy.length === 0 || WORKERS.every((name) => (crew.kills[name] ?? 0) >= kills)) return
+    if (n >= DOWN_FOR) crew.start(DOWN)
     // The worker that sends is killed less often than its lease lasts: else nobody would ever send.
-    const able = crew.up.filter((name) => (name === 'replay' ? chance.happens(0.1) : busy.includes(name)))
+    const able = crew.up.filter(
+      (name) =>
+        (crew.kills[name] ?? 0) < kills && (name === 'replay' ? chance.happens(0.1) : busy.includes(name)),
+    )
     // Of those at work, whoever was killed least.
     const [name] = able.sort((a, b) => (crew.kills[a] ?? 0) - (crew.kills[b] ?? 0))
     if (name === undefined) continue

@@ -5,7 +5,7 @@ import { randomFrom } from '../random.ts'
 /** A link in front of NATS that loses some of the messages that are delivered through it, and nothing else. */
 export interface LossyNats extends AsyncDisposable {
   readonly url: string
-  /** How many messages were lost, and how many it let pass, of those it loses from. */
+  /** How many messages were lost, and how many it let pass in the time in which it lost some. */
   readonly lost: number
   readonly passed: number
   /** From now on this share of the messages is lost. */
@@ -49,7 +49,7 @@ export async function openLossyNats({
           state.lost += 1
           return
         }
-        state.passed += 1
+        if (state.share > 0) state.passed += 1
       }
       client.write(frame)
     })
