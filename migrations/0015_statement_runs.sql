@@ -71,6 +71,7 @@ create table billing.statement (
   check (state <> 'failed' or reason is not null)
 );
 create index statement_pending on billing.statement (tenant_id, run_id, batch) where state = 'pending';
+create index statement_out_of_memory on billing.statement (account_id) where reason = 'MEMORY' and state in ('pending', 'failed');
 create index statement_account on billing.statement (tenant_id, account_id);
 
 -- Renderers that died: of memory, of a time limit, of an error that ends a process.

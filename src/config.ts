@@ -229,7 +229,7 @@ const contextSchema = z.strictObject({
       secretFile: z.string().optional(),
       /** Resident memory, in MiB, at which a process that renders is ended. */
       memoryLimit: z.int().min(64).max(65_536).default(512),
-      /** How long one account may take. */
+      /** How long one account may take without a line more. */
       accountTimeout: duration.default(parseDuration('2m')),
       /** How long a run may take before billing/FM-11 fires. */
       runTimeout: duration.default(parseDuration('4h')),

@@ -88,7 +88,7 @@ export async function plantHistory(
          e.amount_minor, e.currency, t.id, t.posted_at
        from billing.journal_transaction t join billing.entry e on e.transaction_id = t.id
          join billing.account a on a.id = e.account_id and a.code like 'receivable:%'
-       where t.kind = 'charge' and t.business_key like 'history:%'`,
+       where t.tenant_id = $1 and t.kind = 'charge' and t.business_key like 'history:%'`,
       [tenantId, CODES],
     )
     await tx.query(
@@ -98,7 +98,7 @@ export async function plantHistory(
          'R-' || lpad(e.seq::text, 5, '0'), t.business_key, '', t.id, t.posted_at
        from billing.journal_transaction t join billing.entry e on e.transaction_id = t.id
          join billing.account a on a.id = e.account_id and a.code like 'receivable:%'
-       where t.kind = 'payment' and t.business_key like 'history:%'`,
+       where t.tenant_id = $1 and t.kind = 'payment' and t.business_key like 'history:%'`,
       [tenantId],
     )
   })

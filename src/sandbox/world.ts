@@ -19,7 +19,12 @@ import { packageRoot } from '../package-root.ts'
 import { eventStreamOf, type Service, schemaOf } from '../service.ts'
 import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
+<<<<<<< HEAD
 import { type PlantedPatient, plantPatients } from './patients.ts'
+=======
+import { heavyLogo } from './heavy-logo.ts'
+import { plantHistory } from './ledger-history.ts'
+>>>>>>> 302a90a (billing/FM-11 and FM-16: late statement runs, and renderers that run out of memory)
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniServer, startPatroni } from './servers/patroni.ts'
@@ -99,6 +104,14 @@ export interface World extends AsyncDisposable {
   patients(options: Parameters<typeof plantPatients>[1]): Promise<PlantedPatient[]>
   /** Registers an operator whose key lies in the world's key store; again is no error. */
   operator(name: string): Promise<void>
+  /**
+   * Makes such a tenant with patients, and so many postings on each account within last month, whose statements can be made.
+   * With a logo of so many pixels a side, all of which a full statement decodes.
+   */
+  clinic(options: { patients: number; lines: number; logoSide?: number }): Promise<{
+    tenantId: string
+    period: string
+  }>
   /**
    * Stores a published event again, `times` times, each under a new message id, as a producer's retry or a replay long
    * after does it: the stream's own dedupe does not see that it is one event.
@@ -310,6 +323,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     },
     produce: (target, events) => produce({ service, owner }, target, events),
     tenant: (id) => makeTenant(app, id),
+<<<<<<< HEAD
     patients: (options) => {
       const { db, redis, attachments, config, fetch, erasureSecret } = app
       return plantPatients({ db, service, redis, attachments, config, fetch, erasureSecret }, options)
@@ -319,6 +333,25 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       if (known.some((one) => one.name === name)) return
       const { publicJwk } = await (await app.keyStore()).generate('ES256')
       await addOperator(app, { name, publicJwk, by: 'sandbox' })
+=======
+    async clinic({ patients, lines, logoSide }) {
+      const tenantId = await makeTenant(app)
+      if (logoSide !== undefined) {
+        await app.db.query(
+          `update tabib.tenant_profile set document = document || jsonb_build_object('letterhead', jsonb_build_object('logo', $2::text))
+           where tenant_id = $1`,
+          [tenantId, heavyLogo(logoSide)],
+        )
+      }
+      const now = new Date()
+      const month = (n: number, day: number) =>
+        new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + n, day))
+      await plantHistory(
+        { owner, service },
+        { tenantId, patients, lines, from: month(-1, 2), to: month(-1, 27) },
+      )
+      return { tenantId, period: month(-1, 2).toISOString().slice(0, 7) }
+>>>>>>> 302a90a (billing/FM-11 and FM-16: late statement runs, and renderers that run out of memory)
     },
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {

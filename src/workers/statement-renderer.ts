@@ -26,7 +26,7 @@ async function work(batch: HeldBatch): Promise<FromRenderer> {
   try {
     const { db } = app!
     const store = await storeFor(app!, batch.tenantId)
-    await renderBatch({ db, store, fonts }, batch, (accountId) => say({ kind: 'begun', accountId }))
+    await renderBatch({ db, store, fonts }, batch, (accountId) => say({ kind: 'at', accountId }))
     return { kind: 'done' }
   } catch (error) {
     const { code, message, suggestions } = asTabibError(error)

@@ -221,6 +221,7 @@ describe('whatever is killed', () => {
       state: 'finished',
     })
     expect(await stored(tenantId)).toEqual(await recorded(tenantId))
+    expect(await readdir(join(store(), '.drafts'))).toEqual([])
     expect((await events(tenantId)).map(({ aggregate_id }) => aggregate_id)).toEqual(accounts)
   }, 90_000)
 })

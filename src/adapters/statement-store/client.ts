@@ -15,6 +15,8 @@ export interface Draft {
 export interface StatementStore {
   /** A folder for drafts, for this process's user alone. */
   readonly drafts: string
+  /** Removes drafts whose names begin so: of a process that was killed. */
+  clearDrafts(prefix: string): Promise<void>
   /**
    * Makes the draft what lies under the key, as a whole or not at all, and durable when it returns. Where the same bytes lie
    * already nothing is written. Leaves the draft to be removed by the caller.

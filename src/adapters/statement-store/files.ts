@@ -6,8 +6,8 @@ import { pipeline } from 'node:stream/promises'
 import { TabibError } from '../../errors.ts'
 import type { StatementStore } from './client.ts'
 
-// What a process that was killed left behind; none renders one statement for so long.
-const DRAFT_LIFE_MS = 24 * 3_600_000
+// No draft is written to more seldom.
+const DRAFT_LIFE_MS = 3_600_000
 
 /** Statements as files below a folder, which only this process's user can read. */
 export async function openFileStore(folder: string): Promise<StatementStore> {
@@ -23,12 +23,8 @@ export async function openFileStore(folder: string): Promise<StatementStore> {
   await guarded(async () => {
     if (folder === '') throw new TabibError('CONFIG_INVALID', 'file: names no folder')
     // Its parent must be there: a volume that is not mounted is no place for statements.
-    for (const path of [root, drafts]) {
-      await mkdir(path, { mode: 0o700 }).catch((error) => {
-        if (error.code !== 'EEXIST') throw error
-      })
-    }
-    await removeOldDrafts(drafts)
+    await makeFolder(root)
+    await openDrafts(drafts)
   })
   const pathOf = (key: string) => {
     // Keys are made of ids; whatever else came in could lead out of the folder.
@@ -38,6 +34,7 @@ export async function openFileStore(folder: string): Promise<StatementStore> {
   const find: StatementStore['find'] = (key) => guarded(() => digestOf(pathOf(key)))
   return {
     drafts,
+    clearDrafts: (prefix) => guarded(() => clearDrafts(drafts, prefix)),
     find,
     async put(key, draft) {
       const found = await find(key)
@@ -91,10 +88,28 @@ async function sync(path: string): Promise<void> {
   }
 }
 
-async function removeOldDrafts(drafts: string): Promise<void> {
-  for (const name of await readdir(drafts)) {
-    const path = join(drafts, name)
+async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { mode: 0o700 }).catch((error) => {
+    if (error.code !== 'EEXIST') throw error
+  })
+}
+
+/** Makes a folder for drafts, and removes what was left in it long ago. Drafts hold what statements hold. */
+export async function openDrafts(folder: string): Promise<void> {
+  await makeFolder(folder)
+  const { uid, mode } = await stat(folder)
+  // In a place that all share somebody else may have made it first.
+  if (uid !== process.getuid?.() || (mode & 0o077) !== 0) {
+    throw Object.assign(new Error(`${folder} is somebody else's`), { code: 'EACCES' })
+  }
+  for (const name of await readdir(folder)) {
+    const path = join(folder, name)
     const found = await stat(path).catch(() => undefined)
     if (found && Date.now() - found.mtimeMs > DRAFT_LIFE_MS) await rm(path, { force: true })
   }
+}
+
+export async function clearDrafts(folder: string, prefix: string): Promise<void> {
+  const left = (await readdir(folder)).filter((name) => name.startsWith(prefix))
+  for (const name of left) await rm(join(folder, name), { force: true })
 }

@@ -1,4 +1,3 @@
-import { mkdtempSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { TabibError } from '../../errors.ts'
 import { type AwsRequest, signedFetch } from '../aws/signed-fetch.ts'
 import type { StatementStore, StatementStoreOptions } from './client.ts'
+import { clearDrafts, openDrafts, storeFailure } from './files.ts'
 
 const OPENS = {
   what: 'statement store',
@@ -30,7 +30,11 @@ export async function openS3Store({
 }: StatementStoreOptions & { url: string }): Promise<StatementStore> {
   const { base, host, region } = parseS3Url(text)
   const place = { service: 's3', region, secretFile, opens: OPENS, fetch } as const
-  let drafts: string | undefined
+  // On this host, like a process's own memory, but by a name under which what a killed process left is found again.
+  const drafts = join(tmpdir(), `tabib-statements-${process.getuid?.() ?? 0}`)
+  await openDrafts(drafts).catch((cause) => {
+    throw storeFailure(drafts, cause)
+  })
 
   // All three requests may be repeated.
   const ask = async (key: string, request: Omit<AwsRequest, 'url'>): Promise<Response> => {
@@ -58,10 +62,8 @@ export async function openS3Store({
     return { sha256, bytes: Number(response.headers.get('content-length')) }
   }
   return {
-    get drafts() {
-      drafts ??= mkdtempSync(join(tmpdir(), 'tabib-statements-'))
-      return drafts
-    },
+    drafts,
+    clearDrafts: (prefix) => clearDrafts(drafts, prefix),
     find,
     async put(key, draft) {
       const found = await find(key)

@@ -12,7 +12,7 @@ export interface AccountOfRun {
 
 /**
  * Reads an account's statement from the ledger and hands it to `use`: all of it as it is at one moment (a snapshot), with
- * the eyes of a service of this tenant alone. Lines come a page at a time while `use` runs.
+ * the eyes of a service of this tenant alone. Lines come a page at a time while `use` runs; `onPage` is told of each.
  *
  * @throws TabibError ACCOUNT_FROZEN, or LEDGER_DRIFT where entries do not sum to the balance: no patient is told figures that
  * may be wrong.
@@ -21,6 +21,7 @@ export function withAccountStatement<T>(
   { db }: { db: Database },
   account: AccountOfRun,
   use: (statement: Statement) => Promise<T>,
+  onPage: () => void = () => {},
 ): Promise<T> {
   return db.transaction(async (tx) => {
     await tx.query('set transaction isolation level repeatable read, read only')
@@ -29,7 +30,7 @@ export function withAccountStatement<T>(
     ])
     const facts = await factsOf(tx, account)
     const sums = await sumsOf(tx, account, facts)
-    return use(statementOf(tx, account, facts, sums))
+    return use(statementOf(tx, account, facts, sums, onPage))
   })
 }
 
@@ -133,7 +134,13 @@ async function sumsOf(tx: Transaction, { tenantId, accountId }: AccountOfRun, fa
   )
 }
 
-function statementOf(tx: Transaction, account: AccountOfRun, facts: Facts, sums: Sums): Statement {
+function statementOf(
+  tx: Transaction,
+  account: AccountOfRun,
+  facts: Facts,
+  sums: Sums,
+  onPage: () => void,
+): Statement {
   const { currency, letterhead } = facts
   const language = languageOf(facts.language ?? facts.locale)
   const patientId = facts.code.slice('receivable:'.length)
@@ -163,7 +170,7 @@ function statementOf(tx: Transaction, account: AccountOfRun, facts: Facts, sums:
     },
     account: { number: account.accountId },
     openings: [{ currency, amountMinor: sums.opening.toString() }],
-    lines: linesOf(tx, account, facts, language),
+    lines: linesOf(tx, account, facts, { language, onPage }),
     ageing: [{ currency, ...ageingOf(sums) }],
     ...(sums.closing > 0n && { payment: { reference: number, ...dueOn } }),
   }
@@ -190,14 +197,17 @@ async function* linesOf(
   tx: Transaction,
   { tenantId, accountId }: AccountOfRun,
   { startsAt, endsAt, timeZone }: Facts,
-  language: Language,
+  { language, onPage }: { language: Language; onPage(): void },
 ): AsyncGenerator<StatementLine> {
   for (let after = 0n; ; ) {
     const rows = await tx.query<PostedLine & { seq: bigint; date: string; currency: string; amount: bigint }>(
       `select e.seq, to_char(e.posted_at at time zone $6, 'YYYY-MM-DD') as date, e.currency, e.amount_minor as amount,
          t.kind, p.method, p.reference,
-         (select code from billing.charge c
-          where c.tenant_id = e.tenant_id and c.transaction_id = coalesce(t.reverses, t.id) limit 1) as "itemCode"
+         -- One look-up each: behind an expression row-level security would keep the index from being used.
+         case when t.reverses is null
+           then (select code from billing.charge c where c.tenant_id = e.tenant_id and c.transaction_id = t.id limit 1)
+           else (select code from billing.charge c where c.tenant_id = e.tenant_id and c.transaction_id = t.reverses limit 1)
+         end as "itemCode"
        from billing.entry e
          join billing.journal_transaction t on (t.tenant_id, t.id) = (e.tenant_id, e.transaction_id)
          left join lateral (select method, reference from billing.payment p
@@ -209,6 +219,7 @@ async function* linesOf(
       [tenantId, accountId, after, startsAt, endsAt, timeZone],
       'statement_lines',
     )
+    onPage()
     for (const row of rows) {
       const { description, reference } = describeLine(row, language)
       yield {

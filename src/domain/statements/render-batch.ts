@@ -39,25 +39,25 @@ interface Systems {
  * Renders what is left of a batch, account by account, and settles each: PDF stored, outcome and event committed together.
  * An account that fails is tried again at the end, then as a basic PDF, and is then put on record as failed. One
  * that is settled already is never settled again, whoever else renders it at this moment.
- * @param begins Told of each account before it is rendered.
+ * @param alive Told of each account before it is rendered, and again for each thousand of its lines.
  * @throws TabibError when Postgres or the store cannot be used: what is settled stays settled.
  */
 export async function renderBatch(
   systems: Systems,
   batch: HeldBatch,
-  begins: (accountId: string) => void,
+  alive: (accountId: string) => void,
 ): Promise<void> {
   for (;;) {
     const account = await begin(systems.db, batch)
     if (account === undefined) return
-    begins(account.accountId)
+    alive(account.accountId)
     const manner = mannerOf(account)
     if (manner === 'give up') {
       await giveUp(systems.db, account)
       continue
     }
     try {
-      await renderAccount(systems, batch, account, manner)
+      await renderAccount(systems, batch, account, { manner, alive })
     } catch (error) {
       if (isOfTheSystems(error)) throw error
       await recordFailure(systems.db, account, error)
@@ -99,12 +99,18 @@ async function renderAccount(
   { db, store, fonts }: Systems,
   { period }: HeldBatch,
   account: Begun,
-  manner: 'full' | 'basic',
+  { manner, alive }: { manner: 'full' | 'basic'; alive(accountId: string): void },
 ): Promise<void> {
-  const path = join(store.drafts, `${account.runId}-${account.n}-${process.pid}.pdf`)
+  const name = `${account.runId}-${account.n}-`
+  if (account.attempts > 1) await store.clearDrafts(name)
+  const path = join(store.drafts, `${name}${process.pid}.pdf`)
   try {
-    const { pages, ...draft } = await withAccountStatement({ db }, account, (statement) =>
-      draftTo(path, (out) => renderStatement(fonts, statement, { out, basic: manner === 'basic' })),
+    const { pages, ...draft } = await withAccountStatement(
+      { db },
+      account,
+      (statement) =>
+        draftTo(path, (out) => renderStatement(fonts, statement, { out, basic: manner === 'basic' })),
+      () => alive(account.accountId),
     )
     const key = `${account.tenantId}/${period}/${account.accountId}.pdf`
     await db.transaction(async (tx) => {

@@ -6,9 +6,9 @@ import type { HeldBatch } from './render-batch.ts'
 /** What the process that renders (workers/statement-renderer.ts) is told: first the configuration, then batches, one at a time. */
 export type ToRenderer = { kind: 'open'; config: Config } | { kind: 'batch'; batch: HeldBatch }
 
-/** What it says: an account is begun; nothing of the batch is left; it was left, for an error that is no account's. */
+/** What it says: an account is begun, or goes on; nothing of the batch is left; it was left, for an error that is no account's. */
 export type FromRenderer =
-  | { kind: 'begun'; accountId: string }
+  | { kind: 'at'; accountId: string }
   | { kind: 'done' }
   | { kind: 'stopped'; error: { code: ErrorCode; message: string; suggestions: string[] } }
 
@@ -85,7 +85,7 @@ function renderIn(
       resolve(result)
     }
     child.hear((message) => {
-      if (message.kind === 'begun') {
+      if (message.kind === 'at') {
         accountId = message.accountId
         clearTimeout(timer)
         timer = watch()

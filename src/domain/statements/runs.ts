@@ -1,4 +1,5 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
+import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 
 /** A statement run and how far it is. */
@@ -125,4 +126,43 @@ export async function statementCounts({ db }: { db: Queryable }): Promise<Statem
      from billing.statement`,
   )
   return counts!
+}
+
+/** A run that makes so little progress for so long will not end by itself. */
+const STALLED_AFTER = '15 minutes'
+
+/** Runs that have not finished in the time that a run may take, or in which nothing has been settled for a quarter of an hour. */
+export function lateRuns({
+  db,
+  config,
+}: {
+  db: Queryable
+  config: Pick<Config, 'statements'>
+}): Promise<{ id: string; tenant: string; period: string; ageS: number; pending: number }[]> {
+  return db.query(
+    `select r.id, t.slug as tenant, r.period, extract(epoch from clock_timestamp() - r.started_at)::float8 as "ageS",
+       (select count(*)::int from billing.statement s
+        where (s.tenant_id, s.run_id) = (r.tenant_id, r.id) and s.state = 'pending') as pending
+     from billing.statement_run r join tabib.tenant t on t.id = r.tenant_id
+     where r.finished_at is null and (
+       clock_timestamp() - r.started_at > make_interval(secs => $1)
+       or clock_timestamp() - interval '${STALLED_AFTER}' > greatest(r.started_at, (
+         select max(settled_at) from billing.statement s where (s.tenant_id, s.run_id) = (r.tenant_id, r.id))))
+     order by r.started_at`,
+    [config.statements.runTimeoutMs / 1_000],
+  )
+}
+
+/** Accounts that have no statement because their renderer ran out of memory. */
+export function outOfMemory({
+  db,
+}: {
+  db: Queryable
+}): Promise<{ runId: string; accountId: string; rssMib: number }[]> {
+  return db.query(
+    `select s.run_id as "runId", s.account_id as "accountId", (
+       select max(rss_mib) from billing.statement_renderer_death d
+       where (d.tenant_id, d.run_id, d.account_id) = (s.tenant_id, s.run_id, s.account_id)) as "rssMib"
+     from billing.statement s where s.reason = 'MEMORY' and s.state in ('pending', 'failed') order by s.account_id`,
+  )
 }
