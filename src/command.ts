@@ -309,7 +309,10 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const approval = await this.#approval(config, details.planHash, twoPeople)
     if (approval !== undefined) operation.actorProof = await this.proveActor(details.planHash)
     await using _lock = await holdTarget(db, { target, ...operation })
-    if (approval !== undefined) operation.approver = await this.#approver(db, operation, approval)
+    if (approval !== undefined) {
+      operation.approver = await this.#approver(db, operation, approval)
+      operation.approval = approval.trim()
+    }
     return await auditOperation(db, operation, () => this.#whileWanted(work))
   }
 

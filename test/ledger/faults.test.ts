@@ -5,8 +5,6 @@ import { join } from 'node:path'
 import { decodeJwt, decodeProtectedHeader, generateKeyPair, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
-import { appendAudit } from '../../src/domain/audit/append.ts'
-import { planHash } from '../../src/domain/audit/canonical-json.ts'
 import { rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { findAccount, openAccount } from '../../src/domain/ledger/account.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
@@ -18,6 +16,7 @@ import { callWitness } from '../../src/domain/ledger/witness.ts'
 import { runVerifications } from '../../src/drill/ledger-verifications.ts'
 import type { SandboxRole } from '../../src/sandbox/servers/postgres.ts'
 import { useKeyStore } from '../support/key-store.ts'
+import { approvalOf, withConsent } from '../support/ledger.ts'
 
 const keys = useKeyStore()
 
@@ -146,6 +145,24 @@ const NOTED_AS_MENDED = (account: string, what: string) =>
    select :tenant, :${account}, :unsealed1, c, t::uuid, e, s, now() - interval '1 hour' from (values (${what})) as f(c, t, e, s)`
 const APPROVED_SINCE = `insert into tabib.audit (seq, ts, run_id, prev_hash, hash, record)
   select 1, now(), gen_random_uuid(), sha256(''), sha256(''), '{"command":"ledger reconcile","outcome":"ok","approver":"x","planHash":"y","targets":[]}'`
+
+const FORGED_PLAN = 'f'.repeat(64)
+/** Signed by a key that no operator is registered with. */
+const FORGED_APPROVAL = await approvalOf(undefined as never, FORGED_PLAN, { registers: false })
+/** A reconciliation by one hand: transaction, note and the record of its approval. */
+const FORGED_RECONCILIATION = (approval: string) => [
+  balance('cash', 5, 1),
+  `insert into billing.journal_transaction (tenant_id, id, kind, business_key, incident_id)
+   values (:tenant, '018f0000-0000-7000-8000-00000000000b', 'adjustment', 'reconcile:${FORGED_PLAN}', gen_random_uuid())`,
+  `insert into billing.entry (tenant_id, account_id, seq, transaction_id, amount_minor, currency, balance_minor)
+   values (:tenant, :cash, 11, '018f0000-0000-7000-8000-00000000000b', 0, 'AFN', 5500)`,
+  `insert into billing.mended_fault (tenant_id, account_id, transaction_id, check_name, expected, seen)
+   values (:tenant, :cash, '018f0000-0000-7000-8000-00000000000b', 'balance', '5500', '5505')`,
+  `insert into tabib.audit (seq, ts, run_id, prev_hash, hash, record)
+   select 1, now(), gen_random_uuid(), sha256(''), sha256(''), jsonb_build_object('command', 'ledger reconcile',
+     'phase', 'before', 'actor', 'laila', 'approver', 'maryam', 'context', 'env', 'planHash', '${FORGED_PLAN}',
+     'approval', '${approval}', 'targets', '[]'::jsonb)`,
+]
 
 interface Fault {
   plant: string[]
@@ -457,6 +474,16 @@ const FAULTS: Record<string, Fault> = {
     finds: [{ id: 'ledger/balance', of: ':cash' }],
     freezes: [':cash'],
   },
+  'a balance edited, and a reconciliation forged with the record of its approval': {
+    plant: FORGED_RECONCILIATION('nobody signed'),
+    finds: [{ id: 'ledger/balance', of: ':cash' }],
+    freezes: [':cash'],
+  },
+  'a balance edited, and a reconciliation that somebody approved who is no operator': {
+    plant: FORGED_RECONCILIATION(FORGED_APPROVAL),
+    finds: [{ id: 'ledger/balance', of: ':cash' }],
+    freezes: [':cash'],
+  },
   'an unbalanced transaction that says it is yet to come': {
     plant: [
       `insert into billing.journal_transaction (tenant_id, id, kind, business_key, xid)
@@ -644,14 +671,15 @@ test('an account that two people mended holds again, and is sealed as it is', ()
     const account = await findAccount({ db }, cash)
     const witness = await callWitness({ db, keyStore: async () => keys.store }, account, folder)
     const plan = await planReconciliation(db, account, witness)
-    await appendAudit(db, {
-      ...{ runId: randomUUID(), actor: 'first', approver: 'second', context: 'test', version: '0' },
-      ...{ command: 'ledger reconcile', argsRedacted: [], targets: [`account:${cash}`] },
-      ...{ planHash: planHash(plan), phase: 'before' },
-    })
-    await applyReconciliation({ db }, plan, witness)
+    await withConsent(db, plan, () => applyReconciliation({ db }, plan, witness))
     expect((await verify(db, folder)).findings).toEqual([])
     expect((await verify(db, folder)).facts.writtenSeal).toBe(5)
+    await tamper(
+      balance('idle', 5),
+      `insert into billing.mended_fault (tenant_id, account_id, transaction_id, check_name, expected, seen)
+       select tenant_id, :idle, transaction_id, 'balance', '1500', '1505' from billing.mended_fault limit 1`,
+    )
+    expect((await verify(db, folder)).findings.map(({ id }) => id)).toContain('ledger/sealed-mendings')
     await tamper(`update billing.entry set amount_minor = amount_minor + 1 where ${entry('cash', 3)}`)
     expect((await verify(db, folder)).findings.map(({ object }) => object)).toContain(`account ${cash}`)
   }))

@@ -1,6 +1,9 @@
 import { randomUUID } from 'node:crypto'
+import { exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { beforeEach } from 'vitest'
-import type { Transaction } from '../../src/adapters/postgres/client.ts'
+import type { Database, Transaction } from '../../src/adapters/postgres/client.ts'
+import { APPROVAL_TYPE } from '../../src/domain/approval/create.ts'
+import { addOperator } from '../../src/domain/approval/operator.ts'
 import { planHash } from '../../src/domain/audit/canonical-json.ts'
 import { auditOperation } from '../../src/domain/audit/operation.ts'
 import { openAccount } from '../../src/domain/ledger/account.ts'
@@ -16,11 +19,30 @@ export function applyApproved(
   witness: Witness,
   given: { balanceMinor?: bigint } = {},
 ) {
+  return withConsent(database.db, plan, () => applyReconciliation(database, plan, witness, given))
+}
+
+/** Does something with the consent of `maryam`, who signs for her registered key, on record before it. */
+export async function withConsent<T>(db: Database, plan: object, work: () => Promise<T>): Promise<T> {
+  const hash = planHash(plan)
   const who = { runId: randomUUID(), actor: 'laila', approver: 'maryam', context: 'env', version: '0' }
-  const what = { command: 'ledger reconcile', argsRedacted: [], targets: [], planHash: planHash(plan) }
-  return auditOperation(database.db, { ...who, ...what }, () =>
-    applyReconciliation(database, plan, witness, given),
-  )
+  const what = { command: 'ledger reconcile', argsRedacted: [], targets: [], planHash: hash }
+  return auditOperation(db, { ...who, ...what, approval: await approvalOf(db, hash) }, work)
+}
+
+const pair = generateKeyPair('ES256', { extractable: true })
+
+/** An approval of a plan by `maryam`; whoever says so registers her key. */
+export async function approvalOf(db: Database, hash: string, { registers = true } = {}): Promise<string> {
+  const { publicKey, privateKey } = await pair
+  const publicJwk = { ...(await exportJWK(publicKey)), kid: 'maryam-1', alg: 'ES256' }
+  if (registers) await addOperator({ db }, { name: 'maryam', publicJwk, by: 'test' })
+  const claims = { iss: 'maryam', jti: randomUUID(), planHash: hash, context: 'env', reason: 'read it' }
+  return new SignJWT(claims)
+    .setProtectedHeader({ alg: 'ES256', kid: publicJwk.kid, typ: APPROVAL_TYPE })
+    .setIssuedAt()
+    .setExpirationTime('1h')
+    .sign(privateKey)
 }
 
 /** A tenant of its own for each test, with the accounts `cash` and `revenue` in afghani. */

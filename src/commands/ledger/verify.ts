@@ -7,7 +7,7 @@ export default class LedgerVerify extends TabibCommand<typeof LedgerVerify> {
   static override summary = 'Find every account, entry and transaction that is not as it was posted.'
   static override description =
     `Compares each balance with its entries and with the last seal, which lies outside the database, and checks new entries
-one by one. Of what is sealed a share is read again, all of it with --full. What is found is read twice before it is told.
+one by one. Of what is sealed a share is read again, all of it with --full, nothing with --quick. What is found is read twice before it is told.
 
 As the nightly worker does, it freezes an account that does not add up, that account alone, pages once, and seals what
 holds. --dry-run only looks. A run for an account, a tenant or a time seals nothing. See docs/ledger-integrity.md.`
@@ -22,6 +22,7 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
     tenant: Flags.string({ helpValue: '<slug or id>', description: "this tenant's accounts alone" }),
     since: timeFlag({ description: 'accounts alone that were posted to since then' }),
     full: Flags.boolean({ description: 'read everything that is sealed again, not a share of it' }),
+    quick: Flags.boolean({ description: 'read nothing of what is sealed again', exclusive: ['full'] }),
     'dry-run': Flags.boolean({ description: 'only look: freeze, page and seal nothing' }),
     reseal: Flags.boolean({
       description: 'seal what is there although the last seal is missing or not believed; cannot be undone',
@@ -34,7 +35,7 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
   }
 
   async run(): Promise<void> {
-    const { account, tenant, since, full, reseal, 'dry-run': dryRun } = this.flags
+    const { account, tenant, since, full, quick, reseal, 'dry-run': dryRun } = this.flags
     const app = await this.openApp()
     const [
       { findAccount },
@@ -54,6 +55,7 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
       tenantId: tenant === undefined ? undefined : (await findTenant(app, tenant)).id,
       since,
       full,
+      quick,
     }
     const folder = app.config.ledger.seals
     const verify = () => verifyLedger(app, scope, { folder, seal: !dryRun, reseal, signal: this.signal })

@@ -9,6 +9,8 @@ export interface AuditEntry {
   /** A JWS by the key that is registered for the actor; without it the actor is whoever they say. */
   actorProof?: string | undefined
   approver?: string | undefined
+  /** The approver's JWS: what was done can be held against it again. */
+  approval?: string | undefined
   context: string
   command: string
   argsRedacted: string[]

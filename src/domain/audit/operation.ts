@@ -5,7 +5,15 @@ import { type AuditEntry, appendAudit } from './append.ts'
 /** What a command knows about its own operation; the base class adds who, where and which run. */
 export type OperationDetails = Pick<
   AuditEntry,
-  'targets' | 'actorProof' | 'approver' | 'planHash' | 'reason' | 'incident' | 'failureMode' | 'tenantCount'
+  | 'targets'
+  | 'actorProof'
+  | 'approver'
+  | 'approval'
+  | 'planHash'
+  | 'reason'
+  | 'incident'
+  | 'failureMode'
+  | 'tenantCount'
 >
 
 export type Operation = OperationDetails &

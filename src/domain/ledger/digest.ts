@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { parseSnapshot } from '../outbox/window.ts'
 import type { SealedAccount } from './seal.ts'
@@ -8,9 +9,24 @@ export const ENTRY_BYTES =
 /** The digest of rows `t`, in their order. What is text goes by itself: to make one string of each row costs twice as much. */
 export const TRANSACTIONS_DIGEST = `encode(sha256(
   string_agg(uuid_send(t.tenant_id) || uuid_send(t.id) || timestamptz_send(t.posted_at), '')
-  || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.reverses), ''), '') || 'i'
-  || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.incident_id), ''), '')
+  || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.reverses), '') filter (where t.reverses is not null), '') || 'i'
+  || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.incident_id), '') filter (where t.incident_id is not null), '')
   || convert_to(string_agg(t.kind || ' ' || t.business_key, E'\\n'), 'UTF8')), 'hex')`
+/** What a digest of transactions reads, all of which the index `journal_transaction_xid` holds. */
+export const TRANSACTION_COLUMNS = 'xid, id, tenant_id, posted_at, kind, business_key, reverses, incident_id'
+
+/** The digest of all faults that are noted as mended by transactions which a `pg_snapshot` sees, or which are not there. */
+export async function mendedDigest(db: Queryable, snapshot: string): Promise<string> {
+  const [row] = await db.query<{ digest: string }>(
+    `select encode(sha256(convert_to(coalesce(string_agg(m::text, E'\\n' order by m::text collate "C"), ''), 'UTF8')), 'hex') as digest
+     from (select m.tenant_id, m.account_id, m.transaction_id, m.check_name, m.seq, m.of_transaction, m.expected, m.seen
+           from billing.mended_fault m
+             left join billing.journal_transaction t on t.tenant_id = m.tenant_id and t.id = m.transaction_id
+           where t.id is null or pg_visible_in_snapshot(t.xid, $1::pg_snapshot)) m`,
+    [snapshot],
+  )
+  return row!.digest
+}
 
 /** Rows that `until` sees and `since` does not, the values at `$n` to `$n+3`. */
 export const inWindow = (n: number) =>
@@ -83,6 +99,33 @@ export async function readDigests<S extends Span>(
     'ledger_digests',
   )
   return rows.map(({ digest }, i) => ({ span: spans[i]!, digest }))
+}
+
+/** Whole accounts of one tenant and currency: their blocks, the last one to the end. */
+export interface Resting {
+  tenantId: string
+  currency: string
+  accountIds: string[]
+  lows: bigint[]
+  highs: bigint[]
+  digests: string[]
+}
+
+/**
+ * Whether all blocks have their digests, by one digest of these: a quick look, in the order of the plan that the pass has
+ * pinned. A no says nothing yet.
+ */
+export async function areAsSealed(db: Queryable, resting: Resting): Promise<boolean> {
+  const { tenantId, currency, accountIds, lows, highs, digests } = resting
+  const [row] = await db.query<{ digest: string | null }>(
+    `select encode(sha256(string_agg(d.digest, '')), 'hex') as digest
+     from unnest($2::uuid[], $3::bigint[], $4::bigint[]) as s(account_id, low, high), lateral (
+       select case when count(*) filter (where e.currency <> $5) = 0 then sha256(string_agg(${ENTRY_BYTES}, '')) end as digest
+       from billing.entry e where e.tenant_id = $1 and e.account_id = s.account_id and e.seq between s.low and s.high) d`,
+    [tenantId, arrayOf(accountIds, String), arrayOf(lows, String), arrayOf(highs, String), currency],
+    'ledger_resting',
+  )
+  return row!.digest === createHash('sha256').update(digests.join(''), 'hex').digest('hex')
 }
 
 /** Spans whose digest is another than theirs. */

@@ -1,12 +1,24 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
-import { inWindow, readDigests, sealedSpans, TRANSACTIONS_DIGEST, windowValues } from './digest.ts'
+import {
+  inWindow,
+  readDigests,
+  sealedSpans,
+  TRANSACTION_COLUMNS,
+  TRANSACTIONS_DIGEST,
+  windowValues,
+} from './digest.ts'
 import { type DuplicateScope, findDuplicates } from './duplicates.ts'
-import { accountFaults, type Fault, MENDED, type ToldFault, unmended } from './faults.ts'
+import { accountFaults, approvedMenders, type Fault, mendedBy, type ToldFault, unmended } from './faults.ts'
 import { DRIFT_RUNBOOK } from './freeze.ts'
-import type { Seal, SealedAccount, SealedTransactions } from './seal.ts'
-import { NOTHING_SEALED } from './seal.ts'
+import {
+  ACCOUNT_CODE,
+  NOTHING_SEALED,
+  type Seal,
+  type SealedAccount,
+  type SealedTransactions,
+} from './seal.ts'
 
 const rule = (id: string, category: string, title: string): Rule => ({ id, category, title })
 
@@ -24,6 +36,7 @@ export const LEDGER_RULES: readonly Rule[] = [
   rule('ledger/sealed-tail', 'seals', 'no sealed entry is gone from the end of an account'),
   rule('ledger/sealed-entries', 'seals', 'every sealed entry is as it was sealed'),
   rule('ledger/sealed-transactions', 'seals', 'every sealed transaction is as it was sealed'),
+  rule('ledger/sealed-mendings', 'seals', 'what sealed transactions have mended is what was noted then'),
   rule('ledger/seal', 'seals', 'the last seal is ours, whole, and the one that was written last'),
   rule('ledger/guards', 'guards', 'triggers, constraints and functions that guard the ledger are in force'),
 ]
@@ -188,7 +201,7 @@ async function againstSeal(db: Queryable, sealed: SealedAccount): Promise<Change
     balanceMinor: bigint | null
     last: bigint | null
   }>(
-    `select replace(replace(a.code, '%', '%25'), ' ', '%20') as code, a.currency, a.opening_minor as "openingMinor", b.seq, b.balance_minor as "balanceMinor",
+    `select ${ACCOUNT_CODE} as code, a.currency, a.opening_minor as "openingMinor", b.seq, b.balance_minor as "balanceMinor",
        (select max(e.seq) from billing.entry e where e.tenant_id = a.tenant_id and e.account_id = a.id) as last
      from billing.account a left join billing.balance b on b.tenant_id = a.tenant_id and b.account_id = a.id
      where a.tenant_id = $1 and a.id = $2`,
@@ -285,7 +298,7 @@ interface SeenTransaction extends SuspectTransaction {
 }
 
 /** Not an entry of which a reconciliation has explained that it was not written with its transaction. */
-const notKnown = (entry: string) => `not exists (select from ${MENDED}
+const notKnown = (entry: string, n: number) => `not exists (select from ${mendedBy(n)}
   where (m.tenant_id, m.account_id, m.seq, m.of_transaction) = (${entry}.tenant_id, ${entry}.account_id, ${entry}.seq, ${entry}.transaction_id)
     and m.check_name = 'transaction')`
 
@@ -308,13 +321,13 @@ export async function examineTransactions(
      lateral (
        select coalesce(array_agg(distinct e.account_id::text), '{}') as accounts,
          coalesce(array_agg(e.account_id || ' ' || e.seq), '{}') as entries,
-         (count(*) filter (where e.xid <> t.xid and ${notKnown('e')}))::int as apart,
+         (count(*) filter (where e.xid <> t.xid and ${notKnown('e', 3)}))::int as apart,
          coalesce(bool_and(e.posted_at between t.posted_at - interval '1 hour' and t.posted_at + interval '1 day'), true) as timed
        from billing.entry e where e.tenant_id = t.tenant_id and e.transaction_id = t.id) e
      -- An adjustment that only notes something has one entry, of nothing.
-     where not exists (select from ${MENDED}
+     where not exists (select from ${mendedBy(3)}
        where m.tenant_id = t.tenant_id and m.check_name in ('zero-sum', 'missing') and m.of_transaction = t.id)`,
-    [suspects.map(({ tenantId }) => tenantId), suspects.map(({ id }) => id)],
+    [suspects.map(({ tenantId }) => tenantId), suspects.map(({ id }) => id), await approvedMenders(db)],
   )
   return rows.flatMap((row) => {
     const { entries, off, apart, timed, postedAt } = row
@@ -350,7 +363,7 @@ export async function examineBlock(db: Queryable, block: SealedTransactions): Pr
   const place = [block.from.xid, block.from.id, block.to.xid, block.to.id]
   const [now] = await db.query<{ count: number; digest: string | null }>(
     `select count(*)::int as count, ${TRANSACTIONS_DIGEST} as digest
-     from (select * from billing.journal_transaction
+     from (select ${TRANSACTION_COLUMNS} from billing.journal_transaction
            where (xid, id) >= ($1::xid8, $2::uuid) and (xid, id) <= ($3::xid8, $4::uuid) and ${inWindow(5)}
            order by xid, id) t`,
     [...place, ...windowValues(block)],
@@ -440,9 +453,9 @@ export async function strayEntries(db: Queryable, last: Seal | undefined): Promi
      left join billing.account a on a.tenant_id = e.tenant_id and a.id = e.account_id
      where (a.id is null or t.xid is distinct from e.xid
        -- What is seen here is over, and so is what wrote it; after a restore the numbers are another cluster's.
-       or ($1 and not pg_visible_in_snapshot(e.xid, pg_current_snapshot()))) and ${notKnown('e')}
+       or ($1 and not pg_visible_in_snapshot(e.xid, pg_current_snapshot()))) and ${notKnown('e', 2)}
      order by 1, 2, 3 limit ${MOST_NAMED}`,
-    [last?.ofThisCluster ?? false],
+    [last?.ofThisCluster ?? false, await approvedMenders(db)],
   )
   return rows.map(({ tenantId, accountId, seq, transactionId, why }) =>
     ledgerFinding('ledger/transaction', {

@@ -1,4 +1,6 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { judgeApproval } from '../approval/accept.ts'
 import type { Account } from './account.ts'
 
 /** What an account by itself is held to. */
@@ -68,14 +70,54 @@ export async function accountFaults(
   return unmended(db, { tenantId, id }, faults)
 }
 
+/** Rows `m` of what was explained, as a `from` item, of the transactions at `$n` alone: see `approvedMenders`. */
+export const mendedBy = (n: number) =>
+  `(select * from billing.mended_fault where transaction_id = any($${n}::uuid[])) m`
+
 /**
- * Rows `m` of what was explained, as a `from` item. They count only where the trail has the plan that their transaction
- * applied, and who approved it: a row put there by hand hides nothing.
+ * The adjusting transactions that two people stand behind: the trail has the plan that each applied, with an approval of
+ * it that another registered operator than the one who acted has signed, and was good then. What others say was mended
+ * hides nothing.
  */
-export const MENDED = `billing.mended_fault m join billing.journal_transaction mender
-  on (mender.tenant_id, mender.id) = (m.tenant_id, m.transaction_id) and exists (
-    select from tabib.audit a
-    where a.record->>'approver' is not null and 'reconcile:' || (a.record->>'planHash') = mender.business_key)`
+export async function approvedMenders(db: Queryable): Promise<string[]> {
+  const menders = await db.query<{ id: string; planHash: string }>(
+    `select distinct t.id, substr(t.business_key, 11) as "planHash"
+     from billing.mended_fault m join billing.journal_transaction t on (t.tenant_id, t.id) = (m.tenant_id, m.transaction_id)
+     where t.business_key like 'reconcile:%'`,
+  )
+  if (menders.length === 0) return []
+  const consents = await db.query<{
+    planHash: string
+    approval: string
+    actor: string
+    context: string
+    atS: number
+  }>(
+    `select distinct record->>'planHash' as "planHash", record->>'approval' as approval, record->>'actor' as actor,
+       record->>'context' as context, extract(epoch from ts)::float8 as "atS"
+     from tabib.audit where record->>'planHash' = any($1) and record->>'phase' = 'before' and record ? 'approval'`,
+    [menders.map(({ planHash }) => planHash)],
+  )
+  const approved = new Set<string>()
+  for (const { atS, ...consent } of consents) {
+    if (await holds(db, consent, atS)) approved.add(consent.planHash)
+  }
+  return menders.filter(({ planHash }) => approved.has(planHash)).map(({ id }) => id)
+}
+
+async function holds(
+  db: Queryable,
+  consent: { approval: string; planHash: string; actor: string; context: string },
+  atS: number,
+): Promise<boolean> {
+  try {
+    await judgeApproval({ db }, consent, atS)
+    return true
+  } catch (error) {
+    if (error instanceof TabibError && error.code === 'APPROVAL_INVALID') return false
+    throw error
+  }
+}
 
 /** Those faults that no reconciliation has explained as they are seen now, in their order. */
 export async function unmended<F extends Fault<string>>(
@@ -88,7 +130,7 @@ export async function unmended<F extends Fault<string>>(
     `select f.n from unnest($3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::text[]) with ordinality
        as f(check_name, seq, transaction_id, expected, seen, n)
      where not exists (
-       select from ${MENDED}
+       select from ${mendedBy(8)}
        where m.tenant_id = $1 and m.check_name = f.check_name
          and (m.of_transaction, m.expected, m.seen) is not distinct from (f.transaction_id, f.expected, f.seen)
          -- A transaction's sum is of all its accounts; every other fault is one account's.
@@ -100,6 +142,7 @@ export async function unmended<F extends Fault<string>>(
       faults.map(({ transactionId }) => transactionId),
       faults.map(({ expected }) => expected),
       faults.map(({ seen }) => seen),
+      await approvedMenders(db),
     ],
   )
   const left = new Set(open.map(({ n }) => Number(n)))

@@ -2,7 +2,7 @@ import type { Database, Queryable, Transaction } from '../../adapters/postgres/c
 import { TabibError } from '../../errors.ts'
 import { planHash } from '../audit/canonical-json.ts'
 import { type Account, openAccount } from './account.ts'
-import { accountFaults, type Fault, MENDED, type ToldFault } from './faults.ts'
+import { accountFaults, approvedMenders, type Fault, mendedBy, type ToldFault } from './faults.ts'
 import { DRIFT_RUNBOOK, freezeAccount, freezeOf } from './freeze.ts'
 import { ledgerRefusal } from './post.ts'
 import type { SealedAccount } from './seal.ts'
@@ -322,13 +322,13 @@ async function missingLegs(
            where tenant_id = $1 and account_id = $2 and seq < $3), '-infinity') - interval '1 minute'
          and t.posted_at <= coalesce((select posted_at from billing.entry
            where tenant_id = $1 and account_id = $2 and seq = $4), 'infinity') + interval '1 minute'
-         and not exists (select from ${MENDED}
+         and not exists (select from ${mendedBy(6)}
            where m.tenant_id = $1 and m.of_transaction = t.id and m.check_name in ('zero-sum', 'missing'))
        group by t.id
        having count(*) filter (where e.account_id = $2) = 0
          and (count(e.seq) = 0 or sum(e.amount_minor) filter (where e.currency = $5) <> 0)
        order by t.id`,
-      [tenantId, id, gap.from, gap.to, currency],
+      [tenantId, id, gap.from, gap.to, currency, await approvedMenders(db)],
     )
     const near = rows.map(({ transactionId, off }) => ({ transactionId, off: BigInt(off) }))
     const halves = near.filter(({ off }) => off !== 0n)

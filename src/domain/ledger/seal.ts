@@ -44,6 +44,8 @@ const headSchema = z.object({
   transactions: z.number(),
   /** Of triggers, constraints, policies and functions that guard the ledger. */
   guards: z.string(),
+  /** Of what the transactions that it saw are said to have mended; seals of before know nothing of it. */
+  mended: z.string().optional(),
   iat: z.number(),
 })
 export type SealHead = z.output<typeof headSchema>
@@ -164,7 +166,7 @@ export async function* sealLines(path: string, start: 't ' | 's ' | 'a '): Async
   await using file = await open(path)
   let rest = ''
   for await (const chunk of file.createReadStream({
-    encoding: 'latin1',
+    encoding: 'utf8',
     highWaterMark: CHUNK_BYTES,
     autoClose: false,
   })) {
@@ -191,6 +193,8 @@ export async function readSealedAccount(
 /** Writes a seal's content line by line; `sign` makes it a seal, and without that it leaves nothing behind. */
 export interface SealWriter extends AsyncDisposable {
   write(line: string): Promise<void> | undefined
+  /** As if nothing had been written yet. */
+  restart(): Promise<void>
   /**
    * Signs it, and puts it beside the others unless another pass was faster. A crash in the middle is made good by the
    * next `readLastSeal`.
@@ -212,14 +216,16 @@ export async function writeSeal(
   // Null after one that is gone, which `reseal` went past.
   const previous = n === 1 ? null : await readHead(folder, n - 1).then(sha256, () => null)
   const draft = `${contentPath(folder, n)}.${process.pid}.draft`
-  const file = await open(draft, 'w', 0o600).catch((cause) => {
-    throw unreadable(folder, cause)
-  })
-  const hash = createHash('sha256')
+  const begin = () =>
+    open(draft, 'w', 0o600).catch((cause) => {
+      throw unreadable(folder, cause)
+    })
+  let file = await begin()
+  let hash = createHash('sha256')
   let lines: string[] = []
   let size = 0
   const flush = async () => {
-    const bytes = Buffer.from(lines.join(''), 'latin1')
+    const bytes = Buffer.from(lines.join(''), 'utf8')
     lines = []
     size = 0
     hash.update(bytes)
@@ -230,6 +236,13 @@ export async function writeSeal(
       lines.push(line, '\n')
       size += line.length + 1
       return size < CHUNK_BYTES ? undefined : flush()
+    },
+    async restart() {
+      await file.close()
+      file = await begin()
+      hash = createHash('sha256')
+      lines = []
+      size = 0
     },
     async sign(head) {
       await flush()
@@ -324,6 +337,9 @@ const unreadable = (folder: string, cause: NodeJS.ErrnoException) =>
     cause,
     suggestions: ['export TABIB_LEDGER_SEALS=<folder>'],
   })
+
+/** Of `billing.account a`: the code as one word of a line. */
+export const ACCOUNT_CODE = `replace(replace(replace(a.code, '%', '%25'), ' ', '%20'), E'\\n', '%0A')`
 
 /**
  * An account as a line of the content: what `pass.ts` reads of an account is the beginning of it, so that one at rest is

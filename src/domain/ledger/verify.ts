@@ -1,6 +1,7 @@
 import type { KeyStore } from '../../adapters/keystore/client.ts'
 import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
+import { mendedDigest } from './digest.ts'
 import {
   examineAccount,
   examineBlock,
@@ -80,27 +81,34 @@ export async function verifyLedger(
       : undefined
 
   await using connection = await db.connection()
-  const seen = await inOneSnapshot(connection, async () => ({
-    guards: await readGuards(connection),
-    sighting: await passLedger(connection, {
+  const seen = await inOneSnapshot(connection, async () => {
+    const sighting = await passLedger(connection, {
       scope,
       last,
       writer,
       clearsAccount: async (suspect) => (await examineAccount(connection, suspect, last)).length === 0,
       clearsTransaction: async (suspect) => (await examineTransactions(connection, [suspect])).length === 0,
       signal,
-    }),
-  }))
+    })
+    return {
+      guards: await readGuards(connection),
+      mended: await mendedDigest(connection, sighting.snapshot),
+      mendedThen: last?.ofThisCluster ? await mendedDigest(connection, last.snapshot) : undefined,
+      sighting,
+    }
+  })
   const { suspects, snapshot, ...facts } = seen.sighting
   const faults = await inOneSnapshot(connection, () => examineAgain(connection, suspects, last))
   const guards = judgeGuards(seen.guards, last)
-  findings.push(...faults, ...guards)
+  const mendings = judgeMendings(seen.mendedThen, last)
+  findings.push(...faults, ...guards, ...mendings)
 
   let writtenSeal: number | null = null
   // Rows that belong nowhere are in no account that could be left out: nothing is sealed until they are explained.
   if (writer && !suspects.strays) {
     const held = guards.length > 0 && last ? last.guards : seen.guards.digest
-    const signed = await writer.sign({ ...facts, snapshot, guards: held }).catch(unsigned)
+    const mended = mendings.length > 0 ? last!.mended : seen.mended
+    const signed = await writer.sign({ ...facts, snapshot, guards: held, mended }).catch(unsigned)
     if ('n' in signed) writtenSeal = signed.n
     else findings.push(signed)
   }
@@ -177,6 +185,17 @@ function judgeGuards({ disabled, digest }: Guards, last: Seal | undefined): Ledg
       'guards of the ledger',
       'a trigger, constraint, policy, rule, function or right to write is another than when it was sealed',
     ),
+  ]
+}
+
+function judgeMendings(then: string | undefined, last: Seal | undefined): LedgerFinding[] {
+  if (then === undefined || last?.mended === undefined || then === last.mended) return []
+  return [
+    ledgerFinding('ledger/sealed-mendings', {
+      object: 'what was noted as mended',
+      message:
+        'transactions that were sealed are said to have mended something else than when they were sealed',
+    }),
   ]
 }
 
