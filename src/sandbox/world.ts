@@ -19,12 +19,9 @@ import { packageRoot } from '../package-root.ts'
 import { eventStreamOf, type Service, schemaOf } from '../service.ts'
 import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
-<<<<<<< HEAD
-import { type PlantedPatient, plantPatients } from './patients.ts'
-=======
 import { heavyLogo } from './heavy-logo.ts'
 import { plantHistory } from './ledger-history.ts'
->>>>>>> 302a90a (billing/FM-11 and FM-16: late statement runs, and renderers that run out of memory)
+import { type PlantedPatient, plantPatients } from './patients.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniServer, startPatroni } from './servers/patroni.ts'
@@ -323,7 +320,6 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     },
     produce: (target, events) => produce({ service, owner }, target, events),
     tenant: (id) => makeTenant(app, id),
-<<<<<<< HEAD
     patients: (options) => {
       const { db, redis, attachments, config, fetch, erasureSecret } = app
       return plantPatients({ db, service, redis, attachments, config, fetch, erasureSecret }, options)
@@ -333,7 +329,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       if (known.some((one) => one.name === name)) return
       const { publicJwk } = await (await app.keyStore()).generate('ES256')
       await addOperator(app, { name, publicJwk, by: 'sandbox' })
-=======
+    },
     async clinic({ patients, lines, logoSide }) {
       const tenantId = await makeTenant(app)
       if (logoSide !== undefined) {
@@ -351,7 +347,6 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
         { tenantId, patients, lines, from: month(-1, 2), to: month(-1, 27) },
       )
       return { tenantId, period: month(-1, 2).toISOString().slice(0, 7) }
->>>>>>> 302a90a (billing/FM-11 and FM-16: late statement runs, and renderers that run out of memory)
     },
     deliverAgain: (target, eventId, times) => deliverAgain(app.nats, target, eventId, times),
     async [Symbol.asyncDispose]() {
