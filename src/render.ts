@@ -171,13 +171,3 @@ const width = (text: string): number => [...text.replace(/\p{M}/gu, '')].length
 /** A word as a POSIX shell reads it back, for a command that is printed to be pasted. */
 export const quote = (word: string): string =>
   /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
-
-/** Progress of long work: at most one line every two seconds. */
-export function throttled(print: (line: string) => void): (line: string) => void {
-  let last = performance.now()
-  return (line) => {
-    if (performance.now() - last < 2_000) return
-    last = performance.now()
-    print(line)
-  }
-}

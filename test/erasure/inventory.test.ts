@@ -111,6 +111,8 @@ test('what nobody classified is found, wherever it is stored', async () => {
     add column initials text generated always as (left(name, 1)) stored`)
   await owner.query(`create materialized view reports.phones as select phone from virtual_care.patient`)
   await owner.query(`create table "public"."Old Patients" (name text)`)
+  await owner.query(`create domain billing.document as jsonb`)
+  await owner.query(`alter table communication.thread add column papers billing.document[]`)
   await owner.query(`create table reports.detached (like virtual_care.patient)`)
   await owner.query(`create table reports.child (note text) inherits (communication.thread)`)
   await owner.query(`create server elsewhere foreign data wrapper postgres_fdw`)
@@ -140,6 +142,7 @@ test('what nobody classified is found, wherever it is stored', async () => {
       'large-object pg_largeobject',
       'outlet publication everything',
       'unclassified-column public."Old Patients"',
+      'unclassified-column communication.thread.papers',
       'unclassified-column reports.child',
       'unclassified-column reports.detached',
       'unclassified-column reports.far',

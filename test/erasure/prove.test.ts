@@ -4,7 +4,11 @@ import { join } from 'node:path'
 import { compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addOperator } from '../../src/domain/approval/operator.ts'
-import { CERTIFICATE_PURPOSE, certificateSchema } from '../../src/domain/erasure/certificate.ts'
+import {
+  CERTIFICATE_PURPOSE,
+  certificateSchema,
+  verifyCertificate,
+} from '../../src/domain/erasure/certificate.ts'
 import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
 import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
 import { performStep } from '../../src/domain/erasure/perform.ts'
@@ -36,6 +40,14 @@ beforeAll(async () => {
     count: 1,
     seed: 2,
     phone: () => patients[0]!.phone,
+  })
+  // A brother has the address of the family.
+  await world().service.transaction(async (tx) => {
+    await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    await tx.query('update virtual_care.patient set email = $1 where id = $2', [
+      patients[0]!.email.toUpperCase(),
+      patients[1]!.patientId,
+    ])
   })
   const keys = await world().tabib(['keys', 'jwks', '--purpose', CERTIFICATE_PURPOSE])
   jwks = join(folder, 'keys.json')
@@ -138,6 +150,9 @@ test('a complete erasure has a certificate that holds without any server, and te
     })
   }
   expect(statement.coverage.participants.every(({ acknowledged }) => acknowledged)).toBe(true)
+  expect(statement.gaps).toContain(
+    'an identifier of kind e-mail is another patient’s as well, and was not searched for',
+  )
   const { canaries, ...scan } = statement.scan
   expect(scan).toMatchObject({
     hits: [],
@@ -149,6 +164,11 @@ test('a complete erasure has a certificate that holds without any server, and te
   expect(canaries.lowerBound).toBeGreaterThan(0.98)
 
   expect(await verify(file)).toMatchObject({ exitCode: 0, envelope: { result: [{ outcome: 'complete' }] } })
+  const keys = JSON.parse(await readFile(jwks, 'utf8'))
+  await expect(verifyCertificate(certificate, { ...keys, revoked: [keys.keys[0].kid] })).rejects.toThrow(
+    /is revoked/,
+  )
+  await expect(verifyCertificate(keys.probes[0], keys)).rejects.toThrow(/it is a "tabib-probe\+jws"/)
   const [header, , signature] = certificate.split('.')
   const other = Buffer.from(JSON.stringify({ ...statement, rows: 1 })).toString('base64url')
   await writeFile(join(folder, 'changed.jws'), [header, other, signature].join('.'))
@@ -170,13 +190,18 @@ test('what is left where nobody looks for it keeps the certificate back', async 
       witness.patientId,
     ])
   })
+  await world().app.redis.set(`session:${tenantId}:draft`, `{"to":"${erased.phone}"}`)
   const secret = await world().app.erasureSecret()
   const named = `subject-${secret.subjectHash(tenantId, erased.patientId).toString('hex').slice(0, 12)}`
   const { exitCode, envelope } = await prove(named)
   expect(exitCode).toBe(5)
   expect(envelope.error.context.open).toMatchObject([
     { what: 'residue', detail: expect.stringContaining('virtual_care.encounter_note') },
+    { what: 'residue', detail: expect.stringContaining('Redis') },
+    // Nobody has said what lies under such a key.
+    { what: 'inventory', detail: expect.stringContaining('session*') },
   ])
+  await world().app.redis.del(`session:${tenantId}:draft`)
   expect(JSON.stringify(envelope)).not.toContain(erased.phone.slice(4))
 })
 

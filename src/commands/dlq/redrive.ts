@@ -4,7 +4,7 @@ import { summarise } from '../../domain/dlq/plan.ts'
 import { planRedrive, type Redriven, type RedrivePlan, redriveEvents } from '../../domain/dlq/redrive.ts'
 import { TabibError } from '../../errors.ts'
 import { quarantineFilter, quarantineFlags, reasonFilter } from '../../quarantine-flags.ts'
-import { mark, quote, throttled } from '../../render.ts'
+import { mark, quote } from '../../render.ts'
 
 /** Events a second: `50/s`, or `50`. */
 const rateFlag = Flags.custom<number>({
@@ -128,3 +128,13 @@ function resultText({ sent, redriven, failed, pending, kept }: Redriven): string
 
 const isResumable = (error: unknown): error is TabibError =>
   error instanceof TabibError && (error.code === 'PARTIAL' || error.code === 'TIMED_OUT')
+
+/** At most one line every two seconds. */
+function throttled(print: (line: string) => void): (line: string) => void {
+  let last = performance.now()
+  return (line) => {
+    if (performance.now() - last < 2_000) return
+    last = performance.now()
+    print(line)
+  }
+}

@@ -5,6 +5,7 @@ import { certificateText, shortSubject, signCertificate } from '../../domain/era
 import { findSubject, stateErasures } from '../../domain/erasure/prove.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
 import { TabibError } from '../../errors.ts'
+import { openProgress } from '../../progress.ts'
 
 export default class ErasureProve extends TabibCommand<typeof ErasureProve> {
   static override summary =
@@ -40,14 +41,23 @@ Certificates are signed by the active key of the purpose erasure-certificate.`
     const tenantId = tenant === undefined ? undefined : (await findTenant(app, tenant)).id
     const subjects = []
     for (const named of this.args.erasure) subjects.push(await findSubject(app, { named, tenantId }))
+    const progress = openProgress({ quiet: this.flags.quiet })
     const statements = await stateErasures(
       {
         db: app.db,
         nats: app.config.natsUrl === undefined ? undefined : app.nats,
+        redis: { cache: app.config.redisCacheUrl, queue: app.config.redisUrl },
         erasureSecret: app.erasureSecret,
       },
-      { subjects, version: this.config.version, context: app.config.context, signal: this.signal },
+      {
+        subjects,
+        version: this.config.version,
+        context: app.config.context,
+        signal: this.signal,
+        onProgress: progress.at,
+      },
     )
+    progress.end()
     const unfinished = statements.filter(({ outcome }) => outcome === 'open')
     if (unfinished.length > 0 && !interim) throw stillOpen(unfinished)
     const certificates: Awaited<ReturnType<typeof signCertificate>>[] = []

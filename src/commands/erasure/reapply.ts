@@ -1,7 +1,8 @@
 import { planned, severe, TabibCommand } from '../../command.ts'
 import { applyReapply, planReapply, type Reapplied, type ReapplyPlan } from '../../domain/erasure/reapply.ts'
 import { assertMigrated } from '../../domain/schema/migrate.ts'
-import { counted, details, mark, throttled } from '../../render.ts'
+import { openProgress } from '../../progress.ts'
+import { counted, details, mark } from '../../render.ts'
 import { thisInstance } from '../../worker.ts'
 
 export default class ErasureReapply extends TabibCommand<typeof ErasureReapply> {
@@ -33,7 +34,7 @@ process on that database answers 503 until this is done. It may be run again; th
     this.note(planText(plan))
     const { reason } = await this.confirmSevere(plan.database, `Erasing again in ${plan.database}`)
     this.resumeWith = `tabib erasure reapply --confirm ${plan.database} --reason "<why>"`
-    const progress = throttled((line) => this.note(line))
+    const progress = openProgress({ quiet: this.flags.quiet })
     const result = await this.mutateAlone(
       'erasure-list',
       { targets: [`database:${plan.database}`], planHash, reason, failureMode: 'communication/C15' },
@@ -41,9 +42,10 @@ process on that database answers 503 until this is done. It may be run again; th
         applyReapply(app, {
           instance: thisInstance(this.config.version).id,
           signal: this.signal,
-          onProgress: (done, of) => progress(`${done} of ${counted(of, 'step')} done`),
+          onProgress: progress.at,
         }),
     )
+    progress.end()
     const whole = result.left === 0 && Object.keys(result.failed).length === 0
     this.succeed({
       result: { plan, ...result },

@@ -1,19 +1,12 @@
-import type { Nats } from '../../adapters/nats/client.ts'
-import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { fails } from '../../findings-report.ts'
 import { digestOf, type Statement } from './certificate.ts'
 import { checkInventory } from './inventory/check.ts'
 import { listInventory } from './inventory/index.ts'
 import { PARTICIPANTS } from './participants.ts'
-import { type ResidualScan, scanResidue, searchable } from './residual-scan.ts'
-import { type ErasureSecret, shortName } from './secret.ts'
-
-export interface ProveSystems {
-  readonly db: Database
-  readonly nats: Nats | undefined
-  erasureSecret(): Promise<ErasureSecret>
-}
+import { type ResidualScan, type ScanSystems, scanResidue, searchable } from './residual-scan.ts'
+import { shortName } from './secret.ts'
 
 /** Whose erasure is to be proved. */
 export interface ProvedSubject {
@@ -32,7 +25,7 @@ const RECALL_WANTED = 0.95
  * @throws TabibError NOT_FOUND; USAGE where a name fits several.
  */
 export async function findSubject(
-  { db, erasureSecret }: Pick<ProveSystems, 'db' | 'erasureSecret'>,
+  { db, erasureSecret }: Pick<ScanSystems, 'db' | 'erasureSecret'>,
   { named, tenantId }: { named: string; tenantId: string | undefined },
 ): Promise<ProvedSubject> {
   const text = named.toLowerCase()
@@ -63,20 +56,27 @@ export async function findSubject(
 
 /** What can be said of subjects of one tenant, one statement each, from one reading of everything. */
 export async function stateErasures(
-  systems: ProveSystems,
+  systems: ScanSystems,
   {
     subjects,
     version,
     context,
     signal,
-  }: { subjects: readonly ProvedSubject[]; version: string; context: string; signal: AbortSignal },
+    onProgress,
+  }: {
+    subjects: readonly ProvedSubject[]
+    version: string
+    context: string
+    signal: AbortSignal
+    onProgress?: (done: number, all: number, object: string) => void
+  },
 ): Promise<Omit<Statement, 'iss' | 'jti' | 'iat'>[]> {
-  const { findings } = await checkInventory({ ...systems, redis: {} }, { allRows: false, signal })
+  const { findings } = await checkInventory(systems, { allRows: false, signal })
   const unclassified = findings.filter(fails)
   const scans = new Map<string, ResidualScan>()
   for (const tenantId of new Set(subjects.map((one) => one.tenantId))) {
     const hashes = subjects.filter((one) => one.tenantId === tenantId).map(({ hash }) => hash)
-    scans.set(tenantId, await scanResidue(systems, { tenantId, hashes, signal }))
+    scans.set(tenantId, await scanResidue(systems, { tenantId, hashes, signal, onProgress }))
   }
   const statements = []
   for (const subject of subjects) {
@@ -87,7 +87,7 @@ export async function stateErasures(
 }
 
 async function stateErasure(
-  { db }: ProveSystems,
+  { db }: ScanSystems,
   subject: ProvedSubject,
   {
     scan,
@@ -99,6 +99,7 @@ async function stateErasure(
   const holds = await readHolds(db, subject)
   const { fingerprints, unsearchable } = await searchable(db, subject)
   const hits = scan.hits.filter((hit) => hit.subject === hex).map(({ subject: _, ...hit }) => hit)
+  const shared = scan.shared.filter((one) => one.subject === hex)
   const open = [
     ...requests.flatMap(openSteps),
     ...(requests.some(({ steps }) => steps.length > 0)
@@ -181,12 +182,14 @@ async function stateErasure(
       cutShort: scan.cutShort,
     },
     gaps: [
+      ...[...new Set(shared.map(({ kind }) => kind))].map(
+        (kind) => `an identifier of kind ${kind} is another patient’s as well, and was not searched for`,
+      ),
       ...unsearchable.map((kind) => `an identifier of kind ${kind} is of a form that cannot be searched for`),
       ...canaries.missed.map((how) => `not found where it was planted: ${how}`),
       ...(scan.cutShort > 0 ? [`${scan.cutShort} places were not decoded to their end`] : []),
       'names are not searched for: others have the same',
-      'objects are erased by the subject’s id and their contents are not read',
-      'caches are erased by key and their contents are not read',
+      'objects are erased by the subject’s id, and what is in others’ is not read',
     ],
   }
 }

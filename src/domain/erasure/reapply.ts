@@ -145,7 +145,7 @@ async function compare(systems: ParticipantSystems): Promise<{
   const latest = new Map<string, RequestFact>()
   const missing: Fact[] = []
   // From its beginning: one table may have been restored by itself, and no mark tells of that.
-  for await (const { facts } of factBatches(systems, 0)) {
+  for await (const { facts } of factBatches(systems)) {
     for (const fact of facts)
       if (fact.kind === 'request') latest.set(`${fact.tenantId}/${fact.subjectHash}`, fact)
     missing.push(...(await unknownFacts(systems.db, facts)))

@@ -109,33 +109,52 @@ export async function rememberErasures(systems: ListSystems): Promise<{ written:
 
 /**
  * What the list says and the database does not know, oldest first: a restore took it away. What somebody put into the
- * stream without the erasure secret counts for nothing.
+ * stream without the erasure secret counts for nothing; the secret is asked for only where something is unknown.
  */
 export async function* missingFacts(
   { db, nats, erasureSecret }: ListSystems,
   { after }: { after: number },
 ): AsyncGenerator<{ seq: number; missing: Fact[] }> {
-  for await (const { seq, facts } of factBatches({ nats, erasureSecret }, after)) {
-    yield { seq, missing: await unknownFacts(db, facts) }
+  for await (const { seq, entries } of entryBatches(nats, after)) {
+    const unknown = new Set(
+      await unknownFacts(
+        db,
+        entries.map(({ fact }) => fact),
+      ),
+    )
+    const missing = entries.filter(({ fact }) => unknown.has(fact))
+    yield { seq, missing: missing.length === 0 ? [] : await genuine(await erasureSecret(), missing) }
   }
 }
 
-/** Everything that the list says after a place in it, in batches; `seq` is the last of each. */
-export async function* factBatches(
-  { nats, erasureSecret }: Pick<ListSystems, 'nats' | 'erasureSecret'>,
-  after: number,
-): AsyncGenerator<{ seq: number; facts: Fact[] }> {
-  let batch: Fact[] = []
+/** Everything that the list says, in batches; `seq` is the last of each. */
+export async function* factBatches({
+  nats,
+  erasureSecret,
+}: Pick<ListSystems, 'nats' | 'erasureSecret'>): AsyncGenerator<{ seq: number; facts: Fact[] }> {
+  for await (const { seq, entries } of entryBatches(nats, 0)) {
+    yield { seq, facts: entries.length === 0 ? [] : await genuine(await erasureSecret(), entries) }
+  }
+}
+
+/** A fact as it lies in the stream, which anybody may have put there. */
+interface Entry {
+  fact: Fact
+  payload: Uint8Array
+}
+
+async function* entryBatches(nats: Nats, after: number): AsyncGenerator<{ seq: number; entries: Entry[] }> {
+  let entries: Entry[] = []
   let last = after
   for await (const { seq, payload } of nats.messages(ERASURE_STREAM.name, after + 1, { payloads: true })) {
-    const fact = await readFact(await erasureSecret(), payload)
-    if (fact) batch.push(fact)
+    const fact = readFact(payload)
+    if (fact) entries.push({ fact, payload })
     last = seq
-    if (batch.length < BATCH) continue
-    yield { seq, facts: batch }
-    batch = []
+    if (entries.length < BATCH) continue
+    yield { seq, entries }
+    entries = []
   }
-  if (last > after) yield { seq: last, facts: batch }
+  if (last > after) yield { seq: last, entries }
 }
 
 /** Where the list ends, and since when there is this one. @throws TabibError NATS_UNREACHABLE, MIGRATION_REQUIRED */
@@ -153,7 +172,7 @@ export interface Mark {
   streamCreated: Date | null
   /** A re-application was begun and has not ended. */
   reapplying: boolean
-  /** Of the database that the mark was set in, and of this one. */
+  /** Which database the mark was set in, and which this is: system identifier, database, timeline. */
   setIn: string | null
   here: string
 }
@@ -245,6 +264,7 @@ const iso = (column: string) => `to_char(${column} at time zone 'utc', 'YYYY-MM-
 
 /** A tenant that is not in this database has nobody in it whom to erase. */
 export async function unknownFacts(db: Queryable, facts: readonly Fact[]): Promise<Fact[]> {
+  if (facts.length === 0) return []
   const unknown = await db.query<{ n: number }>(
     `select n::int from unnest($1::text[], $2::uuid[], $3::uuid[]) with ordinality as f (kind, ref, tenant_id, n)
      where exists (select from tabib.tenant t where t.id = f.tenant_id) and not case kind
@@ -264,15 +284,24 @@ const signFact = (secret: ErasureSecret, fact: Fact): Promise<string> =>
     .setProtectedHeader({ alg: 'HS256', typ: FACT_TYPE })
     .sign(listKey(secret))
 
-async function readFact(secret: ErasureSecret, payload: Uint8Array): Promise<Fact | undefined> {
+function readFact(payload: Uint8Array): Fact | undefined {
   try {
-    const { protectedHeader, payload: said } = await compactVerify(payload, listKey(secret), {
-      algorithms: ['HS256'],
-    })
-    if (protectedHeader.typ !== FACT_TYPE) return undefined
-    return factSchema.parse(JSON.parse(Buffer.from(said).toString()))
+    const said = Buffer.from(Buffer.from(payload).toString().split('.')[1] ?? '', 'base64url').toString()
+    return factSchema.parse(JSON.parse(said))
   } catch {
-    // Anybody may have put it there.
     return undefined
   }
+}
+
+async function genuine(secret: ErasureSecret, entries: readonly Entry[]): Promise<Fact[]> {
+  const isGenuine = async ({ payload }: Entry) => {
+    try {
+      const { protectedHeader } = await compactVerify(payload, listKey(secret), { algorithms: ['HS256'] })
+      return protectedHeader.typ === FACT_TYPE
+    } catch {
+      return false
+    }
+  }
+  const judged = await Promise.all(entries.map(isGenuine))
+  return entries.filter((_, n) => judged[n]).map(({ fact }) => fact)
 }

@@ -1,10 +1,12 @@
 import { randomInt } from 'node:crypto'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { openRedis, pingRedis, type Redis } from '../../adapters/redis/client.ts'
 import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
-import { fingerprintKey, fingerprintsOf } from './fingerprint.ts'
+import { type FingerprintKey, fingerprintKey, fingerprintsOf } from './fingerprint.ts'
 import type { Identifier } from './identifier.ts'
 import type { Identifiers } from './identifiers.ts'
+import { type InventorySystems, serversOf } from './inventory/check.ts'
 import { type LiveTable, readTables } from './inventory/live.ts'
 import { recallBound } from './recall.ts'
 import { openScanner, type Scanner, type Wanted } from './scanner.ts'
@@ -31,11 +33,11 @@ export interface ResidualScan {
   cutShort: number
   /** Places that could not be read, and why. */
   unread: { object: string; why: string }[]
+  /** Identifiers of a subject that are another patient's as well, by kind: not searched for. */
+  shared: { subject: string; kind: string }[]
 }
 
-export interface ScanSystems {
-  readonly db: Database
-  readonly nats: Nats | undefined
+export interface ScanSystems extends InventorySystems {
   erasureSecret(): Promise<ErasureSecret>
 }
 
@@ -80,14 +82,26 @@ export async function searchable(
 
 /**
  * Reads everything that the platform stores of one tenant, and what it stores without a tenant, in search of subjects:
- * every row of every table, classified or not, with all columns that this login may read, and every message of the
- * service's streams. Memory does not grow with it.
+ * every row of every table, classified or not, with all columns that this login may read, every message of the services'
+ * streams and every value in Redis. Memory does not grow with it. What a subject shares with a patient who is there, as a
+ * family its phone, is not searched for: it is theirs.
  *
- * @throws TabibError POSTGRES_UNREACHABLE, NATS_UNREACHABLE.
+ * @throws TabibError POSTGRES_UNREACHABLE, NATS_UNREACHABLE, REDIS_UNREACHABLE.
  */
 export async function scanResidue(
   systems: ScanSystems,
-  { tenantId, hashes, signal }: { tenantId: string; hashes: readonly Buffer[]; signal: AbortSignal },
+  {
+    tenantId,
+    hashes,
+    signal,
+    onProgress,
+  }: {
+    tenantId: string
+    hashes: readonly Buffer[]
+    signal: AbortSignal
+    /** Tables read, of all, and what is read now. */
+    onProgress?: ((done: number, all: number, object: string) => void) | undefined
+  },
 ): Promise<ResidualScan> {
   const startedAt = performance.now()
   const cpu = process.cpuUsage()
@@ -99,14 +113,21 @@ export async function scanResidue(
     const { fingerprints } = await searchable(systems.db, { tenantId, hash })
     wanted.push(...fingerprints.map((one) => ({ subject: hash.toString('hex'), ...one })))
   }
+  const others = await livingFingerprints(systems.db, key, wanted, {
+    tenantId,
+    isSubject: (id) => hashes.some((hash) => hash.equals(secret.subjectHash(tenantId, id))),
+  })
+  const isShared = ({ fingerprint }: Wanted) => others.has(Buffer.from(fingerprint).toString('hex'))
   const scanner = openScanner(key, [
-    ...wanted,
+    ...wanted.filter((one) => !isShared(one)),
     ...canaries.flatMap(({ id, identifier }) =>
       fingerprintsOf(key, [identifier]).fingerprints.map((one) => ({ subject: id, ...one })),
     ),
   ])
   const scan = new Scan(scanner, canaries)
-  for (const table of await readTables(systems.db)) {
+  const tables = await readTables(systems.db)
+  for (const [n, table] of tables.entries()) {
+    onProgress?.(n, tables.length, table.name)
     try {
       await scan.place(table.name, rowsOf(systems.db, table, tenantId), signal)
     } catch (error) {
@@ -119,10 +140,23 @@ export async function scanResidue(
   for (const stream of systems.nats ? STREAMS : []) {
     await scan.place(stream, messagesOf(systems.nats!, stream, tenantId), signal)
   }
+  for (const url of serversOf(systems.redis).keys()) {
+    const redis = openRedis({ url })
+    await using _closed = { [Symbol.asyncDispose]: async () => redis.disconnect() }
+    await pingRedis(redis)
+    await scan.place('Redis', valuesOf(redis, tenantId), signal)
+  }
   scan.plantRest()
   const { user, system } = process.cpuUsage(cpu)
   const cpuS = (user + system) / 1e6
-  return { ...scan.result(), wallS: (performance.now() - startedAt) / 1e3, cpuS, rate: scan.bytes / cpuS }
+  const shared = wanted.filter(isShared).map(({ subject, kind }) => ({ subject, kind }))
+  return {
+    ...scan.result(),
+    shared,
+    wallS: (performance.now() - startedAt) / 1e3,
+    cpuS,
+    rate: scan.bytes / cpuS,
+  }
 }
 
 const CANARY = 'canary '
@@ -204,7 +238,7 @@ class Scan {
     for (const canary of this.#waiting.splice(0)) this.#plant(canary)
   }
 
-  result(): Omit<ResidualScan, 'wallS' | 'cpuS' | 'rate'> {
+  result(): Omit<ResidualScan, 'wallS' | 'cpuS' | 'rate' | 'shared'> {
     const [planted, found] = [this.#planted, this.#found]
     return {
       places: this.#places,
@@ -286,4 +320,75 @@ async function* messagesOf(nats: Nats, stream: string, tenantId: string): AsyncG
     batch = []
   }
   if (batch.length > 0) yield batch
+}
+
+/** Values of the tenant's keys, each with its key, since either may tell of somebody. */
+async function* valuesOf(redis: Redis, tenantId: string): AsyncGenerator<string[]> {
+  let cursor = '0'
+  do {
+    const [next, keys] = await redis.scan(cursor, 'MATCH', `*${tenantId}*`, 'COUNT', 1_000)
+    cursor = next
+    for (let from = 0; from < keys.length; from += BATCH_ROWS) {
+      const batch = keys.slice(from, from + BATCH_ROWS)
+      yield await Promise.all(
+        batch.map(async (key) => JSON.stringify({ key, value: await contentOf(redis, key) })),
+      )
+    }
+  } while (cursor !== '0')
+}
+
+async function contentOf(redis: Redis, key: string): Promise<unknown> {
+  switch (await redis.type(key)) {
+    case 'string':
+      return redis.get(key)
+    case 'hash':
+      return redis.hgetall(key)
+    case 'list':
+      return redis.lrange(key, 0, -1)
+    case 'set':
+      return redis.smembers(key)
+    case 'zset':
+      return redis.zrange(key, '0', '-1')
+    case 'stream':
+      return redis.xrange(key, '-', '+')
+    default:
+      return null
+  }
+}
+
+/** Fingerprints, in hex, of what other patients have who are there: of those that are wanted alone. */
+async function livingFingerprints(
+  db: Database,
+  key: FingerprintKey,
+  wanted: readonly Wanted[],
+  { tenantId, isSubject }: { tenantId: string; isSubject(patientId: string): boolean },
+): Promise<Set<string>> {
+  const asked = new Set(wanted.map(({ fingerprint }) => Buffer.from(fingerprint).toString('hex')))
+  const living = new Set<string>()
+  if (asked.size === 0) return living
+  await using connection = await db.connection()
+  await connection.query('begin read only')
+  try {
+    await connection.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    await connection.query(
+      `declare living no scroll cursor for
+       select id, phone, email as "e-mail", national_id as "national-id" from virtual_care.patient
+       where tenant_id = '${tenantId}'`,
+    )
+    for (;;) {
+      const rows = await connection.query<Record<string, string | null>>(`fetch ${BATCH_ROWS} from living`)
+      if (rows.length === 0) return living
+      for (const row of rows) {
+        const identifiers = (['phone', 'e-mail', 'national-id'] as const).flatMap((kind): Identifier[] =>
+          row[kind] ? [{ kind, value: row[kind] }] : [],
+        )
+        const same = fingerprintsOf(key, identifiers)
+          .fingerprints.map(({ fingerprint }) => fingerprint.toString('hex'))
+          .filter((hex) => asked.has(hex))
+        if (same.length > 0 && !isSubject(row.id!)) for (const hex of same) living.add(hex)
+      }
+    }
+  } finally {
+    await connection.query('rollback')
+  }
 }

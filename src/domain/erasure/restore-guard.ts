@@ -28,8 +28,9 @@ export function openRestoreGuard(
         if (mark.seq === 0) return
         throw missing('no NATS is configured, which has the list of erasures')
       }
-      // A mark that went back is of another time.
-      if (seen && (seen.here !== mark.here || seen.mark > mark.seq)) seen = undefined
+      // A mark that went back is of another time; a failover begins another timeline of the same database.
+      const here = mark.here.replace(/\/\d+$/, '')
+      if (seen && (seen.here !== here || seen.mark > mark.seq)) seen = undefined
       const stream = await within(LIST_WITHIN_MS, systems.nats.stream(ERASURE_STREAM.name))
       if (stream === 'away') {
         if (seen || mark.setIn === mark.here) return
@@ -53,7 +54,7 @@ export function openRestoreGuard(
           upTo = batch.seq
         }
       }
-      seen = { here: mark.here, mark: mark.seq, created, upTo }
+      seen = { here, mark: mark.seq, created, upTo }
     },
   }
 }

@@ -281,9 +281,7 @@ async function checkKeys(
   servers: InventorySystems['redis'],
   signal: AbortSignal,
 ): Promise<{ findings: Finding[]; seen: number } | undefined> {
-  const roles = new Map<string, string[]>()
-  for (const [role, url] of Object.entries(servers))
-    if (url) roles.set(url, [...(roles.get(url) ?? []), role])
+  const roles = serversOf(servers)
   if (roles.size === 0) return undefined
   const families = Object.values(INVENTORY).flatMap(({ caches }) => Object.keys(caches).map(globbed))
   const findings: Finding[] = []
@@ -321,6 +319,15 @@ async function checkKeys(
     }
   }
   return { findings, seen }
+}
+
+/** Each server once, with all the roles that it plays. */
+export function serversOf(redis: InventorySystems['redis']): Map<string, string[]> {
+  const servers = new Map<string, string[]>()
+  for (const [role, url] of Object.entries(redis)) {
+    if (url !== undefined) servers.set(url, [...(servers.get(url) ?? []), role])
+  }
+  return servers
 }
 
 /** `*` is one word, at the end any number of them; `{a,b}` is either. */

@@ -11,7 +11,7 @@ export function* leavesOf(value: unknown, path: readonly Step[] = []): Generator
     for (const item of value) yield* leavesOf(item, [...path, ELEMENT])
   } else if (value !== null && typeof value === 'object') {
     for (const [key, inner] of Object.entries(value)) yield* leavesOf(inner, [...path, key])
-  } else {
+  } else if (value !== null || path.length > 0) {
     yield path
   }
 }
