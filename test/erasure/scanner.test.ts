@@ -193,6 +193,17 @@ describe('an identifier is found', () => {
     )
   })
 
+  test('each of a thousand in one line', () => {
+    for (const which of [0, 1, 2, 3]) {
+      for (const joint of [',', ', ', '\t', ' ', '";"', '\n', '|x|']) {
+        const all = Array.from({ length: PERSONS }, (_, n) => identifiersOf(n)[which]!.value)
+        expect(subjectsIn(all.join(joint)).length, `${which}, joined by ${JSON.stringify(joint)}`).toBe(
+          PERSONS,
+        )
+      }
+    }
+  })
+
   test('where it stands: byte, kind, and what it was wrapped in', () => {
     const inner = Buffer.from('tel 0700123456').toString('base64')
     expect(farida.scan(`first\n{"a":"${inner}"}`)).toEqual([

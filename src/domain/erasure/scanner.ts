@@ -83,7 +83,7 @@ const SHORTEST_TEXT = 9
 /** Bytes from one sign between two pairs of a list to the next. */
 const SHORTEST_PAIR = 3
 const LONGEST_PAIR = 8
-const PROBE_LISTS = 8
+const PROBE_LISTS = 16
 const UNCOMPRESSED = 1 << 22
 
 interface PartOfNumber {
@@ -99,6 +99,9 @@ class Pass implements Scanner {
   readonly #tags: TagTable
   readonly #wanted: { subject: string; kind: string; form: Form; proof: Buffer }[] = []
   readonly #labelledLengths = new Uint8Array(NUMBER_DIGITS)
+  readonly #wordBegins = new Int32Array(4)
+  readonly #wordPlaces = new Int32Array(4)
+  readonly #wordFigures = new Int32Array(4)
   /** Of words and names. */
   readonly #shapes = new Uint8Array(1 << 16)
   readonly #has = { numbers: false, labelled: false, addresses: false, words: false, names: false }
@@ -227,6 +230,8 @@ class Pass implements Scanner {
     let escapes = 0
     let quoted = 0
     let halves = 0
+    let firstHalf = 0
+    let lastHalf = 0
     let mojibake = 0
     while (at < to) {
       const byte = bytes[at]!
@@ -256,6 +261,12 @@ class Pass implements Scanner {
           at++
           break
         case HALF:
+          if (halves > 0 && at - lastHalf > FARTHEST_HALF) {
+            this.#wide(bytes, firstHalf, lastHalf, from, to, halves, depth)
+            halves = 0
+          }
+          if (halves === 0) firstHalf = at
+          lastHalf = at
           halves++
           at++
           break
@@ -280,13 +291,26 @@ class Pass implements Scanner {
       }
     }
     if (escapes + quoted + mojibake > 0) this.#line(bytes, line, to, depth, escapes, quoted, mojibake)
-    if (halves >= SHORTEST_TEXT - 1) {
-      for (const bigEndian of [false, true]) {
-        for (const odd of [0, 1]) {
-          const into = this.#scratch[depth + 1]!
-          decodeUtf16(bytes, from + odd, to, bigEndian, into)
-          this.#within('utf-16', into.bytes, 0, into.length, depth, from)
-        }
+    this.#wide(bytes, firstHalf, lastHalf, from, to, halves, depth)
+  }
+
+  /** UTF-16, told by the halves that all its characters of one script have. */
+  #wide(
+    bytes: Uint8Array,
+    firstHalf: number,
+    lastHalf: number,
+    from: number,
+    to: number,
+    halves: number,
+    depth: number,
+  ): void {
+    if (halves < SHORTEST_TEXT - 1) return
+    const [start, end] = [Math.max(from, firstHalf - 2), Math.min(to, lastHalf + 3)]
+    const into = this.#scratch[depth + 1]!
+    for (const bigEndian of [false, true]) {
+      for (const odd of [0, 1]) {
+        decodeUtf16(bytes, start + odd, end, bigEndian, into)
+        this.#within('utf-16', into.bytes, 0, into.length, depth, firstHalf)
       }
     }
   }
@@ -380,13 +404,8 @@ class Pass implements Scanner {
         end = at
         digits[count++] = digit
         tail = (tail % 100_000_000) * 10 + digit
-        // Of a number longer than any identifier only the end is kept.
-        if (count === 1000) {
-          digits.copyWithin(0, count - 32, count)
-          count = 32
-          this.#groupFirst[0] = 0
-          groups = 0
-        }
+        // Of a number longer than any identifier only the length matters.
+        if (count === digits.length) count--
       }
       this.#groupEnd[groups] = end
       groups++
@@ -398,9 +417,17 @@ class Pass implements Scanner {
       const next = skipSeparators(this.#table, bytes, end, to)
       if (next === end || next >= to || !isDigit(this.#table, bytes, next, to)) break
       at = next
-      if (groups === 255) {
-        groups = 0
-        count = 0
+      if (groups < this.#groupAt.length - 1 && count < digits.length / 2) continue
+      // A long table of figures: an identifier lies within the last few groups.
+      const first = Math.max(0, groups - LONGEST_NUMBER)
+      const dropped = this.#groupFirst[first]!
+      digits.copyWithin(0, dropped, count)
+      count -= dropped
+      groups -= first
+      for (let group = 0; group < groups; group++) {
+        this.#groupFirst[group] = this.#groupFirst[group + first]! - dropped
+        this.#groupAt[group] = this.#groupAt[group + first]!
+        this.#groupEnd[group] = this.#groupEnd[group + first]!
       }
     }
     if (count <= LONGEST_NUMBER) this.#named(bytes, start, end, count, groups, from, depth, meaning)
@@ -419,10 +446,10 @@ class Pass implements Scanner {
     for (let probe = from; probe + 3 * SHORTEST_PAIR < to; probe += PROBE_LISTS) {
       for (let at = probe; at < probe + LONGEST_PAIR; at++) {
         const joint = bytes[at]!
-        if (PAIR_JOINT[joint] === 0) continue
+        if (PAIR_JOINT[joint] === 0 || HEX[bytes[at - 1]!] === 255) continue
         for (let period = SHORTEST_PAIR; period <= LONGEST_PAIR; period++) {
           if (bytes[at + period] !== joint || bytes[at + 2 * period] !== joint) continue
-          if (HEX[bytes[at - 1]!] === 255 || HEX[bytes[at + period - 1]!] === 255) continue
+          if (HEX[bytes[at + period - 1]!] === 255) continue
           let first = at
           while (
             first - period > from &&
@@ -658,10 +685,12 @@ class Pass implements Scanner {
     const units = this.#units
     const shapes = this.#shapes
     const { names } = this.#has
-    // Of the last four words: where they begin in `units` and in `bytes`.
-    let [first, second, third, fourth] = [-1, -1, -1, -1]
-    let [firstAt, secondAt, thirdAt, fourthAt] = [0, 0, 0, 0]
-    let [firstFigures, secondFigures, thirdFigures, fourthFigures] = [0, 0, 0, 0]
+    // Of the last four words, by number: where they begin in `units` and in `bytes`, and the figures before them.
+    const begins = this.#wordBegins
+    const places = this.#wordPlaces
+    const before = this.#wordFigures
+    let word = 0
+    let oldest = 0
     let length = 0
     let figures = 0
     let at = from
@@ -706,39 +735,25 @@ class Pass implements Scanner {
         if (start - past <= FARTHEST_WORD) past = at
         continue
       }
-      const apart = start - past > FARTHEST_WORD
+      if (start - past > FARTHEST_WORD) oldest = word
       past = at
-      fourth = apart ? -1 : third
-      fourthAt = thirdAt
-      fourthFigures = thirdFigures
-      third = apart ? -1 : second
-      thirdAt = secondAt
-      thirdFigures = secondFigures
-      second = apart ? -1 : first
-      secondAt = firstAt
-      secondFigures = firstFigures
-      first = begin
-      firstAt = start
-      firstFigures = figuresBefore
-      if (names || figures > firstFigures || (fourth >= 0 ? figures > fourthFigures : figures > 0)) {
-        const past = length
-        if (shapes[shapeOf(past - first, figures - firstFigures)] === 1)
-          this.#window(first, past, figures - firstFigures, depth, firstAt)
-        if (second >= 0 && shapes[shapeOf(past - second, figures - secondFigures)] === 1)
-          this.#window(second, past, figures - secondFigures, depth, secondAt)
-        if (third >= 0 && shapes[shapeOf(past - third, figures - thirdFigures)] === 1)
-          this.#window(third, past, figures - thirdFigures, depth, thirdAt)
-        if (fourth >= 0 && shapes[shapeOf(past - fourth, figures - fourthFigures)] === 1)
-          this.#window(fourth, past, figures - fourthFigures, depth, fourthAt)
+      const slot = word & 3
+      begins[slot] = begin
+      places[slot] = start
+      before[slot] = figuresBefore
+      for (let first = word; first >= oldest && first > word - 4; first--) {
+        const start = begins[first & 3]!
+        const digits = figures - before[first & 3]!
+        if ((names || digits > 0) && shapes[shapeOf(length - start, digits)] === 1)
+          this.#window(start, length, digits, depth, places[first & 3]!)
       }
+      word++
       if (length > units.length - 2 * LONGEST) {
-        const kept = third >= 0 ? third : second >= 0 ? second : first
+        oldest = Math.max(oldest, word - 3)
+        const kept = begins[oldest & 3]!
         units.copyWithin(0, kept, length)
+        for (let one = oldest; one < word; one++) begins[one & 3]! -= kept
         length -= kept
-        first -= kept
-        second = second >= 0 ? second - kept : -1
-        third = third >= 0 ? third - kept : -1
-        fourth = -1
       }
     }
   }
@@ -971,6 +986,8 @@ const sizeOf = (codePoint: number): number =>
 
 const NEWLINE = 10
 const COLON = 0x3a
+/** Bytes between two halves of characters in one piece of UTF-16. */
+const FARTHEST_HALF = 32
 /** Bytes between two words of one name, with the name of a field. */
 const FARTHEST_WORD = 8
 
