@@ -1,14 +1,20 @@
 import { type Logger, pino } from 'pino'
 import { type Attachments, openAttachments } from './adapters/attachments/client.ts'
+import { openEmail } from './adapters/email/client.ts'
 import { type Fetch, type Http, openHttp } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
 import { type Database, editUrl, openDatabase } from './adapters/postgres/client.ts'
+import { openPush } from './adapters/push/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
+import { openSms } from './adapters/sms/client.ts'
 import type { Config } from './config.ts'
 import { openWaitLog, type WaitLog } from './domain/cluster/pool-wait.ts'
 import { type ErasureSecret, openErasureSecret } from './domain/erasure/secret.ts'
+import type { Channels } from './domain/messaging/dispatch.ts'
+import { GuardedPayload } from './domain/messaging/guarded-payload.ts'
+import { redactLine } from './domain/messaging/redact-line.ts'
 import { reportRefusal, requestNetworks } from './domain/residency/egress.ts'
 import { TabibError } from './errors.ts'
 
@@ -31,6 +37,8 @@ export interface App extends AsyncDisposable {
    * networks, for what carries no tenant's data. What is refused becomes an incident.
    */
   fetch(tenantId?: string): Fetch
+  /** The ways to a tenant's patients, no further than its regions; each takes what the guard has checked, and nothing else. */
+  channels(tenantId: string): Channels
   /** Opened when first asked for. @throws TabibError CONFIG_INVALID when none is configured. */
   keyStore(): Promise<KeyStore>
   /** Where the operator's own key lies, who runs this: the key store when no other is configured. */
@@ -133,6 +141,16 @@ export function createApp(config: Config, options: AppOptions = {}): App {
         },
       })
     },
+    channels(tenantId) {
+      const { sms, push, email } = config.messaging
+      const { contentOf } = GuardedPayload
+      const fetch = app.fetch(tenantId)
+      return {
+        sms: sms && openSms({ ...sms, fetch, contentOf }),
+        push: push && openPush({ ...push, fetch, contentOf }),
+        email: email && openEmail({ ...email, contentOf }),
+      }
+    },
     keyStore: () => openStore('keys'),
     operatorKeyStore: () => openStore(config.operator.store === undefined ? 'keys' : 'operator'),
     async [Symbol.asyncDispose]() {
@@ -156,10 +174,15 @@ export function createApp(config: Config, options: AppOptions = {}): App {
   return app
 }
 
-/** JSON lines on stderr: stdout belongs to the command's data. */
+/** JSON lines on stderr: stdout belongs to the command's data. What looks like a patient's is masked, wherever it stands. */
 export function createLogger(level = process.env.TABIB_LOG_LEVEL ?? 'info'): Logger {
   return pino(
-    { level, base: null, redact: ['payload', 'data', '*.payload', '*.data', 'url', '*.url'] },
+    {
+      level,
+      base: null,
+      redact: ['payload', 'data', '*.payload', '*.data', 'url', '*.url'],
+      hooks: { streamWrite: redactLine },
+    },
     pino.destination({ dest: 2, sync: true }),
   )
 }

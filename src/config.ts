@@ -221,6 +221,27 @@ const contextSchema = z.strictObject({
       attachments: z.string().optional(),
     })
     .prefault({}),
+  messaging: z
+    .strictObject({
+      sms: z.strictObject({ url: url('http', 'https'), tokenFile: z.string().optional() }).optional(),
+      push: z
+        .strictObject({
+          url: url('http', 'https'),
+          project: z.string().min(1),
+          tokenFile: z.string().optional(),
+        })
+        .optional(),
+      email: z
+        .strictObject({
+          url: url('smtp', 'smtps'),
+          from: z.string().regex(/@[\w.-]+>?$/, 'must be an address'),
+          credentialsFile: z.string().optional(),
+        })
+        .optional(),
+      /** Log files that are read for patient data. */
+      logs: z.array(z.string()).default([]),
+    })
+    .prefault({}),
   statements: z
     .strictObject({
       /** Where PDFs go: `file:<folder>` or `s3:https://<endpoint>/<bucket>`; see docs/statements.md. */
@@ -301,6 +322,13 @@ export interface Config {
     /** Folder of the files that were sent in conversations; without one there are none. */
     attachments: string | undefined
   }
+  /** Each channel's provider, where there is one; log files that are read for patient data. */
+  readonly messaging: {
+    sms: { url: string; tokenFile: string | undefined } | undefined
+    push: { url: string; project: string; tokenFile: string | undefined } | undefined
+    email: { url: string; from: string; credentialsFile: string | undefined } | undefined
+    logs: readonly string[]
+  }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
   readonly statements: {
     store: string | undefined
@@ -362,6 +390,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
   }
   const context = named ?? contextSchema.parse({})
   const beside = (path: string) => resolve(file.path ? dirname(file.path) : process.cwd(), path)
+  const besideIf = (path: string | undefined) => path && beside(path)
   const secretFrom = (
     inline: string | undefined,
     path: string | undefined,
@@ -475,6 +504,21 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         env.TABIB_ERASURE_SECRET_FILE || (context.erasure.secretFile && beside(context.erasure.secretFile)),
       attachments:
         env.TABIB_ATTACHMENTS || (context.erasure.attachments && beside(context.erasure.attachments)),
+    },
+    messaging: {
+      sms: context.messaging.sms && {
+        ...context.messaging.sms,
+        tokenFile: besideIf(context.messaging.sms.tokenFile),
+      },
+      push: context.messaging.push && {
+        ...context.messaging.push,
+        tokenFile: besideIf(context.messaging.push.tokenFile),
+      },
+      email: context.messaging.email && {
+        ...context.messaging.email,
+        credentialsFile: besideIf(context.messaging.email.credentialsFile),
+      },
+      logs: context.messaging.logs.map(beside),
     },
     statements: {
       store: env.TABIB_STATEMENT_STORE || storeBeside(context.statements.store, beside),

@@ -29,6 +29,7 @@ import { type PgBouncerServer, startPgBouncer } from './servers/pgbouncer.ts'
 import { makeRoles, type PostgresServer, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
+import { type MessagingProviders, startMessagingProviders } from './simulators/messaging.ts'
 import { type Phone, startPhone } from './simulators/phone.ts'
 import { makeTenant } from './tenants.ts'
 import { type Api, apiAt, ensureKey, makeVisit, type Visit } from './visit.ts'
@@ -93,6 +94,8 @@ export interface World extends AsyncDisposable {
   pooler(options: { poolSize: number }): Promise<PgBouncerServer>
   /** Pages go to a simulated phone from now on; whoever carries it answers each, once. */
   onCall(answer: (page: Page) => Promise<void>): Promise<Phone>
+  /** SMS, push and e-mail go to simulated providers from now on. */
+  messagingProviders(): Promise<MessagingProviders>
   /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
   visit(): Promise<Visit>
   /** Makes a live tenant in Kabul that charges in afghani, lacks nothing that could be configured, and returns its id. */
@@ -308,6 +311,11 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       phones.add(phone)
       await configure({ pager: { webhookUrl: phone.url } })
       return phone
+    },
+    async messagingProviders() {
+      const providers = await startMessagingProviders()
+      await configure({ messaging: providers.settings })
+      return providers
     },
     visit: async () =>
       makeVisit({ db: app.db, service, nats: app.nats, keyStore: app.keyStore }, await makeTenant(app)),

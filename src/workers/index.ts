@@ -14,6 +14,7 @@ import { outboxPreflight } from './outbox-preflight.ts'
 import { outboxRelay } from './outbox-relay.ts'
 import { outboxRetention } from './outbox-retention.ts'
 import { pager } from './pager.ts'
+import { phiScan } from './phi-scan.ts'
 import { priceWatch } from './price-watch.ts'
 import { refundWatch } from './refund-watch.ts'
 import { statementRun } from './statement-run.ts'
@@ -29,6 +30,7 @@ export const workers: readonly Worker[] = [
   keyRotation,
   ledgerIntegrity,
   priceWatch,
+  phiScan,
   refundWatch,
   duplicateReversal,
   erasureReplay,

@@ -80,7 +80,7 @@ describe('an identifier is found', () => {
           const written = writing.write(identifier)
           fc.pre(written !== undefined)
           const text = String(outer.encode(String(inner.encode(written!))))
-          return subjectsIn(`${before}\n"${text}"\n${after}`).includes(String(person))
+          return subjectsIn(`${before}\n{"note":"seen ${text} today"}\n${after}`).includes(String(person))
         },
       ),
       { numRuns: 1_500 },
@@ -249,6 +249,7 @@ describe('nobody is found', () => {
     ['part of a longer number', '17001234561'],
     ['another country', '+98 700 123 456'],
     ['one digit more', '07001234567'],
+    ['an id', '8117001-2345-6fc8, a700-1234-56fc-8136, 0700123456ab'],
     ['a flag and a number', '0,700123456'],
     ['another field', '{"status":70,"tookMs":0,"seq":123456}'],
   ])('in %s', (_, text) => {

@@ -1,4 +1,4 @@
-import { constants, inflateSync, unzipSync } from 'node:zlib'
+import { constants, inflateRawSync, unzipSync } from 'node:zlib'
 
 /** Values by byte: of a base64 digit in either alphabet, of a hex digit; 255 for anything else. */
 export const BASE64 = valuesOf('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', '-_')
@@ -372,15 +372,19 @@ export function decodeList(bytes: Uint8Array, at: number, to: number, hex: boole
 const IN_LISTS = new Uint8Array(256)
 for (const sign of ' ,:;-|\n\r\t"\'') IN_LISTS[sign.charCodeAt(0)] = 1
 
-/** What gzip or zlib compressed, as far as it goes; undefined when the bytes are neither. */
+/**
+ * What gzip (RFC 1952) or zlib (RFC 1950) compressed, as far as it goes and whatever follows; undefined when the bytes are
+ * neither.
+ */
 export function decompress(bytes: Uint8Array, limit: number): Uint8Array | undefined {
-  const [one = 0, two = 0, three = 0] = bytes
-  const isGzip = one === 0x1f && two === 0x8b && three === 8
-  const isZlib = one === 0x78 && ((one << 8) | two) % 31 === 0
+  const isGzip = bytes[0] === 0x1f && bytes[1] === 0x8b && bytes[2] === 8
+  const isZlib = bytes[0] === 0x78 && ((bytes[0]! << 8) | bytes[1]!) % 31 === 0
   if (!isGzip && !isZlib) return undefined
   const options = { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH }
   try {
-    return isGzip ? unzipSync(bytes, options) : inflateSync(bytes, options)
+    // A header with a file's name has no fixed length.
+    if (isGzip && bytes[3] !== 0) return unzipSync(bytes, options)
+    return inflateRawSync(bytes.subarray(isGzip ? 10 : 2), options)
   } catch {
     return undefined
   }

@@ -71,6 +71,14 @@ export function openScanner(key: FingerprintKey, wanted: Iterable<Wanted>): Scan
   return new Pass(key, wanted)
 }
 
+/**
+ * Finds whatever looks like a phone number, an e-mail address or an e-Tazkira's number, anybody's, in the same encodings.
+ * Hits have no subject.
+ */
+export function openPatternScanner(): Scanner {
+  return new Pass()
+}
+
 const DEEPEST = 6
 /** A stream is scanned in pieces of this many bytes, cut at a line's end where there is one. */
 const PIECE = 1 << 16
@@ -94,7 +102,7 @@ interface PartOfNumber {
 
 class Pass implements Scanner {
   cutShort = 0
-  readonly #key: FingerprintKey
+  readonly #key: FingerprintKey | undefined
   readonly #table: Characters
   readonly #tags: TagTable
   readonly #wanted: { subject: string; kind: string; form: Form; proof: Buffer }[] = []
@@ -126,11 +134,16 @@ class Pass implements Scanner {
   #hits: Hit[] = []
   readonly #seen = new Set<string>()
 
-  constructor(key: FingerprintKey, wanted: Iterable<Wanted>) {
+  constructor(key?: FingerprintKey, wanted: Iterable<Wanted> = []) {
     this.#key = key
     this.#table = characters()
     const all = [...wanted]
-    this.#tags = new TagTable(all.length)
+    this.#tags = new TagTable(key === undefined ? PATTERNS.length : all.length)
+    if (key === undefined) {
+      this.#has.numbers = this.#has.addresses = true
+      for (const { kind } of PATTERNS)
+        this.#wanted.push({ subject: '', kind, form: 'number', proof: Buffer.from(kind) })
+    }
     for (const { subject, kind, fingerprint } of all) {
       const { form, length, digits, low, high, proof } = readFingerprint(fingerprint)
       this.#tags.add(low, high, this.#wanted.length)
@@ -376,7 +389,6 @@ class Pass implements Scanner {
     meaning: number,
   ): number {
     const digits = this.#digits
-    const { sip } = this.#key
     let count = 0
     let groups = 0
     let tail = 0
@@ -410,8 +422,7 @@ class Pass implements Scanner {
       this.#groupEnd[groups] = end
       groups++
       if (count >= NUMBER_DIGITS) {
-        tagNumber(sip, NUMBER_DIGITS, tail)
-        const found = this.#tags.find(sip.low, sip.high)
+        const found = this.#numberFound(NUMBER_DIGITS, tail)
         if (found >= 0) this.#prove(bytes, found, count, groups, from, to, depth)
       }
       const next = skipSeparators(this.#table, bytes, end, to)
@@ -515,6 +526,10 @@ class Pass implements Scanner {
     to: number,
   ): boolean {
     const [start, end] = [this.#groupAt[first]!, this.#groupEnd[last]!]
+    if (isHexOfId(bytes, start, end, from, to)) return false
+    // Nobody's number in particular: other ids look like one now and then.
+    const isAnybodys = this.#key === undefined
+    if (isAnybodys && (ASCII_WORD[bytes[start - 1]!] || (end < to && ASCII_WORD[bytes[end]!]))) return false
     const sizeAt = (group: number) =>
       group === last
         ? this.#digitsIn(first, written, group)
@@ -603,14 +618,12 @@ class Pass implements Scanner {
   }
 
   #labelled(count: number, groups: number, depth: number, at: number): void {
-    const { sip } = this.#key
     for (let to = 0; to < groups; to++) {
       const length = to === groups - 1 ? count : this.#groupFirst[to + 1]!
       if (length >= NUMBER_DIGITS) return
       if (this.#labelledLengths[length] === 0) continue
       const value = this.#digits.subarray(0, length).join('')
-      tagNumber(sip, length, Number(value))
-      const found = this.#tags.find(sip.low, sip.high)
+      const found = this.#numberFound(length, Number(value))
       const index = found < 0 ? -1 : this.#proved(found, { form: 'labelled', value })
       if (index >= 0) this.#hit(index, depth, at)
     }
@@ -618,9 +631,7 @@ class Pass implements Scanner {
 
   #joined(written: string, depth: number, at: number): boolean {
     if (written.length < NUMBER_DIGITS || written.length > LONGEST_NUMBER) return false
-    const { sip } = this.#key
-    tagNumber(sip, NUMBER_DIGITS, Number(written.slice(-NUMBER_DIGITS)))
-    const found = this.#tags.find(sip.low, sip.high)
+    const found = this.#numberFound(NUMBER_DIGITS, Number(written.slice(-NUMBER_DIGITS)))
     if (found < 0) return false
     for (const canonical of readingsOf(written)) {
       const index = this.#proved(found, canonical)
@@ -670,9 +681,9 @@ class Pass implements Scanner {
   }
 
   #unitsFound(form: Form, from: number, to: number, depth: number, at: number): boolean {
-    const { sip } = this.#key
-    tagUnits(sip, form, this.#units, from, to)
-    const found = this.#tags.find(sip.low, sip.high)
+    const key = this.#key
+    if (key) tagUnits(key.sip, form, this.#units, from, to)
+    const found = key ? this.#tags.find(key.sip.low, key.sip.high) : 0
     if (found < 0) return false
     const index = this.#proved(found, { form, value: String.fromCharCode(...this.#units.subarray(from, to)) })
     if (index < 0) return false
@@ -781,7 +792,7 @@ class Pass implements Scanner {
       const wrapsAfter = end
       for (let piece = start; end - piece >= 60 && end + 3 < to; ) {
         let next = end
-        while (next < end + 3 && (bytes[next] === 10 || bytes[next] === 13 || bytes[next] === 0x20)) next++
+        while (next < end + 3 && (bytes[next] === 10 || bytes[next] === 13)) next++
         if (next === end || BASE64[bytes[next]!] === 255) break
         piece = next
         end = next + 1
@@ -825,7 +836,20 @@ class Pass implements Scanner {
     else this.#stretches(encoding, into, depth, at)
   }
 
+  /** The first index whose number has these last digits, or -1. */
+  #numberFound(digits: number, value: number): number {
+    const key = this.#key
+    if (key === undefined) return 0
+    tagNumber(key.sip, digits, value)
+    return this.#tags.find(key.sip.low, key.sip.high)
+  }
+
   #proved(found: number, canonical: Canonical): number {
+    if (this.#key === undefined) {
+      return PATTERNS.findIndex(
+        ({ form, pattern }) => form === canonical.form && pattern.test(canonical.value),
+      )
+    }
     const proof = proofOf(this.#key, canonical)
     for (let index = found; index >= 0; index = this.#tags.next(index)) {
       const one = this.#wanted[index]!
@@ -849,6 +873,18 @@ class Pass implements Scanner {
     }
   }
 }
+
+/** What anybody's identifiers look like: numbers of Afghanistan and its neighbours, e-Tazkiras, addresses. */
+const PATTERNS: { kind: string; form: Form; pattern: RegExp }[] = [
+  {
+    kind: 'phone',
+    form: 'international',
+    pattern: /^(93[2-7]\d{8}|989\d{9}|923\d{9}|99[28]\d{9}|9936\d{7})$/,
+  },
+  { kind: 'phone', form: 'national', pattern: /^7\d{8}$/ },
+  { kind: 'national-id', form: 'number', pattern: /^1[34]\d{11}$/ },
+  { kind: 'e-mail', form: 'e-mail', pattern: /^[^@]+@[^@]+\.[a-z]{2,}$/ },
+]
 
 /** All that digits can be: a number, or a phone number in either form. */
 function* readingsOf(written: string): Generator<Canonical> {
@@ -917,6 +953,17 @@ const isFigure = (byte: number | undefined): boolean => byte !== undefined && by
 
 const isHexPair = (bytes: Uint8Array, at: number): boolean =>
   HEX[bytes[at]!] !== 255 && HEX[bytes[at + 1]!] !== 255
+
+/** Whether figures are part of a word of hex digits: ids, cut by their dashes, look like numbers now and then. */
+function isHexOfId(bytes: Uint8Array, start: number, end: number, from: number, to: number): boolean {
+  let first = start
+  while (first > from && HEX[bytes[first - 1]!] !== 255) first--
+  let past = end
+  while (past < to && HEX[bytes[past]!] !== 255) past++
+  if (first === start && past === end) return false
+  const isWordChar = (byte: number) => byte < 0x80 && ASCII_WORD[byte] !== 0
+  return !(first > from && isWordChar(bytes[first - 1]!)) && !(past < to && isWordChar(bytes[past]!))
+}
 
 function plusBefore(bytes: Uint8Array, at: number, from: number): boolean {
   for (let before = at - 1; before >= from && before >= at - 8; before--) {

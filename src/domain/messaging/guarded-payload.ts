@@ -1,0 +1,147 @@
+import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
+import { asTenant } from '../sessions/tenant.ts'
+import { type FoundPatientData, recordFinding } from './finding.ts'
+import { knownPatients, openPatientDataFinder } from './patient-data.ts'
+import { type Channel, renderTemplate, type Template } from './template.ts'
+
+/** A message before it is checked: a template and what goes into its places, no text. */
+export interface Draft {
+  tenantId: string
+  /** Whom it is about, whose identifiers it must not hold. */
+  patientId: string
+  /** Names this very attempt in what is recorded of it; the same draft twice is one finding. */
+  attemptId: string
+  template: { id: string; version: number }
+  variables: Readonly<Record<string, unknown>>
+}
+
+export interface MessageContent {
+  tenantId: string
+  patientId: string
+  channel: Channel
+  category: string
+  template: { id: string; version: number }
+  subject: string | null
+  body: string
+}
+
+/** Whoever holds a payload for longer has it checked again: its category may be halted by now. */
+const FRESH_MS = 60_000
+
+const RUNBOOK = 'runbooks/communication/c11-patient-data-in-push.md'
+
+/**
+ * A message that the guard has checked. There is no other way to make one than `check`, so whatever takes nothing else
+ * (the SMS, push and e-mail adapters) sends nothing that was not checked.
+ */
+export class GuardedPayload {
+  readonly #content: MessageContent
+  readonly #checkedAt = performance.now()
+
+  private constructor(content: MessageContent) {
+    this.#content = content
+  }
+
+  /** What an adapter sends. @throws TabibError PATIENT_DATA_REFUSED for what `check` did not make, or not in the last minute. */
+  static contentOf(payload: GuardedPayload): MessageContent {
+    if (typeof payload !== 'object' || payload === null || !(#content in payload)) {
+      throw refused('this is no payload of the guard; nothing was sent')
+    }
+    if (performance.now() - payload.#checkedAt > FRESH_MS) {
+      throw refused(`the payload was checked more than ${FRESH_MS / 1000} s ago; nothing was sent`)
+    }
+    return payload.#content
+  }
+
+  /**
+   * The pre-send assertion: the template's version is in use and its category is not halted for the tenant, every variable
+   * has the type that the template allows, and neither the text nor a variable holds patient data in any encoding. Where
+   * one does, the category is halted for the tenant before this throws.
+   *
+   * @throws TabibError MESSAGE_INVALID, TEMPLATE_NOT_FOUND, CATEGORY_HALTED, PATIENT_DATA_REFUSED
+   */
+  static async check({ db }: { db: Database }, draft: Draft): Promise<GuardedPayload> {
+    const { tenantId, patientId, variables } = draft
+    const checked = await asTenant(db, tenantId, async (tx) => {
+      const template = await templateOf(tx, draft)
+      const patients = await knownPatients(tx, [patientId])
+      // Of somebody unknown nothing can be looked for.
+      if (patients.length === 0) {
+        throw new TabibError('NOT_FOUND', `the tenant has no patient ${patientId}; nothing was sent`, {
+          ref: RUNBOOK,
+        })
+      }
+      const { kindsIn } = openPatientDataFinder(patients)
+      // What was given is looked at whatever it is: a name in a place for a time is a leak, not a slip.
+      const evidence = Object.fromEntries(
+        Object.entries(variables).flatMap(([name, value]) => {
+          const kinds = kindsIn(JSON.stringify([value]) ?? '')
+          return kinds.length === 0
+            ? []
+            : [[Object.hasOwn(template.variables, name) ? name : '(unknown)', kinds]]
+        }),
+      )
+      const rendered = Object.keys(evidence).length > 0 ? undefined : renderTemplate(template, variables)
+      const inText = rendered === undefined ? [] : kindsIn(`${rendered.subject ?? ''}\n${rendered.body}`)
+      if (inText.length > 0) evidence['(text)'] = inText
+      if (rendered !== undefined && inText.length === 0) return { template, rendered }
+      const { channel, category } = template
+      const found: FoundPatientData = {
+        ...{ tenantId, source: 'pre-send', place: draft.attemptId, channel, category, evidence },
+        template: draft.template,
+      }
+      await recordFinding(tx, found)
+      return { found }
+    })
+    if ('found' in checked) {
+      const { template, category, evidence } = checked.found!
+      const kinds = [...new Set(Object.values(evidence).flat())].join(', ')
+      throw refused(
+        `${template!.id} version ${template!.version} would have carried patient data (${kinds}); nothing was sent, and ${category} is halted for the tenant`,
+      )
+    }
+    const { template, rendered } = checked
+    const { channel, category, id, version } = template
+    return new GuardedPayload({
+      tenantId,
+      patientId,
+      channel,
+      category,
+      template: { id, version },
+      ...rendered!,
+    })
+  }
+}
+
+async function templateOf(tx: Queryable, { template: { id, version } }: Draft): Promise<Template> {
+  const [found] = await tx.query<Template & { state: string; halted: boolean }>(
+    `select id, version, channel, category, subject, body, variables, state,
+       exists (select from communication.category_halt h where h.category = t.category and resumed_at is null) as halted
+     from communication.template t where id = $1 and version = $2`,
+    [id, version],
+  )
+  if (found === undefined || found.state === 'retired') {
+    const why = found === undefined ? 'is not there' : 'is retired, since it carried patient data'
+    throw new TabibError('TEMPLATE_NOT_FOUND', `template ${id} version ${version} ${why}; nothing was sent`, {
+      suggestions: ['tabib messaging status'],
+      ref: RUNBOOK,
+      retryable: false,
+    })
+  }
+  if (found.halted) {
+    throw new TabibError('CATEGORY_HALTED', `${found.category} is halted for the tenant; nothing was sent`, {
+      suggestions: ['tabib messaging status'],
+      ref: RUNBOOK,
+      retryable: true,
+    })
+  }
+  return found
+}
+
+const refused = (message: string) =>
+  new TabibError('PATIENT_DATA_REFUSED', message, {
+    suggestions: ['tabib messaging status'],
+    ref: RUNBOOK,
+    retryable: false,
+  })

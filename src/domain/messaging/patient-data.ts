@@ -1,0 +1,93 @@
+import type { Queryable } from '../../adapters/postgres/client.ts'
+import { fingerprintKey, fingerprintsOf } from '../erasure/fingerprint.ts'
+import type { Identifier } from '../erasure/identifier.ts'
+import { openPatternScanner, openScanner, type Scanner } from '../erasure/scanner.ts'
+
+/** What names a patient; held in memory for as long as a check takes. */
+export interface KnownPatient {
+  id: string
+  name: string
+  phone: string | null
+  email: string | null
+  nationalId: string | null
+}
+
+/** In a transaction of the tenant's. */
+export function knownPatients(tx: Queryable, ids: readonly string[]): Promise<KnownPatient[]> {
+  return tx.query<KnownPatient>(
+    `select id, name, phone, email, national_id as "nationalId" from virtual_care.patient where id = any($1)`,
+    [ids],
+  )
+}
+
+/** What kinds of patient data a text holds, in whatever encoding; `kindsIn` returns each once, sorted. */
+export interface PatientDataFinder {
+  kindsIn(text: string): string[]
+}
+
+/**
+ * Finds the identifiers of these patients, and what looks like anybody's: phone numbers, addresses, e-Tazkiras, codes of
+ * diagnoses, clinical words.
+ */
+export function openPatientDataFinder(patients: readonly KnownPatient[]): PatientDataFinder {
+  const own = patients.length === 0 ? undefined : scannerOf(patients)
+  patterns ??= openPatternScanner()
+  const anybodys = patterns
+  return {
+    kindsIn(text) {
+      // Hex digits of an id, cut by its dashes, look like a number now and then.
+      const withoutIds = text.replace(UUID, ' ')
+      const kinds = new Set(anybodys.scan(withoutIds).map(({ kind }) => kind))
+      for (const { kind } of own?.scan(text) ?? []) kinds.add(kind)
+      if (DIAGNOSIS.test(withoutIds)) kinds.add('diagnosis')
+      if (CLINICAL.test(text)) kinds.add('clinical word')
+      return [...kinds].sort()
+    },
+  }
+}
+// Its tables are made once in a process.
+let patterns: Scanner | undefined
+
+/** Items by a key, in the order in which keys are met first. */
+export function groupedBy<K, T>(items: readonly T[], keyOf: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>()
+  for (const item of items) {
+    const key = keyOf(item)
+    const group = groups.get(key)
+    if (group) group.push(item)
+    else groups.set(key, [item])
+  }
+  return groups
+}
+
+// The same matcher as for erased subjects; its key lives as long as the check.
+function scannerOf(patients: readonly KnownPatient[]): Scanner {
+  const key = fingerprintKey(crypto.getRandomValues(new Uint8Array(32)), 'patient data')
+  return openScanner(
+    key,
+    patients.flatMap((patient) =>
+      fingerprintsOf(key, identifiersOf(patient)).fingerprints.map((one) => ({
+        subject: patient.id,
+        ...one,
+      })),
+    ),
+  )
+}
+
+function identifiersOf({ name, phone, email, nationalId }: KnownPatient): Identifier[] {
+  const given: [Identifier['kind'], string | null][] = [
+    ['name', name],
+    ['phone', phone],
+    ['e-mail', email],
+    ['national-id', nationalId],
+  ]
+  return given.flatMap(([kind, value]) => (value === null ? [] : [{ kind, value }]))
+}
+
+const UUID = /\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/gi
+
+// ICD-10 (`F32.1`, `B20`), without what a clinic's room or a paper size may be called.
+const DIAGNOSIS = /(?<![\w-])[A-TV-Z]\d{2}(?:\.\d{1,2}(?![\d%])|(?=[\s,;:)]*(?:diag|ICD|تشخیص)))/
+
+const CLINICAL =
+  /\b(HIV|AIDS|tubercul\w+|hepatit\w+|cancer|tumou?r|syphilis|chlamydia|gonorrh\w+|pregnan\w+|abortion|miscarriage|depress\w+|schizophren\w+|epilep\w+|addict\w+|diabet\w+|diagnos\w+|biopsy|chemotherap\w+|psychiatr\w+)\b|ایدز|سرطان|سل ریوی|هپاتیت|سیفلیس|حامل(?:ه|گی)|سقط|افسردگی|صرع|اعتیاد|شکر خون|تشخیص|امیدوار/iu

@@ -1,0 +1,93 @@
+import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { asTenant } from '../sessions/tenant.ts'
+import { type FoundPatientData, recordFinding } from './finding.ts'
+import { groupedBy, knownPatients, openPatientDataFinder } from './patient-data.ts'
+
+interface Attempt {
+  id: string
+  tenantId: string
+  patientId: string | null
+  channel: string
+  category: string
+  template: string | null
+  version: number | null
+  request: Record<string, unknown>
+  response: string | null
+}
+
+/** Members of a request that say where it goes: there a patient's number belongs. */
+const ADDRESSES = new Set(['to', 'recipient', 'token'])
+
+/**
+ * Attempts in the dispatch log that hold patient data and were not read yet, and how many were read. Reads only.
+ * The address that something was sent to is no leak; anything else that was sent, or answered, is.
+ */
+export async function leakingDispatches(
+  { db }: { db: Database },
+  { limit }: { limit: number },
+): Promise<{ read: { id: string; tenantId: string }[]; found: FoundPatientData[] }> {
+  const attempts = await unread(db, limit)
+  const found: FoundPatientData[] = []
+  for (const [tenantId, own] of groupedBy(attempts, (one) => one.tenantId)) {
+    const ids = [...new Set(own.flatMap(({ patientId }) => patientId ?? []))]
+    const patients = await asTenant(db, tenantId, (tx) => knownPatients(tx, ids))
+    const { kindsIn } = openPatientDataFinder(patients)
+    for (const attempt of own) {
+      const evidence = evidenceIn(attempt, kindsIn)
+      if (Object.keys(evidence).length === 0) continue
+      const { id, channel, category, template, version } = attempt
+      found.push({
+        ...{ tenantId, source: 'dispatch-log', place: id, channel, category, evidence },
+        template: template === null || version === null ? null : { id: template, version },
+      })
+    }
+  }
+  return { read: attempts.map(({ id, tenantId }) => ({ id, tenantId })), found }
+}
+
+/** One round of `leakingDispatches`, put on record: each leak halts its category. */
+export async function scanDispatches(
+  systems: { db: Database },
+  { limit }: { limit: number },
+): Promise<{ read: number; leaking: number }> {
+  const { read, found } = await leakingDispatches(systems, { limit })
+  let leaking = 0
+  await systems.db.transaction(async (tx) => {
+    for (const one of found) if (await recordFinding(tx, one)) leaking++
+    await tx.query(
+      'update communication.dispatch_log set scanned_at = clock_timestamp() where id = any($1) and scanned_at is null',
+      [read.map(({ id }) => id)],
+    )
+  })
+  return { read: read.length, leaking }
+}
+
+function evidenceIn(
+  { request, response }: Attempt,
+  kindsIn: (text: string) => string[],
+): Record<string, string[]> {
+  const sent = Object.entries(request ?? {}).filter(([name]) => !ADDRESSES.has(name))
+  // All of them together as well: a number may be split over two.
+  const parts: [string, unknown][] = [...sent, ['response', response], ['request', Object.fromEntries(sent)]]
+  const evidence: Record<string, string[]> = {}
+  for (const [name, value] of parts) {
+    if (value === null || value === undefined) continue
+    const known = new Set(Object.values(evidence).flat())
+    const kinds = kindsIn(typeof value === 'string' ? value : JSON.stringify(value))
+    const fresh = name === 'request' ? kinds.filter((kind) => !known.has(kind)) : kinds
+    if (fresh.length > 0) evidence[/^[\w-]{1,40}$/.test(name) ? name : '(member)'] = fresh
+  }
+  return evidence
+}
+
+function unread(db: Queryable, limit: number): Promise<Attempt[]> {
+  return db.query<Attempt>(
+    `select log.id, log.tenant_id as "tenantId", log.patient_id as "patientId", log.channel,
+       coalesce(log.category, template.category, log.channel) as category,
+       log.template, log.template_version as version, log.request, log.response
+     from communication.dispatch_log log
+     left join communication.template template on template.id = log.template and template.version = log.template_version
+     where scanned_at is null order by attempted_at limit $1`,
+    [limit],
+  )
+}
