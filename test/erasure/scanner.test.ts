@@ -151,6 +151,18 @@ describe('an identifier is found', () => {
     expect(kindsIn('{"tookMs":482913}')).toEqual([])
   })
 
+  test('of ten digits, wherever it stands', () => {
+    const paper = openScanner(KEY, wantedOf('somebody', [{ kind: 'national-id', value: '14001-00000' }]))
+    for (const text of [
+      '"national_id":"14001-00000"',
+      'x 14001-00000 y',
+      'nid=1400100000',
+      'no. ۱۴۰۰۱۰۰۰۰۰',
+    ]) {
+      expect(paper.scan(text), text).toHaveLength(1)
+    }
+  })
+
   test('by names in any order and letters of any keyboard', () => {
     for (const text of [
       'AHMADI, Farida',
@@ -249,7 +261,7 @@ describe('nobody is found', () => {
     ['part of a longer number', '17001234561'],
     ['another country', '+98 700 123 456'],
     ['one digit more', '07001234567'],
-    ['an id', '8117001-2345-6fc8, a700-1234-56fc-8136, 0700123456ab'],
+    ['an id', '8117001-2345-6fc8, a700-1234-56fc-8136, e29b-41d4-0700123456ab'],
     ['a flag and a number', '0,700123456'],
     ['another field', '{"status":70,"tookMs":0,"seq":123456}'],
   ])('in %s', (_, text) => {

@@ -131,7 +131,7 @@ describe('what is sent', () => {
     const content = GuardedPayload.contentOf(payload)
     for (const forged of [
       { ...payload },
-      { body: 'free text', ...content },
+      { ...content, body: 'free text' },
       Object.create(GuardedPayload.prototype),
       Object.setPrototypeOf({ ...content }, GuardedPayload.prototype),
       structuredClone(payload),

@@ -88,7 +88,7 @@ const WORDS: Record<number, string> = {
     'caller callee landline handset phoneno phonenumber mobileno telno call calls called dialed ' +
     'تلفن تلیفون موبایل مبایل شماره تماس همراه ټلیفون شمېره',
   [PART]:
-    'suffix rest number num no nr code part head tail first last second local line subscriber operator network ' +
+    'suffix rest id ids number num no nr code part head tail first last second local line subscriber operator network ' +
     'ndc sn start end begin middle left right digits body value a b c d main',
   [DIAL]: 'prefix country dial dialing dialling calling area cc idd ccode countrycode areacode region',
   [RECORD]:

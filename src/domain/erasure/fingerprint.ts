@@ -27,8 +27,8 @@ export function fingerprintKey(secret: Uint8Array, tenantId: string): Fingerprin
 
 /**
  * An identifier as it is remembered, 34 bytes: its form; how many characters it has and how many of them are digits, which
- * spares hashing all words of other lengths; a SipHash of it (of a number: of its last nine digits) that filters; and 23
- * bytes of an HMAC-SHA-256 that prove.
+ * spares hashing all words of other lengths; how many digits a word ends with; a SipHash of it (of a number and of such a word:
+ * of its last nine digits) that filters; and 22 bytes of an HMAC-SHA-256 that prove.
  * Nothing else is kept of an identifier; a phone number could be found from any hash without a key by trying them all.
  */
 export type Fingerprint = Buffer
@@ -69,7 +69,11 @@ function fingerprintOf(key: FingerprintKey, canonical: Canonical): Fingerprint {
   fingerprint[0] = FORMS.indexOf(form)
   fingerprint[1] = value.length
   fingerprint[2] = value.replace(/[^0-9]/g, '').length
-  if (form === 'word' || form === 'name' || form === 'e-mail') {
+  const tail = form === 'word' ? tailOf(value) : undefined
+  if (tail !== undefined) {
+    fingerprint[3] = tail.length
+    tagTail(key.sip, tail.length, Number(tail))
+  } else if (form === 'word' || form === 'name' || form === 'e-mail') {
     const units = Uint16Array.from(value, (_, at) => value.charCodeAt(at))
     tagUnits(key.sip, form, units, 0, units.length)
   } else
@@ -78,9 +82,9 @@ function fingerprintOf(key: FingerprintKey, canonical: Canonical): Fingerprint {
       form === 'labelled' ? value.length : NUMBER_DIGITS,
       Number(value.slice(-NUMBER_DIGITS)),
     )
-  fingerprint.writeInt32LE(key.sip.low, 3)
-  fingerprint.writeInt32LE(key.sip.high, 7)
-  proofOf(key, canonical).copy(fingerprint, 11)
+  fingerprint.writeInt32LE(key.sip.low, 4)
+  fingerprint.writeInt32LE(key.sip.high, 8)
+  proofOf(key, canonical).copy(fingerprint, 12)
   return fingerprint
 }
 
@@ -93,14 +97,15 @@ export function readFingerprint(fingerprint: Uint8Array) {
     form,
     length: bytes[1]!,
     digits: bytes[2]!,
-    low: bytes.readInt32LE(3),
-    high: bytes.readInt32LE(7),
-    proof: bytes.subarray(11),
+    tail: bytes[3]!,
+    low: bytes.readInt32LE(4),
+    high: bytes.readInt32LE(8),
+    proof: bytes.subarray(12),
   }
 }
 
 export function proofOf({ mac }: FingerprintKey, { form, value }: Canonical): Buffer {
-  return createHmac('sha256', mac).update(`${form}:${value}`).digest().subarray(0, 23)
+  return createHmac('sha256', mac).update(`${form}:${value}`).digest().subarray(0, 22)
 }
 
 /** Leaves in `sip` the tag of a number: of its last nine digits, or of all when it is shorter. */
@@ -111,6 +116,18 @@ export function tagNumber(sip: SipHash, digits: number, value: number): void {
   block[2] = 0
   block[3] = 8 << 24
   sip.words(2)
+}
+
+/** The digits that a word ends with, the last nine of them; undefined when there are too few to look for it by them. */
+function tailOf(word: string): string | undefined {
+  const [tail = ''] = /\d*$/.exec(word) ?? []
+  return tail.length < SHORTEST_TAIL ? undefined : tail.slice(-NUMBER_DIGITS)
+}
+export const SHORTEST_TAIL = 4
+
+/** Leaves in `sip` the tag of a word that ends with so many digits: of nine, the same as a number's that does. */
+export function tagTail(sip: SipHash, digits: number, value: number): void {
+  tagNumber(sip, digits === NUMBER_DIGITS ? digits : digits + 32, value)
 }
 
 /** Leaves in `sip` the tag of UTF-16 code units. */

@@ -24,7 +24,15 @@ import {
   undoMojibake,
 } from './decode.ts'
 import { DIAL, fieldBefore, labelBefore, PART, PHONE, RECORD } from './field-name.ts'
-import { type FingerprintKey, proofOf, readFingerprint, tagNumber, tagUnits } from './fingerprint.ts'
+import {
+  type FingerprintKey,
+  proofOf,
+  readFingerprint,
+  SHORTEST_TAIL,
+  tagNumber,
+  tagTail,
+  tagUnits,
+} from './fingerprint.ts'
 import {
   type Canonical,
   type Form,
@@ -107,12 +115,21 @@ class Pass implements Scanner {
   readonly #tags: TagTable
   readonly #wanted: { subject: string; kind: string; form: Form; proof: Buffer }[] = []
   readonly #labelledLengths = new Uint8Array(NUMBER_DIGITS)
+  /** Of the digits that words end with. */
+  readonly #tailLengths = new Uint8Array(NUMBER_DIGITS + 1)
   readonly #wordBegins = new Int32Array(4)
   readonly #wordPlaces = new Int32Array(4)
   readonly #wordFigures = new Int32Array(4)
   /** Of words and names. */
   readonly #shapes = new Uint8Array(1 << 16)
-  readonly #has = { numbers: false, labelled: false, addresses: false, words: false, names: false }
+  readonly #has = {
+    numbers: false,
+    labelled: false,
+    tails: false,
+    addresses: false,
+    words: false,
+    names: false,
+  }
 
   // The number under way: its digits, and of each group its first digit and its place.
   readonly #digits = new Uint8Array(1024)
@@ -145,7 +162,7 @@ class Pass implements Scanner {
         this.#wanted.push({ subject: '', kind, form: 'number', proof: Buffer.from(kind) })
     }
     for (const { subject, kind, fingerprint } of all) {
-      const { form, length, digits, low, high, proof } = readFingerprint(fingerprint)
+      const { form, length, digits, tail, low, high, proof } = readFingerprint(fingerprint)
       this.#tags.add(low, high, this.#wanted.length)
       this.#wanted.push({ subject, kind, form, proof })
       if (form === 'labelled') {
@@ -153,7 +170,10 @@ class Pass implements Scanner {
         this.#has.labelled = true
       }
       if (form === 'word' || form === 'name') this.#shapes[shapeOf(length, digits)] = 1
-      if (form === 'word') this.#has.words = true
+      if (tail > 0) {
+        this.#tailLengths[tail] = 1
+        this.#has.tails = this.#has.numbers = true
+      } else if (form === 'word') this.#has.words = true
       else if (form === 'name') this.#has.names = true
       else if (form === 'e-mail') this.#has.addresses = true
       else this.#has.numbers = true
@@ -373,7 +393,14 @@ class Pass implements Scanner {
     const meaning = fieldBefore(bytes, start, from)
     const previous = this.#parts[depth]!.at(-1)
     const near = previous !== undefined && start - previous.end <= 6
-    if (!plain || count >= NUMBER_DIGITS || meaning !== 0 || near || this.#has.labelled) {
+    if (
+      !plain ||
+      count >= NUMBER_DIGITS ||
+      meaning !== 0 ||
+      near ||
+      this.#has.labelled ||
+      (this.#has.tails && count >= SHORTEST_TAIL)
+    ) {
       end = this.#groups(bytes, start, from, to, depth, meaning)
     }
     return end
@@ -423,8 +450,12 @@ class Pass implements Scanner {
       groups++
       if (count >= NUMBER_DIGITS) {
         const found = this.#numberFound(NUMBER_DIGITS, tail)
-        if (found >= 0) this.#prove(bytes, found, count, groups, from, to, depth)
+        if (found >= 0) {
+          this.#prove(bytes, found, count, groups, from, to, depth)
+          this.#wordWith(bytes, found, end, from, to, depth)
+        }
       }
+      if (this.#has.tails) this.#tails(bytes, count, groups, end, from, to, depth)
       const next = skipSeparators(this.#table, bytes, end, to)
       if (next === end || next >= to || !isDigit(this.#table, bytes, next, to)) break
       at = next
@@ -482,6 +513,46 @@ class Pass implements Scanner {
         break
       }
     }
+  }
+
+  /** Words that end with these figures: by the last group, or the last few together. */
+  #tails(
+    bytes: Uint8Array,
+    count: number,
+    groups: number,
+    end: number,
+    from: number,
+    to: number,
+    depth: number,
+  ): void {
+    const key = this.#key!
+    for (let first = groups - 1; first >= 0; first--) {
+      const length = count - this.#groupFirst[first]!
+      if (length >= NUMBER_DIGITS) return
+      if (this.#tailLengths[length] === 0) continue
+      let value = 0
+      for (let at = this.#groupFirst[first]!; at < count; at++) value = value * 10 + this.#digits[at]!
+      tagTail(key.sip, length, value)
+      const found = this.#tags.find(key.sip.low, key.sip.high)
+      if (found >= 0) this.#wordWith(bytes, found, end, from, to, depth)
+    }
+  }
+
+  /** Looks at the last words before `end` when what was found by its last digits may be a word. */
+  #wordWith(bytes: Uint8Array, found: number, end: number, from: number, to: number, depth: number): void {
+    let index = found
+    while (index >= 0 && this.#wanted[index]!.form !== 'word') index = this.#tags.next(index)
+    if (index < 0 || (end < to && bytes[end]! < 0x80 && ASCII_WORD[bytes[end]!] !== 0)) return
+    let start = end
+    for (let word = 0; word < 4; word++) {
+      let at = start
+      for (let gap = 0; gap < FARTHEST_WORD && at > from && ASCII_WORD[bytes[at - 1]!] === 0; gap++) at--
+      const past = at
+      while (at > from && past - at < LONGEST && ASCII_WORD[bytes[at - 1]!] !== 0) at--
+      if (at === past) break
+      start = at
+    }
+    this.#words(bytes, start, end, depth)
   }
 
   #stretches(encoding: string, decoded: Decoded, depth: number, at: number): void {
@@ -553,7 +624,9 @@ class Pass implements Scanner {
     if (trunk && firstSize === 1 && form !== 'number' && isLoose(bytes[this.#groupEnd[first]!])) return false
     if (!trunk && gaps.dots === 1 && last - first === 1 && firstSize <= 3) return false
     if (trunk || form === 'international') return true
-    if (form === 'number' && written.length > 10) return true
+    // Of ten digits the seconds since 1970 alone are met everywhere.
+    if (form === 'number' && written.length >= 10 && (last > first || !/^1[5-9]\d{8}$/.test(written)))
+      return true
     return this.#bare(bytes, first, last, loose, from, to)
   }
 
@@ -682,7 +755,17 @@ class Pass implements Scanner {
 
   #unitsFound(form: Form, from: number, to: number, depth: number, at: number): boolean {
     const key = this.#key
-    if (key) tagUnits(key.sip, form, this.#units, from, to)
+    if (key) {
+      let tail = to
+      while (form === 'word' && tail > from && this.#units[tail - 1]! < 0x3a) tail--
+      const digits = Math.min(to - tail, NUMBER_DIGITS)
+      if (digits < SHORTEST_TAIL) tagUnits(key.sip, form, this.#units, from, to)
+      else {
+        let value = 0
+        for (let at = to - digits; at < to; at++) value = value * 10 + this.#units[at]! - 0x30
+        tagTail(key.sip, digits, value)
+      }
+    }
     const found = key ? this.#tags.find(key.sip.low, key.sip.high) : 0
     if (found < 0) return false
     const index = this.#proved(found, { form, value: String.fromCharCode(...this.#units.subarray(from, to)) })
@@ -954,7 +1037,7 @@ const isFigure = (byte: number | undefined): boolean => byte !== undefined && by
 const isHexPair = (bytes: Uint8Array, at: number): boolean =>
   HEX[bytes[at]!] !== 255 && HEX[bytes[at + 1]!] !== 255
 
-/** Whether figures are part of a word of hex digits: ids, cut by their dashes, look like numbers now and then. */
+/** Whether figures are part of an id in hex digits: a UUID, cut by its dashes, or a longer one. */
 function isHexOfId(bytes: Uint8Array, start: number, end: number, from: number, to: number): boolean {
   let first = start
   while (first > from && HEX[bytes[first - 1]!] !== 255) first--
@@ -962,7 +1045,8 @@ function isHexOfId(bytes: Uint8Array, start: number, end: number, from: number, 
   while (past < to && HEX[bytes[past]!] !== 255) past++
   if (first === start && past === end) return false
   const isWordChar = (byte: number) => byte < 0x80 && ASCII_WORD[byte] !== 0
-  return !(first > from && isWordChar(bytes[first - 1]!)) && !(past < to && isWordChar(bytes[past]!))
+  if ((first > from && isWordChar(bytes[first - 1]!)) || (past < to && isWordChar(bytes[past]!))) return false
+  return bytes.subarray(Math.max(from, first - 1), past).includes(DASH) || past - first >= 16
 }
 
 function plusBefore(bytes: Uint8Array, at: number, from: number): boolean {
@@ -1033,6 +1117,7 @@ const sizeOf = (codePoint: number): number =>
 
 const NEWLINE = 10
 const COLON = 0x3a
+const DASH = 0x2d
 /** Bytes between two halves of characters in one piece of UTF-16. */
 const FARTHEST_HALF = 32
 /** Bytes between two words of one name, with the name of a field. */
