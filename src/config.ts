@@ -5,7 +5,7 @@ import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
 import { networksOverlap } from './adapters/http/client.ts'
 import { SIGNING_ALGORITHMS, type SigningAlgorithm } from './adapters/keystore/client.ts'
-import { hostUrls } from './adapters/postgres/client.ts'
+import { hostUrls, SESSION_ATTRS } from './adapters/postgres/client.ts'
 import type { KeyPolicy } from './domain/keys/phase.ts'
 import { TabibError } from './errors.ts'
 import { SERVICES, type Service } from './service.ts'
@@ -68,6 +68,9 @@ const databaseUrl = z
   .refine((text) => hostUrls(text).every((one) => /^postgres(ql)?:\/\//.test(one) && URL.canParse(one)), {
     error: 'a URL starting with postgres:// or postgresql://',
   })
+  .refine((text) => SESSION_ATTRS.includes(/[?&]target_session_attrs=([^&#]*)/.exec(text)?.[1] ?? 'any'), {
+    error: `a URL whose target_session_attrs is one of ${SESSION_ATTRS.join(', ')}`,
+  })
 
 const pgbouncerUrl = z.string().refine((text) => /^postgres(ql)?:\/\//.test(text) && URL.canParse(text), {
   error: 'the URL of one pgbouncer, such as postgres://stats@127.0.0.1:6432/pgbouncer',
@@ -128,6 +131,8 @@ const cluster = z.strictObject({
   patroni: z.array(restApi).min(1),
   /** Client URLs of etcd: without them what only the store knows (the synchronous standby) cannot be judged. */
   etcd: z.array(restApi).default([]),
+  /** File with the `user:password` that etcd wants: to read below `namespace`, and to write below `/tabib/`. */
+  etcdCredentialsFile: z.string().optional(),
   /** Patroni's namespace in the store. */
   namespace: z.string().regex(/^\/.+/, 'a path such as /service').default('/service'),
   /** File with the `user:password` that Patroni wants of who changes something. */
@@ -551,6 +556,10 @@ export function loadConfig(sources: ConfigSources = {}): Config {
             patroni,
             etcd,
             ...defined('credentialsFile', ownCluster.credentialsFile && beside(ownCluster.credentialsFile)),
+            ...defined(
+              'etcdCredentialsFile',
+              ownCluster.etcdCredentialsFile && beside(ownCluster.etcdCredentialsFile),
+            ),
           },
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',
     external: urls.length > 0 || name !== 'none',

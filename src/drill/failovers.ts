@@ -168,7 +168,7 @@ type Probes = Probe[]
 
 function openProbes(world: World): Probes & AsyncDisposable {
   const probes = world.cluster!.members.map((node): Probe => {
-    const db = openMember(world.env.TABIB_DATABASE_URL, { host: '127.0.0.1', port: node.postgresPort })!
+    const db = openMember(world.app.config, { host: '127.0.0.1', port: node.postgresPort })!
     return {
       node,
       isPrimary: async () => {

@@ -24,6 +24,8 @@ interface Envelope {
     findings: { id: string }[]
     replicas: string[]
     writableAfterMs: number
+    clients: { seen: number; missing: string[] }
+    outboxes: object[]
   }
   error?: { code: string; message: string }
 }
@@ -56,7 +58,9 @@ describe('what cannot be done is refused, and nothing is done', () => {
 
   test('a second operator, who is told who is at it', async () => {
     const etcd = openEtcd({ urls: [cluster.etcd.url], fetch })
-    await using _held = await etcd.claim('/tabib/lead/main', 'maryam, run 7, switchover', { ttlS: 60 })
+    await using _held = await etcd.claim('/tabib/lead/service/main/claim', 'maryam, run 7, switchover', {
+      ttlS: 60,
+    })
     const { exitCode, error } = await tabib(['cluster', 'switchover', ...confirmed])
     expect([exitCode, error]).toMatchObject([
       5,
@@ -87,8 +91,12 @@ test('a switchover: the standby leads, the old leader follows, and the trail has
   timeout: 60_000,
 }, async () => {
   const { leader, standby } = await cluster.synchronised()
+  await using _relay = await world.startWorkers(['outbox-relay'])
+  await world.produce('billing', { count: 3 })
   const { exitCode, result } = await tabib(['cluster', 'switchover', ...confirmed])
-  expect([exitCode, result]).toMatchObject([0, { leader: standby.name, amiss: [] }])
+  expect([exitCode, result]).toMatchObject([0, { leader: standby.name, amiss: [], clients: { missing: [] } }])
+  expect(result.clients.seen).toBeGreaterThan(0)
+  expect(result.outboxes).toMatchObject(Array(3).fill({ relayed: true, ghosts: [] }))
   expect(result.replicas).toContain(leader.name)
   // Through the same pool as before: it has found the new leader.
   const [last] = await world.db.query(

@@ -39,6 +39,7 @@ function member(
     port: 5432,
     nextXid: undefined,
     takesWrites: undefined,
+    configured: true,
     own: own === 'silent' ? silent : { read: true, value: said },
   }
 }

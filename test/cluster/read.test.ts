@@ -1,10 +1,11 @@
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type AddressInfo, createServer as createTcpServer } from 'node:net'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openEtcd } from '../../src/adapters/etcd/client.ts'
 import { openPatroni } from '../../src/adapters/patroni/client.ts'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { diagnose } from '../../src/domain/cluster/judge.ts'
+import { askedMember, memberDatabase } from '../../src/domain/cluster/lead.ts'
 import { type ClusterReader, memberUrl, observeCluster } from '../../src/domain/cluster/observe.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
 
@@ -43,6 +44,65 @@ test('a login is wrong where every host refuses it; where one is down, nobody wh
   }
   await expect(asked(cluster.hosts)).rejects.toMatchObject({ code: 'NOT_AUTHORISED' })
   await expect(asked(`127.0.0.1:9,${cluster.hosts}`)).rejects.toMatchObject({ code: 'POSTGRES_UNREACHABLE' })
+})
+
+test.each([
+  ['any', undefined],
+  ['read-write', false],
+  ['primary', false],
+  ['read-only', true],
+  ['standby', true],
+])('a host is taken that is %s', { timeout: 30_000 }, async (attrs, replica) => {
+  const url = cluster.adminUrl.replace(/$/, `?target_session_attrs=${attrs}`)
+  await using db = openDatabase({ url })
+  const [row] = await db.query<{ replica: boolean }>('select pg_is_in_recovery() as replica')
+  expect(row?.replica).toBe(replica ?? row?.replica)
+})
+
+test('no password and no credentials go to a host that Patroni names and the configuration does not', {
+  timeout: 30_000,
+}, async () => {
+  const heard: string[] = []
+  await using trap = await listening('127.0.0.2', heard)
+  const [n1, n2] = cluster.members
+  const [list, own, settings] = (await Promise.all(
+    ['cluster', 'patroni', 'config'].map(async (path) => (await fetch(`${n1!.url}/${path}`)).json()),
+  )) as [{ members: Record<string, unknown>[] }, object, object]
+  const members = list.members.map((member) =>
+    member.name === n2!.name
+      ? { ...member, host: '127.0.0.2', port: trap.port, api_url: `http://127.0.0.2:${trap.port}/patroni` }
+      : member,
+  )
+  await using liar = await answering({
+    '/cluster': { members },
+    '/patroni': own,
+    '/config': settings,
+    '/switchover': { done: true },
+  })
+  const config = {
+    ...reader().config,
+    cluster: { patroni: [liar.url], etcd: [], namespace: '/service' },
+    databaseUrl: cluster.adminUrl,
+  }
+  const state = await observeCluster({ config, fetch: () => fetch })
+  expect(diagnose(state).findings).toContainEqual(
+    expect.objectContaining({ id: 'cluster/member-elsewhere', object: 'member n 2' }),
+  )
+  expect(() => memberDatabase(config, state, 'n 2')).toThrow('no password is sent there')
+  const plan = {
+    ...{ kind: 'switchover' as const, scope: 'main', leader: 'n1', candidate: 'n 2', timeline: 1 },
+    systemIdentifier: state.systemIdentifier,
+  }
+  expect(
+    await askedMember(
+      { config, fetch: () => fetch },
+      plan,
+      state.members.find(({ name }) => name === 'n 2')!,
+    ),
+  ).toBe(liar.url)
+  // Its REST API was asked how it is, without a word of who asks; its Postgres was not.
+  expect(heard).toEqual([expect.stringMatching(/^GET \/patroni /)])
+  expect(heard.join()).not.toMatch(/authorization/i)
 })
 
 test('a store that hangs leaves no list of members: they tell of themselves, and the store is named', {
@@ -106,6 +166,74 @@ test('an etcd that wants a user is not one without a majority', async () => {
   )
   await expect(openEtcd({ urls: [server.url], fetch }).read('/service/main/')).rejects.toMatchObject({
     code: 'NOT_AUTHORISED',
+  })
+})
+
+/** Notes whatever is said to it, and answers nothing. */
+async function listening(host: string, heard: string[]) {
+  const server = createTcpServer((socket) => {
+    socket.on('data', (data) => {
+      heard.push(data.toString('latin1'))
+      socket.destroy()
+    })
+    socket.on('error', () => {})
+  })
+  await new Promise<void>((resolve) => server.listen(0, host, resolve))
+  return {
+    port: (server.address() as AddressInfo).port,
+    [Symbol.asyncDispose]: () => new Promise<void>((resolve) => server.close(() => resolve())),
+  }
+}
+
+describe('an etcd that wants a user', () => {
+  let store: PatroniServer
+  const client = (credentials?: string) => openEtcd({ urls: [store.etcd.url], fetch, credentials })
+  const set = async (path: string, body: object, token?: string) => {
+    const response = await fetch(`${store.etcd.url}/v3/auth/${path}`, {
+      method: 'POST',
+      body: JSON.stringify(body),
+      ...(token === undefined ? {} : { headers: { authorization: token } }),
+    })
+    expect(await response.json()).not.toHaveProperty('error')
+  }
+  const encode = (text: string) => Buffer.from(text).toString('base64')
+  beforeAll(async () => {
+    store = await startPatroni({ scope: 'store', members: [] })
+    for (const name of ['root', 'tabib']) await set('user/add', { name, password: `${name}:secret` })
+    for (const name of ['root', 'tabib']) await set('role/add', { name })
+    for (const [key, permType] of [
+      ['/service/', 'READ'],
+      ['/tabib/', 'READWRITE'],
+    ] as const) {
+      const perm = { permType, key: encode(key), range_end: encode(key.replace(/\/$/, '0')) }
+      await set('role/grant', { name: 'tabib', perm })
+    }
+    for (const user of ['root', 'tabib']) await set('user/grant', { user, role: user })
+    await set('enable', {})
+  }, 60_000)
+  afterAll(() => store[Symbol.asyncDispose]())
+
+  test('is read, and a claim made, by the one that the configuration has', async () => {
+    const etcd = client('tabib:tabib:secret')
+    expect(await etcd.read('/service/main/')).toEqual(new Map())
+    await using claim = await etcd.claim('/tabib/lead/service/main/claim', 'maryam', { ttlS: 60 })
+    expect(claim.held).toBe(true)
+    expect(
+      await client('tabib:tabib:secret').claim('/tabib/lead/service/main/claim', 'x', { ttlS: 60 }),
+    ).toMatchObject({
+      held: false,
+      by: 'maryam',
+    })
+  })
+
+  test.each([undefined, 'tabib:wrong', 'nobody:x'])('refuses %s', async (credentials) => {
+    await expect(client(credentials).read('/service/main/')).rejects.toMatchObject({ code: 'NOT_AUTHORISED' })
+  })
+
+  test('refuses what its role may not', async () => {
+    await expect(client('tabib:tabib:secret').read('/other/')).rejects.toMatchObject({
+      code: 'NOT_AUTHORISED',
+    })
   })
 })
 

@@ -7,13 +7,15 @@ export interface EtcdOptions {
   urls: readonly string[]
   fetch: Fetch
   timeoutMs?: number
+  /** `user:password`, where it wants a user. */
+  credentials?: string | undefined
 }
 
 export interface Etcd {
   /**
    * Every key below a prefix with its value, as the majority has it.
    * @throws TabibError ETCD_UNREACHABLE when no member answered, or no majority stands behind those that do;
-   * NOT_AUTHORISED where it wants a user, which this client has none of.
+   * NOT_AUTHORISED where it wants a user, or refuses this one.
    */
   read(prefix: string): Promise<ReadonlyMap<string, string>>
   /**
@@ -28,6 +30,7 @@ export type Claim = AsyncDisposable & ({ held: true } | { held: false; by: strin
 
 const pairs = z.array(z.object({ key: z.string(), value: z.string().default('') })).default([])
 const range = z.object({ kvs: pairs })
+const session = z.object({ token: z.string() })
 const lease = z.object({ ID: z.string() })
 const transaction = z.object({
   succeeded: z.boolean().default(false),
@@ -38,27 +41,50 @@ const encode = (text: string): string => Buffer.from(text).toString('base64')
 const decode = (text: string): string => Buffer.from(text, 'base64').toString()
 
 /** The only client of etcd: version 3's JSON gateway, as Patroni's `etcd3` uses it. */
-export function openEtcd({ urls, fetch, timeoutMs = 2_000 }: EtcdOptions): Etcd {
+export function openEtcd({ urls, fetch, timeoutMs = 2_000, credentials }: EtcdOptions): Etcd {
+  let token: Promise<string> | undefined
   const post = async <T>(base: string, path: string, body: object, shape: z.ZodType<T>): Promise<T> => {
     const response = await fetch(`${base.replace(/\/+$/, '')}/v3/${path}`, {
       method: 'POST',
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(timeoutMs),
+      ...(path === 'auth/authenticate' || token === undefined
+        ? {}
+        : { headers: { authorization: await token } }),
     })
     const answer = (await response.json()) as { error?: string; message?: string }
     const words = answer.error ?? answer.message ?? `HTTP ${response.status}`
-    if (/user name is empty|permission denied|auth token/.test(words)) {
+    if (
+      /user name is empty|permission denied|auth token|authentication failed|authentication is not enabled/.test(
+        words,
+      )
+    ) {
       throw new TabibError('NOT_AUTHORISED', `etcd at ${new URL(base).host} refused: ${words}`, {
-        suggestions: ['docs/cluster.md'],
+        suggestions: [
+          'set cluster.etcdCredentialsFile in tabib.yaml to a file with user:password',
+          'docs/cluster.md',
+        ],
       })
     }
     if (!response.ok) throw new Error(words)
     return shape.parse(answer)
   }
+  // A token is good for minutes, a client for seconds.
+  const authenticate = async (base: string, given: string): Promise<void> => {
+    const [name = '', ...rest] = given.split(':')
+    token ??= post(base, 'auth/authenticate', { name, password: rest.join(':') }, session).then(
+      (answer) => answer.token,
+    )
+    await token.catch((error) => {
+      token = undefined
+      throw error
+    })
+  }
   const ask = async <T>(path: string, body: object, shape: z.ZodType<T>): Promise<T> => {
     const failures: string[] = []
     for (const url of urls) {
       try {
+        if (credentials !== undefined) await authenticate(url, credentials)
         return await post(url, path, body, shape)
       } catch (error) {
         if (error instanceof TabibError) throw error

@@ -59,7 +59,7 @@ const types: pg.CustomTypesConfig = {
 
 /**
  * Opens a pool lazily: no socket until the first statement. Where the URL names several hosts, as libpq writes them, the
- * one that takes writes is used (`target_session_attrs=any`: the first that answers), and looked for again after a
+ * one that takes writes is used, or fits another `target_session_attrs` (`any`: the first that answers), and looked for again after a
  * statement that failed with POSTGRES_UNREACHABLE: so it follows a failover. A connection, and the `begin` of a transaction,
  * are tried again for half a second, with growing pauses and jitter; other statements are never repeated.
  *
@@ -92,10 +92,10 @@ export function openDatabase(options: DatabaseOptions): Database {
     })
     return pool
   })
-  const anyHost = /[?&]target_session_attrs=any\b/.test(options.url)
+  const attrs = /[?&]target_session_attrs=([\w-]+)/.exec(options.url)?.[1] ?? 'read-write'
   const target = (): Promise<pg.Pool> => {
     if (pools.length === 1) return Promise.resolve(pools[0]!)
-    found ??= takesWrites(pools, { anyHost, withinMs: connectTimeoutMs })
+    found ??= fittingHost(pools, { attrs, withinMs: connectTimeoutMs })
     return found
   }
   const failed = (cause: unknown): unknown => {
@@ -268,10 +268,22 @@ async function begun(client: pg.PoolClient): Promise<void> {
   }
 }
 
-/** The pool whose host takes writes: all are asked at once, again and again with growing pauses, until one does. */
-async function takesWrites(
+/** libpq's `target_session_attrs`, and whether a host fits that is a replica, or otherwise read-only. */
+const FITS: Record<string, (host: { readOnly: boolean; replica: boolean }) => boolean> = {
+  any: () => true,
+  'read-write': ({ readOnly }) => !readOnly,
+  primary: ({ replica }) => !replica,
+  'read-only': ({ readOnly }) => readOnly,
+  standby: ({ replica }) => replica,
+}
+
+/** What `target_session_attrs` may be. libpq's `prefer-standby` is no promise, and not among them. */
+export const SESSION_ATTRS: readonly string[] = Object.keys(FITS)
+
+/** The pool whose host fits: all are asked at once, again and again with growing pauses, until one does. */
+async function fittingHost(
   pools: readonly pg.Pool[],
-  { anyHost, withinMs }: { anyHost: boolean; withinMs: number },
+  { attrs, withinMs }: { attrs: string; withinMs: number },
 ): Promise<pg.Pool> {
   const deadline = performance.now() + withinMs
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
@@ -282,9 +294,14 @@ async function takesWrites(
       )
       return await Promise.any(
         pools.map(async (pool) => {
-          const asked = pool.query(`select current_setting('transaction_read_only') as readonly`)
+          const asked = pool.query(
+            `select current_setting('transaction_read_only') = 'on' as "readOnly", pg_is_in_recovery() as replica`,
+          )
           const { rows } = await Promise.race([asked, late])
-          if (!anyHost && rows[0].readonly === 'on') throw new Error('it is read-only')
+          if (!FITS[attrs]?.(rows[0]))
+            throw new Error(
+              `it is ${rows[0].replica ? 'a replica' : rows[0].readOnly ? 'read-only' : 'no replica'}`,
+            )
           return pool
         }),
       )
@@ -296,7 +313,7 @@ async function takesWrites(
       // Where all refuse the login, it is wrong; one alone may be a replica that does not know it yet.
       if (refused && errors.every(({ code }) => code === refused.code)) throw refused
       if (performance.now() + waitMs > deadline) {
-        throw new Error(`no connection to a host that takes writes: ${first?.message}`, { cause: first })
+        throw new Error(`no connection to a host that is ${attrs}: ${first?.message}`, { cause: first })
       }
       await delay(waitMs)
     }

@@ -10,7 +10,8 @@ export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitch
   static override summary = 'Let another member lead, in order: nothing is lost, writes wait a second or two.'
   static override description =
     'The candidate is the member that Patroni would let lead and that has the most, or the one named. Every tenant must ' +
-    'allow its region. Afterwards: one writable leader, the old one follows, replication is back, or exit 1.'
+    'allow its region. Afterwards: one writable leader, the old one follows, replication is back, tabib’s processes work with ' +
+    'it, each outbox is whole, or exit 1.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --dry-run',
     '<%= config.bin %> <%= command.id %> --candidate n2 --confirm main --reason "kernel update on n1"',
@@ -69,9 +70,16 @@ const planText = ({ kind, scope, leader, candidate, timeline }: LeadPlan, to: Ca
     'Patroni says': kind === 'failover' && to.whyNot.length > 0 ? to.whyNot.join('; ') : undefined,
   })
 
-const ledText = ({ scope, leader, writableAfterMs, replicas, amiss }: Led): string =>
+const ledText = ({ scope, leader, writableAfterMs, replicas, clients, outboxes, amiss }: Led): string =>
   [
     `${mark(amiss.length > 0 ? 'warning' : 'ok')} ${scope}: ${leader} leads and takes writes after ${(writableAfterMs / 1_000).toFixed(1)} s; ${replicas.join(', ') || 'nobody'} stream${replicas.length === 1 ? 's' : ''} from it`,
+    ...(clients
+      ? [`  ${clients.seen - clients.missing.length} of ${clients.seen} processes work with it again`]
+      : []),
+    ...(outboxes ?? []).map(
+      ({ service, pending, relayed, compared, ghosts }) =>
+        `  ${service} outbox: ${pending} pending, ${compared ?? 'no'} published events compared, ${ghosts.length} without their row${relayed ? '' : '; no relay is at work'}`,
+    ),
     ...amiss.map((what) => `${mark('failed')} ${what}`),
     ...(amiss.length > 0 ? ['    tabib cluster diagnose'] : []),
   ].join('\n')

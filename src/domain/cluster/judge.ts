@@ -549,6 +549,19 @@ function judgeMembers(
     }
     return []
   })
+  for (const { name, host, configured } of state.members) {
+    if (configured) continue
+    found.push(
+      finding({
+        id: 'cluster/member-elsewhere',
+        severity: 'warning',
+        object: `member ${name}`,
+        message: `Patroni says that its Postgres is at ${host}, which neither database.url nor cluster.patroni names: no password is sent there, and its transactions are not known`,
+        evidence: { host },
+        fix: `ssh ${quote(host)} hostname    # is it ours? then name it in database.url or cluster.patroni`,
+      }),
+    )
+  }
   if (leader && candidates.length > 0 && !candidates.some(({ wouldLead }) => wouldLead)) {
     found.push(
       finding({

@@ -1,23 +1,37 @@
-import { readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { openEtcd } from '../../adapters/etcd/client.ts'
+import type { Etcd } from '../../adapters/etcd/client.ts'
+import type { Nats } from '../../adapters/nats/client.ts'
 import { openPatroni } from '../../adapters/patroni/client.ts'
 import type { Database } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
 import { quote } from '../../render.ts'
+import { SERVICES } from '../../service.ts'
+import { type OutboxWhole, outboxWhole } from '../outbox/whole.ts'
 import { judgePlace } from '../residency/judge.ts'
 import { readTenancy } from '../residency/tenants.ts'
 import { type Candidate, diagnose } from './judge.ts'
 import {
   type ClusterReader,
   type ClusterState,
+  isConfigured,
+  type MemberState,
   observeCluster,
   openMember,
+  openStore,
+  readCredentials,
   requireCluster,
+  storePrefix,
 } from './observe.ts'
 import { takesWrites } from './writable.ts'
+
+/** What changing a leader needs; an App is one. NATS is asked only where the configuration has it. */
+export interface LeadSystems extends ClusterReader {
+  config: ClusterReader['config'] & Pick<Config, 'natsUrl' | 'outbox'>
+  db: Database
+  nats: Nats
+}
 
 /** A change of leader, as it was planned. */
 export interface LeadPlan {
@@ -38,6 +52,10 @@ export interface Led {
   writableAfterMs: number
   /** Members that stream from the new leader. */
   replicas: string[]
+  /** Processes of tabib that reported to the former leader within its last minute, and those that have not to the new one. */
+  clients: { seen: number; missing: string[] } | null
+  /** Each outbox as the new leader has it; null where it was not asked. */
+  outboxes: OutboxWhole[] | null
   /** What is not as it should be; empty when all is well. */
   amiss: string[]
 }
@@ -106,18 +124,25 @@ export function planLead(
 
 /** The Postgres of one member, whether it leads or not. @throws TabibError CONFIG_INVALID when no database is configured. */
 export function memberDatabase(
-  { databaseUrl }: Pick<Config, 'databaseUrl'>,
+  config: Pick<Config, 'databaseUrl' | 'cluster'>,
   { members }: ClusterState,
   name: string,
 ): Database {
   const member = members.find((one) => one.name === name)
-  const db = member && openMember(databaseUrl, member)
+  const db = member && openMember(config, member)
   if (db) return db
-  throw new TabibError(
-    'CONFIG_INVALID',
-    `no database is configured, or ${name} tells no host: it cannot be asked`,
-    { suggestions: ['export TABIB_DATABASE_URL=…'] },
-  )
+  const why =
+    config.databaseUrl === undefined
+      ? 'no database is configured'
+      : member && !member.configured
+        ? `its Postgres is at ${member.host}, which neither database.url nor cluster.patroni names, and no password is sent there`
+        : 'it tells no host'
+  throw new TabibError('CONFIG_INVALID', `${name} cannot be asked: ${why}`, {
+    suggestions: [
+      'export TABIB_DATABASE_URL=postgres://<user>@<host>,<host>,<host>/<database>',
+      'docs/cluster.md',
+    ],
+  })
 }
 
 /**
@@ -157,47 +182,71 @@ export async function assertRegion(
 
 // A key of the store outlives who made it for so long.
 const CLAIM_S = 60
+const VERIFY_MS = 60_000
+// A process looks for its leader for five seconds and reports every two.
+const CLIENTS_MS = 15_000
 const POLL_MS = 100
 
 /**
- * Makes the candidate lead, and looks whether it does: one writable leader, the old one fenced, replication back. One
- * operator at a time, by a key in the store. A failover waits until the lock of a leader that does not answer has run
+ * Makes the candidate lead, and looks whether it does: one writable leader, the old one fenced, replication back, tabib's
+ * processes at work with it, each outbox whole. One operator at a time, by a key in the store. A failover waits until the lock of a leader that does not answer has run
  * out; one that is renewed meanwhile belongs to a leader that lives, and nothing is done.
  *
  * @throws TabibError LOCKED naming who is at it; CLUSTER_REFUSED with Patroni's words; TIMED_OUT.
  */
 export async function lead(
-  app: ClusterReader,
+  app: LeadSystems,
   plan: LeadPlan,
   { by, signal }: { by: string; signal: AbortSignal },
 ): Promise<Led> {
-  const { patroni: urls, etcd, credentialsFile } = requireCluster(app.config)
+  const cluster = requireCluster(app.config)
+  const { patroni: urls, etcd, credentialsFile, namespace } = cluster
   const fetch = app.fetch()
-  const credentials = credentialsFile === undefined ? undefined : await readCredentials(credentialsFile)
-  await using _alone = etcd.length === 0 ? undefined : await claim({ etcd, fetch }, plan, by)
+  const credentials =
+    credentialsFile === undefined
+      ? undefined
+      : await readCredentials('cluster.credentialsFile', credentialsFile)
+  await using _alone =
+    etcd.length === 0 ? undefined : await claim(await openStore(fetch, cluster), { ...plan, namespace, by })
   const state = plan.kind === 'failover' ? await lockRunsOut(app, plan, signal) : await observeCluster(app)
   const member = state.members.find(({ name }) => name === plan.candidate)
   if (!member)
     throw new TabibError('CLUSTER_REFUSED', `${plan.candidate} is no member of ${plan.scope} any more`)
+  const apiUrl = await askedMember(app, plan, member)
   const startedAt = performance.now()
-  await openPatroni({ urls, fetch, credentials }).lead(member, { leader: plan.leader ?? undefined })
+  await openPatroni({ urls, fetch, credentials }).lead(
+    { name: member.name, apiUrl },
+    { leader: plan.leader ?? undefined },
+  )
   return verify(app, plan, { startedAt, signal })
 }
 
-async function readCredentials(file: string): Promise<string> {
-  const text = (await readFile(file, 'utf8').catch((cause: NodeJS.ErrnoException) => cause.code ?? '')).trim()
-  if (/^[^:\s]+:\S+$/.test(text)) return text
-  throw new TabibError('CONFIG_INVALID', `cluster.credentialsFile: ${file} does not hold user:password`)
+/**
+ * The REST API that is asked for the change: the candidate's where the configuration names its host, else that of a
+ * configured member of this very cluster; any of them passes it on. Where a list may lie no credentials go.
+ */
+export async function askedMember(app: ClusterReader, plan: LeadPlan, member: MemberState): Promise<string> {
+  if (URL.canParse(member.apiUrl) && isConfigured(app.config, new URL(member.apiUrl).hostname))
+    return member.apiUrl
+  const { patroni: urls } = requireCluster(app.config)
+  const patroni = openPatroni({ urls, fetch: app.fetch(), timeoutMs: 2_000 })
+  for (const url of urls) {
+    const own = await patroni.node(url).catch(() => undefined)
+    if (own?.scope === plan.scope && own.systemIdentifier === plan.systemIdentifier) return url
+  }
+  throw new TabibError(
+    'CLUSTER_REFUSED',
+    `no member that cluster.patroni names answers for ${plan.scope}, and ${member.name} is at ${member.apiUrl}, which it does not name`,
+    { suggestions: ['docs/cluster.md'] },
+  )
 }
 
 async function claim(
-  { etcd, fetch }: { etcd: readonly string[]; fetch: ReturnType<ClusterReader['fetch']> },
-  { scope, kind }: LeadPlan,
-  by: string,
+  store: Etcd,
+  { scope, kind, namespace, by }: LeadPlan & { namespace: string; by: string },
 ): Promise<AsyncDisposable> {
-  const taken = await openEtcd({ urls: etcd, fetch }).claim(`/tabib/lead/${scope}`, `${by}, ${kind}`, {
-    ttlS: CLAIM_S,
-  })
+  const key = `/tabib/lead${storePrefix(namespace, scope)}claim`
+  const taken = await store.claim(key, `${by}, ${kind}`, { ttlS: CLAIM_S })
   if (taken.held) return taken
   throw new TabibError('LOCKED', `${scope} is taken: ${taken.by}`, {
     suggestions: ['tabib cluster status'],
@@ -232,14 +281,14 @@ async function lockRunsOut(
 }
 
 async function verify(
-  app: ClusterReader,
+  app: LeadSystems,
   plan: LeadPlan,
   { startedAt, signal }: { startedAt: number; signal: AbortSignal },
 ): Promise<Led> {
   const { scope, candidate } = plan
   let writableAfterMs: number | undefined
   // Long enough for a former leader to be rewound and to stream again.
-  const deadline = startedAt + 60_000
+  const deadline = startedAt + VERIFY_MS
   for (;;) {
     const state = await observeCluster(app)
     const diagnosis = diagnose(state)
@@ -268,11 +317,74 @@ async function verify(
         })
       }
       const behind = lagging.map(({ object, message }) => `${object} ${message}`)
-      return { scope, leader: candidate, writableAfterMs, replicas, amiss: [...amiss, ...behind] }
+      const works = await verifyClients(app, state, { candidate, signal })
+      return {
+        ...{ scope, leader: candidate, writableAfterMs, replicas },
+        ...works,
+        amiss: [...amiss, ...behind, ...works.amiss],
+      }
     }
     await delay(POLL_MS, undefined, { signal })
   }
 }
+
+/** What a new leader is for: the processes work with it, and each outbox is whole. */
+async function verifyClients(
+  app: LeadSystems,
+  state: ClusterState,
+  { candidate, signal }: { candidate: string; signal: AbortSignal },
+): Promise<Pick<Led, 'clients' | 'outboxes' | 'amiss'>> {
+  const unasked = { clients: null, outboxes: null }
+  if (takesNoClients(app, state)) return { ...unasked, amiss: [] }
+  try {
+    const clients = await processesBack(app, signal)
+    const outboxes =
+      app.config.natsUrl === undefined
+        ? null
+        : await Promise.all(SERVICES.map((service) => outboxWhole(app, { service })))
+    return {
+      clients,
+      outboxes,
+      amiss: [
+        ...clients.missing.map((process) => `${process} does not work with ${candidate}`),
+        ...(outboxes ?? []).flatMap(({ service, compared, ghosts }) => [
+          ...(compared === null
+            ? [`${service}: NATS does not answer, its stream was not held against the outbox`]
+            : []),
+          ...(ghosts.length > 0
+            ? [
+                `${service}: ${ghosts.length} events were published whose rows are lost: ${ghosts.slice(0, 3).join(', ')}`,
+              ]
+            : []),
+        ]),
+      ],
+    }
+  } catch (error) {
+    // The leader is changed, whatever cannot be looked at.
+    if (!(error instanceof TabibError)) throw error
+    return { ...unasked, amiss: [`clients and outboxes were not looked at: ${error.message}`] }
+  }
+}
+
+/** Waits until every process that reported within the last minute has reported to the new leader. */
+async function processesBack({ db }: LeadSystems, signal: AbortSignal): Promise<NonNullable<Led['clients']>> {
+  const [now] = await db.query<{ at: string }>('select clock_timestamp()::text as at')
+  const deadline = performance.now() + CLIENTS_MS
+  for (;;) {
+    const seen = await db.query<{ process: string; back: boolean }>(
+      `select what || ' ' || instance as process, at > $1::timestamptz as back from tabib.process
+       where at > $1::timestamptz - interval '1 minute' order by 1`,
+      [now!.at],
+    )
+    const missing = seen.filter(({ back }) => !back).map(({ process }) => process)
+    if (missing.length === 0 || performance.now() > deadline) return { seen: seen.length, missing }
+    await delay(POLL_MS, undefined, { signal })
+  }
+}
+
+// The leader of a cluster that stands by for another takes none.
+const takesNoClients = (app: ClusterReader, { settings }: ClusterState): boolean =>
+  app.config.databaseUrl === undefined || (settings.read && settings.value.standbyCluster)
 
 async function writable(
   app: ClusterReader,
@@ -280,10 +392,8 @@ async function writable(
   { candidate, startedAt }: { candidate: string; startedAt: number },
 ): Promise<number | undefined> {
   const elapsed = () => Math.round(performance.now() - startedAt)
-  // The leader of a cluster that stands by for another takes none.
-  if (app.config.databaseUrl === undefined || (state.settings.read && state.settings.value.standbyCluster)) {
-    return elapsed()
-  }
+  const member = state.members.find(({ name }) => name === candidate)
+  if (takesNoClients(app, state) || !member?.configured) return elapsed()
   await using db = memberDatabase(app.config, state, candidate)
   return (await takesWrites({ db })).value === 1 ? elapsed() : undefined
 }

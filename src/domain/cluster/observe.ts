@@ -1,5 +1,6 @@
+import { readFile } from 'node:fs/promises'
 import { isIPv6 } from 'node:net'
-import { openEtcd } from '../../adapters/etcd/client.ts'
+import { type Etcd, openEtcd } from '../../adapters/etcd/client.ts'
 import type { Fetch } from '../../adapters/http/client.ts'
 import {
   type ListedMember,
@@ -23,6 +24,8 @@ export interface MemberState extends ListedMember {
   nextXid: bigint | undefined
   /** Whether its Postgres is no replica, whatever its Patroni says. Undefined where it cannot be asked. */
   takesWrites: boolean | undefined
+  /** Whether the configuration names its host; otherwise its Postgres is not asked. */
+  configured: boolean
 }
 
 /** What only the store knows. */
@@ -75,7 +78,7 @@ export function requireCluster({ cluster }: Pick<Config, 'cluster'>): ClusterCon
  * @throws TabibError CONFIG_INVALID, PATRONI_UNREACHABLE when no member answers at all.
  */
 export async function observeCluster(app: ClusterReader): Promise<ClusterState> {
-  const { patroni: urls, etcd, namespace } = requireCluster(app.config)
+  const { patroni: urls, etcd, namespace, etcdCredentialsFile } = requireCluster(app.config)
   const fetch = app.fetch()
   const patroni = openPatroni({ urls, fetch, timeoutMs: LIMIT_MS })
   const [cluster, settings] = await Promise.all([reading(patroni.cluster()), reading(patroni.settings())])
@@ -86,20 +89,21 @@ export async function observeCluster(app: ClusterReader): Promise<ClusterState> 
       cluster.value.members.map(async (member) => {
         const [own, postgres] = await Promise.all([
           reading(patroni.node(member.apiUrl)),
-          askPostgres(app.config.databaseUrl, member),
+          askPostgres(app.config, member),
         ])
-        return { ...member, own, ...postgres }
+        return { ...member, own, ...postgres, configured: isConfigured(app.config, member.host) }
       }),
     ),
     etcd.length === 0
       ? undefined
-      : reading(readStore({ etcd, fetch, prefix: storePrefix(namespace, scope) })),
+      : reading(readStore(openStore(fetch, { etcd, etcdCredentialsFile }), storePrefix(namespace, scope))),
   ])
   return { scope, systemIdentifier, members, settings, store, nowMs: Date.now() }
 }
 
-// Patroni takes a namespace with any slashes.
-const storePrefix = (namespace: string, scope: string) => `/${namespace}/${scope}/`.replace(/\/+/g, '/')
+/** Where the store keeps a cluster; Patroni takes a namespace with any slashes. */
+export const storePrefix = (namespace: string, scope: string) =>
+  `/${namespace}/${scope}/`.replace(/\/+/g, '/')
 
 /** The list of members is in the store: without its majority, who is configured tells of itself alone, by its address. */
 async function withoutList(
@@ -111,7 +115,7 @@ async function withoutList(
     urls.map(async (apiUrl): Promise<MemberState> => {
       const own = await reading(patroni.node(apiUrl))
       const { role, state, tags } = own.read ? own.value : { role: '', state: '', tags: {} }
-      const unknown = { port: undefined, nextXid: undefined, takesWrites: undefined }
+      const unknown = { port: undefined, nextXid: undefined, takesWrites: undefined, configured: true }
       const { host: name, hostname: host } = new URL(apiUrl)
       return { name, role, state, tags, apiUrl, host, ...unknown, own }
     }),
@@ -149,26 +153,53 @@ export function memberUrl(
   return url.href
 }
 
-/** The Postgres of one member, by the credentials that the configuration has; undefined where it cannot be asked. */
+/**
+ * Whether the configuration itself names a host: in the database URL or as a member's REST API. A member's address comes
+ * from Patroni, and whoever lies there must not be sent a password.
+ */
+export function isConfigured(
+  { databaseUrl, cluster }: Pick<Config, 'databaseUrl' | 'cluster'>,
+  host: string,
+): boolean {
+  const urls = [...(databaseUrl ? hostUrls(databaseUrl) : []), ...(cluster?.patroni ?? [])]
+  const plain = (text: string) => text.toLowerCase().replace(/^\[|\]$/g, '')
+  return urls.some((url) => URL.canParse(url) && plain(new URL(url).hostname) === plain(host))
+}
+
+/**
+ * The Postgres of one member, by the credentials that the configuration has; undefined where it cannot be asked, or its
+ * host is none that the configuration names.
+ */
 export function openMember(
-  databaseUrl: string | undefined,
+  config: Pick<Config, 'databaseUrl' | 'cluster'>,
   member: Pick<ListedMember, 'host' | 'port'>,
 ): Database | undefined {
-  const url = databaseUrl && memberUrl(databaseUrl, member)
-  if (!url) return undefined
+  const url = config.databaseUrl && memberUrl(config.databaseUrl, member)
+  if (!url || !isConfigured(config, member.host)) return undefined
   return openDatabase({ url, maxConnections: 1, connectTimeoutMs: LIMIT_MS, answerWithinMs: LIMIT_MS })
 }
 
-async function readStore({
-  etcd,
-  fetch,
-  prefix,
-}: {
-  etcd: readonly string[]
-  fetch: Fetch
-  prefix: string
-}): Promise<StoreState> {
-  const keys = await openEtcd({ urls: etcd, fetch, timeoutMs: LIMIT_MS }).read(prefix)
+/** etcd as the configuration names it, with its user where it wants one. @throws TabibError CONFIG_INVALID */
+export async function openStore(
+  fetch: Fetch,
+  { etcd, etcdCredentialsFile }: Pick<ClusterConfig, 'etcd' | 'etcdCredentialsFile'>,
+): Promise<Etcd> {
+  const credentials =
+    etcdCredentialsFile === undefined
+      ? undefined
+      : await readCredentials('cluster.etcdCredentialsFile', etcdCredentialsFile)
+  return openEtcd({ urls: etcd, fetch, timeoutMs: LIMIT_MS, credentials })
+}
+
+/** `user:password` of a file. @throws TabibError CONFIG_INVALID naming the setting. */
+export async function readCredentials(setting: string, file: string): Promise<string> {
+  const text = (await readFile(file, 'utf8').catch((cause: NodeJS.ErrnoException) => cause.code ?? '')).trim()
+  if (/^[^:\s]+:\S+$/.test(text)) return text
+  throw new TabibError('CONFIG_INVALID', `${setting}: ${file} does not hold user:password`)
+}
+
+async function readStore(etcd: Promise<Etcd>, prefix: string): Promise<StoreState> {
+  const keys = await (await etcd).read(prefix)
   if (keys.size === 0) {
     throw new TabibError(
       'CONFIG_INVALID',
@@ -210,10 +241,10 @@ async function readStore({
 }
 
 async function askPostgres(
-  databaseUrl: string | undefined,
+  config: Pick<Config, 'databaseUrl' | 'cluster'>,
   member: ListedMember,
 ): Promise<Pick<MemberState, 'nextXid' | 'takesWrites'>> {
-  await using db = openMember(databaseUrl, member)
+  await using db = openMember(config, member)
   if (!db) return { nextXid: undefined, takesWrites: undefined }
   try {
     const [row] = await db.query<{ xid: string; writes: boolean }>(
