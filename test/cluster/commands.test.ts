@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -91,18 +92,40 @@ test('a switchover: the standby leads, the old leader follows, and the trail has
   timeout: 60_000,
 }, async () => {
   const { leader, standby } = await cluster.synchronised()
-  await using _relay = await world.startWorkers(['outbox-relay'])
+  await using relay = await world.startWorkers(['outbox-relay'])
   await world.produce('billing', { count: 3 })
+  // Somebody's failover took place, and its process died before the trail could have it.
+  const died = randomUUID()
+  const etcd = openEtcd({ urls: [cluster.etcd.url], fetch })
+  const operation = {
+    ...{ runId: died, actor: 'maryam', context: 'env', command: 'cluster failover', argsRedacted: [] },
+    ...{ targets: ['cluster:main'], reason: 'n1 burnt', version: '0' },
+  }
+  await etcd.put(
+    `/tabib/lead/service/main/begun/${died}`,
+    JSON.stringify({ at: new Date(Date.now() - 3_600_000).toISOString(), operation }),
+  )
   const { exitCode, result } = await tabib(['cluster', 'switchover', ...confirmed])
   expect([exitCode, result]).toMatchObject([0, { leader: standby.name, amiss: [], clients: { missing: [] } }])
   expect(result.clients.seen).toBeGreaterThan(0)
   expect(result.outboxes).toMatchObject(Array(3).fill({ relayed: true, ghosts: [] }))
+  relay.signal('SIGTERM')
+  await relay.exited
   expect(result.replicas).toContain(leader.name)
   // Through the same pool as before: it has found the new leader.
   const [last] = await world.db.query(
     `select record ->> 'command' as command, record ->> 'outcome' as outcome from tabib.audit order by seq desc limit 1`,
   )
-  expect(last).toEqual({ command: 'cluster switchover', outcome: 'ok' })
+  expect(last).toEqual({ command: 'cluster failover', outcome: 'failed' })
+  const trail = await world.db.query<{ record: object }>('select record from tabib.audit where run_id = $1', [
+    died,
+  ])
+  expect(trail.map(({ record }) => record)).toMatchObject([
+    { phase: 'before', actor: 'maryam', reason: 'n1 burnt' },
+    { phase: 'after', errorCode: 'INTERRUPTED', journal: { record: expect.any(String) } },
+  ])
+  expect((await tabib(['audit', 'verify'])).exitCode).toBe(0)
+  expect(await etcd.read('/tabib/lead/service/main/begun/')).toEqual(new Map())
 })
 
 test('nothing is published that no standby has: a failover would take it back', {
@@ -162,8 +185,11 @@ test('a leader that dies right after a switchover: diagnosed, and brought back b
   const argv = before.result.command.replace('"<why>"', 'test').split(' ').slice(1)
 
   const done = await tabib(argv)
+  expect(done.error).toBeUndefined()
   expect([done.exitCode, done.result]).toMatchObject([0, { leader: argv[3], amiss: [] }])
   expect(done.result.writableAfterMs).toBeGreaterThan(0)
+  const etcd = openEtcd({ urls: [cluster.etcd.url], fetch })
+  expect(await etcd.read('/tabib/lead/service/main/begun/')).toEqual(new Map())
   expect(await world.produce('billing', { count: 1 })).toHaveLength(1)
 
   // The one that died comes back as a replica, rewound if it must be.

@@ -18,6 +18,10 @@ export interface Etcd {
    * NOT_AUTHORISED where it wants a user, or refuses this one.
    */
   read(prefix: string): Promise<ReadonlyMap<string, string>>
+  /** Sets a key for good. @throws TabibError ETCD_UNREACHABLE, NOT_AUTHORISED */
+  put(key: string, value: string): Promise<void>
+  /** Takes a key away, if it is there. @throws TabibError ETCD_UNREACHABLE, NOT_AUTHORISED */
+  remove(key: string): Promise<void>
   /**
    * Makes a key that nobody holds; it goes when the claim is disposed, or `ttlS` after this process is gone. Where
    * somebody holds it, the claim says who, by the value of the key.
@@ -102,6 +106,12 @@ export function openEtcd({ urls, fetch, timeoutMs = 2_000, credentials }: EtcdOp
       end[end.length - 1] = end.at(-1)! + 1
       const { kvs } = await ask('kv/range', { key: encode(prefix), range_end: end.toString('base64') }, range)
       return new Map(kvs.map(({ key, value }) => [decode(key), decode(value)]))
+    },
+    async put(key, value) {
+      await ask('kv/put', { key: encode(key), value: encode(value) }, z.object({}))
+    },
+    async remove(key) {
+      await ask('kv/deleterange', { key: encode(key) }, z.object({}))
     },
     async claim(key, value, { ttlS }) {
       const { ID } = await ask('lease/grant', { TTL: ttlS }, lease)

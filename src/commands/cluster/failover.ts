@@ -1,7 +1,9 @@
 import { assertUnused, judgeApproval, useApproval } from '../../domain/approval/accept.ts'
 import { proveActor } from '../../domain/approval/prove.ts'
+import { type Operation, redactArgv } from '../../domain/audit/operation.ts'
+import { forgetBegun } from '../../domain/cluster/begun.ts'
 import { type LeadPlan, type Led, memberDatabase } from '../../domain/cluster/lead.ts'
-import type { ClusterState } from '../../domain/cluster/observe.ts'
+import { type ClusterState, openStore, requireCluster } from '../../domain/cluster/observe.ts'
 import ClusterSwitchover, { type Recorded } from './switchover.ts'
 
 export default class ClusterFailover extends ClusterSwitchover {
@@ -19,10 +21,11 @@ export default class ClusterFailover extends ClusterSwitchover {
 
   /**
    * The trail is in the database that nobody leads: an approval is judged by what the candidate’s own Postgres knows of
-   * operators, and all is written down once it leads.
+   * operators, and all is written down once it leads. Until then the store has it: should this process die, the next run
+   * takes it into the trail.
    */
   protected override async recorded(
-    work: () => Promise<Led>,
+    work: (operation?: Operation) => Promise<Led>,
     details: Recorded,
     state: ClusterState,
   ): Promise<Led> {
@@ -30,12 +33,19 @@ export default class ClusterFailover extends ClusterSwitchover {
     const { planHash, candidate } = details
     const demanded = app.config.approvalsRequired || this.flags.approval !== undefined
     const consent = demanded ? await this.#consent(planHash, candidate, state) : undefined
-    const led = await work()
+    const operation = { ...details, approver: consent?.claims.iss, actorProof: consent?.actorProof }
+    const led = await work({
+      ...{ ...operation, runId: this.runId, actor: this.actor, context: app.config.context },
+      ...{ command: this.commandName, argsRedacted: redactArgv(this.argv), version: this.config.version },
+    })
     if (consent) await useApproval(app, consent.claims, { runId: this.runId, actor: this.actor })
-    return this.mutate(
-      { ...details, approver: consent?.claims.iss, actorProof: consent?.actorProof },
-      async () => led,
-    )
+    await this.mutate(operation, async () => led)
+    const cluster = requireCluster(app.config)
+    if (cluster.etcd.length > 0) {
+      const { namespace } = cluster
+      await forgetBegun(await openStore(app.fetch(), cluster), { namespace, scope: led.scope }, this.runId)
+    }
+    return led
   }
 
   async #consent(planHash: string, candidate: string, state: ClusterState) {

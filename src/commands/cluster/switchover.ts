@@ -1,9 +1,10 @@
 import { Flags } from '@oclif/core'
 import { planned, severe, TabibCommand } from '../../command.ts'
-import type { OperationDetails } from '../../domain/audit/operation.ts'
+import type { Operation, OperationDetails } from '../../domain/audit/operation.ts'
+import { takeBegun } from '../../domain/cluster/begun.ts'
 import { type Candidate, lossText } from '../../domain/cluster/judge.ts'
 import { assertRegion, type LeadPlan, type Led, lead, planLead } from '../../domain/cluster/lead.ts'
-import { type ClusterState, observeCluster } from '../../domain/cluster/observe.ts'
+import { type ClusterState, observeCluster, openStore, requireCluster } from '../../domain/cluster/observe.ts'
 import { details, mark } from '../../render.ts'
 
 export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitchover> {
@@ -34,7 +35,8 @@ export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitch
     this.note(planText(plan, candidate))
     const { reason } = await this.confirmSevere(plan.scope, `${plan.candidate} leads ${plan.scope}`)
     const led = await this.recorded(
-      () => lead(app, plan, { by: `${this.actor}, run ${this.runId}`, signal: this.signal }),
+      (operation) =>
+        lead(app, plan, { by: `${this.actor}, run ${this.runId}`, signal: this.signal, operation }),
       {
         candidate: plan.candidate,
         targets: [`cluster:${plan.scope}`],
@@ -44,6 +46,7 @@ export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitch
       },
       state,
     )
+    await this.takeBegun(plan.scope)
     this.succeed({
       result: { plan, ...led },
       status: led.amiss.length > 0 ? 'findings' : 'ok',
@@ -52,8 +55,26 @@ export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitch
   }
 
   /** Does it with the trail around it, and nobody else at it. */
-  protected recorded(work: () => Promise<Led>, details: Recorded, _state: ClusterState): Promise<Led> {
-    return this.mutateAlone(details.targets[0]!, details, work)
+  protected recorded(
+    work: (operation?: Operation) => Promise<Led>,
+    details: Recorded,
+    _state: ClusterState,
+  ): Promise<Led> {
+    return this.mutateAlone(details.targets[0]!, details, () => work())
+  }
+
+  /** Takes into the trail what another run began and did not live to record. */
+  protected async takeBegun(scope: string): Promise<void> {
+    const app = await this.openApp()
+    const cluster = requireCluster(app.config)
+    if (cluster.etcd.length === 0 || app.config.databaseUrl === undefined) return
+    const { namespace } = cluster
+    const taken = await takeBegun(app, await openStore(app.fetch(), cluster), { namespace, scope })
+    for (const run of taken) {
+      this.note(
+        `${mark('warning', process.stderr)} run ${run} began a failover and ended before the trail had it: tabib audit list --run ${run}`,
+      )
+    }
   }
 }
 

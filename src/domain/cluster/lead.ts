@@ -8,9 +8,11 @@ import { TabibError } from '../../errors.ts'
 import { nearest } from '../../nearest.ts'
 import { quote } from '../../render.ts'
 import { SERVICES } from '../../service.ts'
+import type { Operation } from '../audit/operation.ts'
 import { type OutboxWhole, outboxWhole } from '../outbox/whole.ts'
 import { judgePlace } from '../residency/judge.ts'
 import { readTenancy } from '../residency/tenants.ts'
+import { noteBegun } from './begun.ts'
 import { type Candidate, diagnose } from './judge.ts'
 import {
   type ClusterReader,
@@ -52,7 +54,7 @@ export interface Led {
   writableAfterMs: number
   /** Members that stream from the new leader. */
   replicas: string[]
-  /** Processes of tabib that reported to the former leader within its last minute, and those that have not to the new one. */
+  /** Processes of tabib that reported to the former leader until its end, and those that have not to the new one. */
   clients: { seen: number; missing: string[] } | null
   /** Each outbox as the new leader has it; null where it was not asked. */
   outboxes: OutboxWhole[] | null
@@ -190,14 +192,15 @@ const POLL_MS = 100
 /**
  * Makes the candidate lead, and looks whether it does: one writable leader, the old one fenced, replication back, tabib's
  * processes at work with it, each outbox whole. One operator at a time, by a key in the store. A failover waits until the lock of a leader that does not answer has run
- * out; one that is renewed meanwhile belongs to a leader that lives, and nothing is done.
+ * out; one that is renewed meanwhile belongs to a leader that lives, and nothing is done. An `operation` is noted in the
+ * store before Patroni is asked, for whoever comes after a process that died (`takeBegun`).
  *
  * @throws TabibError LOCKED naming who is at it; CLUSTER_REFUSED with Patroni's words; TIMED_OUT.
  */
 export async function lead(
   app: LeadSystems,
   plan: LeadPlan,
-  { by, signal }: { by: string; signal: AbortSignal },
+  { by, signal, operation }: { by: string; signal: AbortSignal; operation?: Operation | undefined },
 ): Promise<Led> {
   const cluster = requireCluster(app.config)
   const { patroni: urls, etcd, credentialsFile, namespace } = cluster
@@ -206,13 +209,14 @@ export async function lead(
     credentialsFile === undefined
       ? undefined
       : await readCredentials('cluster.credentialsFile', credentialsFile)
-  await using _alone =
-    etcd.length === 0 ? undefined : await claim(await openStore(fetch, cluster), { ...plan, namespace, by })
+  const store = etcd.length === 0 ? undefined : await openStore(fetch, cluster)
+  await using _alone = store && (await claim(store, { ...plan, namespace, by }))
   const state = plan.kind === 'failover' ? await lockRunsOut(app, plan, signal) : await observeCluster(app)
   const member = state.members.find(({ name }) => name === plan.candidate)
   if (!member)
     throw new TabibError('CLUSTER_REFUSED', `${plan.candidate} is no member of ${plan.scope} any more`)
   const apiUrl = await askedMember(app, plan, member)
+  if (operation && store) await noteBegun(store, { namespace, scope: plan.scope }, operation)
   const startedAt = performance.now()
   await openPatroni({ urls, fetch, credentials }).lead(
     { name: member.name, apiUrl },
@@ -366,15 +370,20 @@ async function verifyClients(
   }
 }
 
-/** Waits until every process that reported within the last minute has reported to the new leader. */
+/**
+ * Waits until every process has reported to the new leader that reported to the former one until its end: within ten
+ * seconds of the last report of all. One that was killed in that time is missing too.
+ */
 async function processesBack({ db }: LeadSystems, signal: AbortSignal): Promise<NonNullable<Led['clients']>> {
-  const [now] = await db.query<{ at: string }>('select clock_timestamp()::text as at')
+  const [now] = await db.query<{ at: string; last: string | null }>(
+    'select clock_timestamp()::text as at, max(at)::text as last from tabib.process',
+  )
   const deadline = performance.now() + CLIENTS_MS
   for (;;) {
     const seen = await db.query<{ process: string; back: boolean }>(
       `select what || ' ' || instance as process, at > $1::timestamptz as back from tabib.process
-       where at > $1::timestamptz - interval '1 minute' order by 1`,
-      [now!.at],
+       where at > $1::timestamptz or at > $2::timestamptz - interval '10 s' order by 1`,
+      [now!.at, now!.last],
     )
     const missing = seen.filter(({ back }) => !back).map(({ process }) => process)
     if (missing.length === 0 || performance.now() > deadline) return { seen: seen.length, missing }
