@@ -80,7 +80,7 @@ function measure(folder: string): Measurement[] {
       ? plain(`40 lines: ${engine} could not be run`, 0, '')
       : judged(`40 lines: ${engine}`, cpuMs(engine), 'ms CPU', 'tagged', ratio, target)
   }
-  const large = (engine: string) => usageOf(folder, engine, 1, LARGE, ['--max-old-space-size=96'])
+  const large = (engine: string) => usageOf(folder, engine, 1, LARGE)
   const [largeUntagged, largeTagged] = [large('untagged'), large('tagged')]
   return [
     plain('40 lines: plain pdfkit', cpuMs('plain'), 'ms CPU'),
@@ -111,14 +111,8 @@ function measure(folder: string): Measurement[] {
   ]
 }
 
-function usageOf(
-  folder: string,
-  engine: string,
-  statements: number,
-  lines: number,
-  node: string[] = [],
-): Usage | undefined {
-  const argv = [...node, ENGINE, engine, String(statements), String(lines), folder]
+function usageOf(folder: string, engine: string, statements: number, lines: number): Usage | undefined {
+  const argv = [ENGINE, engine, String(statements), String(lines), folder]
   try {
     // Some say on stderr what they miss, for each document.
     const stdio: ('ignore' | 'pipe')[] = ['ignore', 'pipe', 'ignore']

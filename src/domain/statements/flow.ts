@@ -116,18 +116,19 @@ export function createFlow(canvas: Canvas, fonts: Fonts, options: Options) {
   }
 
   /** Control characters other than the line feed have no looks; overrides and stacks of marks make text read as what it is not. */
-  function cleaned(text: string, place: string): string {
-    const traits = traitsOf(text)
-    if (!(traits & (TRAIT.unprintable | TRAIT.surrogate | TRAIT.mark))) return text
+  function cleaned(given: string, place: string): string {
+    const traits = traitsOf(given)
+    const text = traits & TRAIT.mark ? unstacked(given, place) : given
+    if (!(traits & (TRAIT.unprintable | TRAIT.surrogate))) return text
     if (text.search(OVERRIDE) >= 0) onFlaw('an override of the direction of text is left out', place)
     if (!text.isWellFormed()) onFlaw('half a surrogate pair is printed as U+FFFD', place)
-    if (text.search(STACK) >= 0) onFlaw('more marks than six on a letter are left out', place)
-    return text
-      .toWellFormed()
-      .replace(OVERRIDE, '')
-      .replace(STACK, '')
-      .replace(LINE_SEPARATOR, '\n')
-      .replace(CONTROL, ' ')
+    return text.toWellFormed().replace(OVERRIDE, '').replace(LINE_SEPARATOR, '\n').replace(CONTROL, ' ')
+  }
+
+  function unstacked(text: string, place: string): string {
+    const flat = text.replace(STACK, '')
+    if (flat !== text) onFlaw('more marks than six on a letter are left out', place)
+    return flat
   }
 
   const leftOf = (start: number, width: number): number =>
