@@ -85,7 +85,10 @@ export async function runErasures(world: World, options: ErasuresOptions): Promi
   const [tookS, afterFaultsS] = [took(began), took(faultsEnded)]
   const complete = await dayLater(world, subjects)
   await crew.stop()
-  const { findings } = await reconcileErasures(world.app)
+  const { findings } = await reconcileErasures(world.app, {
+    scan: true,
+    signal: AbortSignal.timeout(600_000),
+  })
   return {
     subjects,
     lost: nats.lost,

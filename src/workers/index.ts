@@ -4,6 +4,7 @@ import type { Worker } from '../worker.ts'
 import { duplicateReversal } from './duplicate-reversal.ts'
 import { erasureParticipants } from './erasure-participants.ts'
 import { erasureReplay } from './erasure-replay.ts'
+import { erasureScan } from './erasure-scan.ts'
 import { erasureSweep } from './erasure-sweep.ts'
 import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
@@ -35,6 +36,7 @@ export const workers: readonly Worker[] = [
   duplicateReversal,
   erasureReplay,
   erasureSweep,
+  erasureScan,
   ...erasureParticipants,
   statementRun,
   pager,

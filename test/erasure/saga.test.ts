@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { beforeAll, expect, it } from 'vitest'
+import { scanContent, tellContent } from '../../src/domain/erasure/content.ts'
 import { listErasures } from '../../src/domain/erasure/list.ts'
 import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
 import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
@@ -171,7 +172,10 @@ it('a late event is found by the second reading, and erased again by the partici
       [tenantId, patient.patientId, patient.phone],
     ),
   )
-  const { findings } = await reconcileErasures(world().app, { tenantId })
+  const { findings } = await reconcileErasures(world().app, {
+    tenantId,
+    signal: AbortSignal.timeout(60_000),
+  })
   expect(findings.filter(({ id }) => id === 'erasure/residue').map(({ message }) => message)).toEqual([
     'dispatch-log acknowledged, and has again dispatch_log: 1',
   ])
@@ -397,4 +401,36 @@ it('a store that is away keeps its own steps waiting and nobody else', async () 
     requestId,
   ])
   await until(requestId, 'watching')
+})
+
+it('a number in a text about somebody else is found in whatever encoding, told, and let be when it is gone', async () => {
+  const tenantId = await world().tenant()
+  const patient = await plant(tenantId)
+  const other = await plant(tenantId)
+  await erase(patient)
+  const said = Buffer.from(`her sister's number is ${patient.phone}`).toString('base64')
+  await asTenant(world().service, tenantId, (tx) =>
+    tx.query(`insert into virtual_care.encounter_note (tenant_id, patient_id, body) values ($1, $2, $3)`, [
+      tenantId,
+      other.patientId,
+      said,
+    ]),
+  )
+  const { app, db } = world()
+  const signal = AbortSignal.timeout(60_000)
+  const { findings } = await reconcileErasures(app, { tenantId, scan: true, signal })
+  expect(findings.map(({ id, message }) => [id, message])).toEqual([
+    ['erasure/content', '1 times virtual_care.encounter_note says their phone'],
+  ])
+  const incidents = () =>
+    db.query(`select state from tabib.incident where dedupe_key = $1`, [
+      `communication/C15/content:${tenantId}`,
+    ])
+  await tellContent(app, await scanContent(app, { tenantId, signal }))
+  expect(await incidents()).toEqual([{ state: 'open' }])
+  await asTenant(world().service, tenantId, (tx) =>
+    tx.query(`update virtual_care.encounter_note set body = '' where body = $1`, [said]),
+  )
+  await tellContent(app, await scanContent(app, { tenantId, signal }))
+  expect(await incidents()).toEqual([{ state: 'resolved' }])
 })

@@ -13,23 +13,28 @@ against the keyed hashes of whoever was erased. Changes nothing; \`erasure repla
 overdue or was found.`
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --scan',
     '<%= config.bin %> <%= command.id %> --tenant herat-markaz --output junit',
   ]
   static override flags = {
     tenant: Flags.string({ helpValue: '<tenant>', description: "this one's alone: slug or id" }),
+    scan: Flags.boolean({
+      description:
+        'read all text and JSON too, in search of what erased patients are known by; takes its time',
+    }),
     ...reportFlags,
     waivers: waiversFlag,
   }
 
   async run(): Promise<void> {
     const app = await this.openApp()
-    const { tenant } = this.flags
+    const { tenant, scan } = this.flags
     const tenantId = tenant === undefined ? undefined : (await findTenant(app, tenant)).id
     await this.report({
       check: 'erasure reconcile',
       subject: tenant ?? app.config.context,
       version: this.config.version,
-      ...(await reconcileErasures(app, { tenantId, signal: this.signal })),
+      ...(await reconcileErasures(app, { tenantId, scan, signal: this.signal })),
     })
   }
 }

@@ -1,13 +1,14 @@
 import type { Database } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
+import { type ContentSystems, scanContent } from './content.ts'
 import { IS_OVERDUE } from './list.ts'
 import { type Stores, total } from './participant.ts'
 import { PARTICIPANTS, type ParticipantId } from './participants.ts'
 import { subjectOf } from './perform.ts'
 import { findReturned } from './returned.ts'
 import { residue } from './saga.ts'
-import { type ErasureSecret, shortName } from './secret.ts'
+import { shortName } from './secret.ts'
 
 export interface Reconciliation {
   rules: readonly Rule[]
@@ -24,6 +25,11 @@ const RULES: Rule[] = [
   },
   { id: 'erasure/residue', category: 'data', title: 'what was acknowledged is gone when it is read again' },
   { id: 'erasure/returned', category: 'data', title: 'nobody who was erased has come back' },
+  {
+    id: 'erasure/content',
+    category: 'data',
+    title: 'no text and no JSON says an identifier of somebody who was erased',
+  },
   { id: 'erasure/deadline', category: 'law', title: 'every request is done within its legal deadline' },
   { id: 'erasure/held', category: 'law', title: 'no legal hold keeps data of a request' },
 ]
@@ -35,8 +41,8 @@ const RULES: Rule[] = [
  * @throws TabibError REDIS_UNREACHABLE, ATTACHMENTS_UNREACHABLE: what cannot be read is not reconciled.
  */
 export async function reconcileErasures(
-  systems: Stores & { db: Database; erasureSecret(): Promise<ErasureSecret> },
-  { tenantId, signal }: { tenantId?: string | undefined; signal?: AbortSignal } = {},
+  systems: Stores & ContentSystems,
+  { tenantId, scan, signal }: { tenantId?: string | undefined; scan?: boolean; signal: AbortSignal },
 ): Promise<Reconciliation> {
   const { db } = systems
   const steps = await unfinishedSteps(db, tenantId)
@@ -44,7 +50,7 @@ export async function reconcileErasures(
   const findings: Finding[] = []
   let reread = 0
   for (const step of steps) {
-    signal?.throwIfAborted()
+    signal.throwIfAborted()
     findings.push(...stepFindings(step))
     if (step.state !== 'done') continue
     const participant = PARTICIPANTS.find(({ id }) => id === step.participant)!
@@ -61,7 +67,7 @@ export async function reconcileErasures(
     }
   }
   const underWay = new Set(steps.filter(({ open }) => open).map(({ hash }) => hash.toString('hex')))
-  const returned = await findReturned({ db, secret }, { tenantId, ...(signal && { signal }) })
+  const returned = await findReturned({ db, secret }, { tenantId, signal })
   for (const { place, ...one } of returned) {
     if (underWay.has(one.hash.toString('hex'))) continue
     findings.push({
@@ -69,10 +75,35 @@ export async function reconcileErasures(
       fix: 'tabib erasure replay --yes',
     })
   }
+  if (scan) findings.push(...(await contentFindings(systems, { tenantId, signal })))
   const requests = new Set(steps.map(({ requestId }) => requestId)).size
   const acknowledged = steps.filter(({ state }) => state === 'done').length
   const held = steps.filter(({ state }) => state === 'held').length
-  return { rules: RULES, findings, facts: { requests, steps: steps.length, acknowledged, held, reread } }
+  const rules = RULES.map((rule) =>
+    rule.id === 'erasure/content' && !scan ? { ...rule, notRun: 'not run without --scan' } : rule,
+  )
+  return { rules, findings, facts: { requests, steps: steps.length, acknowledged, held, reread } }
+}
+
+async function contentFindings(
+  systems: ContentSystems,
+  options: { tenantId: string | undefined; signal: AbortSignal },
+): Promise<Finding[]> {
+  const { found, unread } = await scanContent(systems, options)
+  const of = { check: 'erasure reconcile', fix: null, runbook: RUNBOOK, waived: false, id: 'erasure/content' }
+  return [
+    ...found.map(({ tenantId, subject, object, kind, count }) => ({
+      ...{ ...of, severity: 'error' as const, object: `${subject} ${object}` },
+      message: `${count} times ${object} says their ${kind}`,
+      evidence: { tenantId, kind, count },
+      cacheKey: `erasure/content:${subject} ${object} ${kind}`,
+    })),
+    ...unread.map(({ object, why }) => ({
+      ...{ ...of, severity: 'warning' as const, object, message: `was not read: ${why}` },
+      evidence: {},
+      cacheKey: `erasure/content:${object}`,
+    })),
+  ]
 }
 
 interface UnfinishedStep {
