@@ -42,6 +42,7 @@ Certificates are signed by the active key of the purpose erasure-certificate.`
     const subjects = []
     for (const named of this.args.erasure) subjects.push(await findSubject(app, { named, tenantId }))
     const progress = openProgress({ quiet: this.flags.quiet })
+    const startedAt = performance.now()
     const statements = await stateErasures(
       {
         db: app.db,
@@ -54,7 +55,9 @@ Certificates are signed by the active key of the purpose erasure-certificate.`
         version: this.config.version,
         context: app.config.context,
         signal: this.signal,
-        onProgress: progress.at,
+        onProgress: (...at) => {
+          if (performance.now() - startedAt > QUIET_MS) progress.at(...at)
+        },
       },
     )
     progress.end()
@@ -96,3 +99,6 @@ function stillOpen(statements: readonly Unsigned[]): TabibError {
     context: { open },
   })
 }
+
+/** A small platform is read before anybody wonders. */
+const QUIET_MS = 2_000

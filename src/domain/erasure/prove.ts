@@ -120,7 +120,7 @@ async function stateErasure(
     ...hits.map(({ object, kind, count }) => ({
       what: 'residue',
       detail: `${object} has an identifier of the subject (${kind}) in ${count} ${count === 1 ? 'place' : 'places'}`,
-      fix: 'tabib erasure replay <request> --reason "<why>"',
+      fix: 'tabib erasure reconcile',
     })),
     ...(fingerprints.length > 0
       ? []
@@ -164,7 +164,8 @@ async function stateErasure(
       bytes: scan.bytes,
       wallS: rounded(scan.wallS),
       cpuS: rounded(scan.cpuS),
-      bytesPerCpuS: Math.round(scan.rate),
+      scanCpuS: rounded(scan.scanCpuS),
+      bytesPerCpuS: Math.round(scan.bytes / Math.max(scan.scanCpuS, 1e-6)),
       searchedFor: Object.fromEntries(
         [...new Set(fingerprints.map(({ kind }) => kind))].map((kind) => [
           kind,

@@ -19,9 +19,9 @@ export interface ResidualScan {
   rows: number
   bytes: number
   wallS: number
+  /** Of the whole pass: reading from the servers, and what the scanner took of it. */
   cpuS: number
-  /** Bytes for each second of CPU. */
-  rate: number
+  scanCpuS: number
   /** Where an identifier of a subject (by keyed hash, hex) stands still, and of what kind. */
   hits: { subject: string; object: string; kind: string; count: number }[]
   /**
@@ -155,7 +155,6 @@ export async function scanResidue(
     shared,
     wallS: (performance.now() - startedAt) / 1e3,
     cpuS,
-    rate: scan.bytes / cpuS,
   }
 }
 
@@ -206,6 +205,7 @@ class Scan {
   readonly #planted: number
   readonly #scanner: Scanner
   #found = 0
+  #scanCpuS = 0
   #sample = '{}'
 
   constructor(scanner: Scanner, canaries: readonly Canary[]) {
@@ -218,10 +218,13 @@ class Scan {
     const place = { object, rows: 0, bytes: 0 }
     for await (const batch of batches) {
       signal.throwIfAborted()
+      const cpu = process.cpuUsage()
       for (const row of batch) {
         place.bytes += Buffer.byteLength(row)
         this.#take(object, row)
       }
+      const { user, system } = process.cpuUsage(cpu)
+      this.#scanCpuS += (user + system) / 1e6
       if (place.rows === 0 && batch[0] !== undefined) {
         this.#sample = batch[0]
         // Every place that has rows gets some, the last whatever is left.
@@ -238,12 +241,13 @@ class Scan {
     for (const canary of this.#waiting.splice(0)) this.#plant(canary)
   }
 
-  result(): Omit<ResidualScan, 'wallS' | 'cpuS' | 'rate' | 'shared'> {
+  result(): Omit<ResidualScan, 'wallS' | 'cpuS' | 'shared'> {
     const [planted, found] = [this.#planted, this.#found]
     return {
       places: this.#places,
       rows: this.rows,
       bytes: this.bytes,
+      scanCpuS: this.#scanCpuS,
       hits: [...this.#hits.values()],
       canaries: {
         planted,

@@ -49,6 +49,7 @@ export const tabib: Inventory = {
           actor: 'none',
           actorProof: 'none',
           approver: 'none',
+          approval: 'none',
           context: 'none',
           command: 'none',
           'argsRedacted[]': 'pseudonymous',
