@@ -154,8 +154,13 @@ const contextSchema = z.strictObject({
     })
     .default({}),
   nats: z
-    .strictObject({ url: url('nats', 'tls', 'ws', 'wss').optional(), urlFile: z.string().optional() })
-    .default({}),
+    .strictObject({
+      url: url('nats', 'tls', 'ws', 'wss').optional(),
+      urlFile: z.string().optional(),
+      /** Monitoring ports of the servers (http), which tell each one's clock. */
+      monitor: z.array(restApi).default([]),
+    })
+    .prefault({}),
   redis: z
     .strictObject({
       url: url('redis', 'rediss').optional(),
@@ -274,6 +279,12 @@ const contextSchema = z.strictObject({
       port: z.int().min(0).max(65535).default(9470),
     })
     .prefault({}),
+  clocks: z
+    .strictObject({
+      /** Sets the clock of one host at once: program and arguments, `{host}` in them is its name. */
+      step: z.array(z.string()).min(1).optional(),
+    })
+    .prefault({}),
   residency: residency.optional(),
   cluster: cluster.optional(),
 })
@@ -295,6 +306,8 @@ export interface Config {
   /** Admin console of pgbouncer, where there is one. */
   readonly pgbouncerUrl: string | undefined
   readonly natsUrl: string | undefined
+  /** Monitoring ports of the NATS servers. */
+  readonly natsMonitorUrls: readonly string[]
   readonly redisUrl: string | undefined
   readonly redisCacheUrl: string | undefined
   readonly pager: { alertmanagerUrl?: string; webhookUrl?: string; webhookTokenFile?: string }
@@ -342,6 +355,8 @@ export interface Config {
     accountTimeoutMs: number
     runTimeoutMs: number
   }
+  /** What sets the clock of a host; program and arguments. */
+  readonly clockStep: readonly string[] | undefined
   /** Where `api run` listens. */
   readonly api: { host: string; port: number }
   /** Absent: nothing is known of regions, and no connection is bounded by them. */
@@ -462,6 +477,8 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     ownerDatabaseUrl,
     pgbouncerUrl: pgbouncer,
     natsUrl,
+    natsMonitorUrls: context.nats.monitor,
+    clockStep: context.clocks.step,
     redisUrl,
     redisCacheUrl: context.redis.cacheUrl ?? redisUrl,
     pager: {

@@ -62,7 +62,7 @@ export interface Drill {
   /** Seconds until the mode must fire after injection, and until it must be quiet again after mitigation. */
   deadlineS?: { detect?: number; recover?: number }
   /** What the drill needs beyond the ordinary world. */
-  needs?: { natsNodes?: 1 | 3; kms?: true; cluster?: true }
+  needs?: { natsNodes?: 1 | 3; kms?: true; cluster?: true; clock?: true }
 }
 
 /** A row that has its detector, rule, runbook, mitigation and drill. */

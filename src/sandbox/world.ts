@@ -141,6 +141,8 @@ export interface WorldOptions {
   natsNodes?: 1 | 3 | undefined
   /** Runs Postgres as a Patroni cluster of three, strictly synchronous, with etcd. */
   cluster?: boolean | undefined
+  /** Lets the clock of Postgres be moved. */
+  clock?: boolean | undefined
   /** Keeps keys in a KMS instead of encrypted files. */
   kms?: boolean | undefined
   /** Whether Postgres flushes at commit, as in production; see `startPostgres`. */
@@ -197,6 +199,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
           folder,
           proxied,
           durable: options.durable,
+          shiftable: options.clock,
           diskMb: diskMb.postgres,
           settings: options.postgresSettings,
         }).then((alone) => ({ postgres: alone, cluster: undefined })),

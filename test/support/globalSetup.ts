@@ -34,6 +34,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     'alertmanager',
     'softhsm2-util',
     'pgbouncer',
+    'libfaketime',
     'patroni',
     'etcd',
   ])

@@ -136,6 +136,11 @@ export interface Nats extends AsyncDisposable {
     from: number | Date,
     options?: { payloads?: boolean },
   ): AsyncIterable<StoredMessage>
+  /**
+   * The server's own clock, in milliseconds since 1970 (of a cluster its JetStream leader's): when it made a consumer
+   * without a name, which is then taken away. Its protocol tells no time otherwise.
+   */
+  serverTime(stream: string): Promise<number>
   /** Core NATS: fire and forget, no delivery promise. */
   notify(subject: string, payload?: Uint8Array): Promise<void>
   /** Core NATS: calls `heard` for every message until disposed. */
@@ -338,6 +343,19 @@ export function openNats(options: NatsOptions): Nats {
         await messages.close()
       }
     },
+    serverTime: (stream) =>
+      jetStreamCall(async (jsm) => {
+        const { name, created } = await jsm.consumers.add(stream, {
+          ack_policy: 'none',
+          deliver_policy: 'new',
+          mem_storage: true,
+          num_replicas: 1,
+          inactive_threshold: 1e9,
+        })
+        // Nobody waits for it to go: it does so by itself after a second.
+        jsm.consumers.delete(stream, name).catch(() => {})
+        return Date.parse(created)
+      }),
     async notify(subject, payload) {
       const nc = await connection()
       nc.publish(subject, payload)

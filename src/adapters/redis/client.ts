@@ -31,6 +31,13 @@ export function openRedis({
   return redis
 }
 
+/** Redis's own clock, in milliseconds since 1970. */
+export async function redisTime(redis: Redis): Promise<number> {
+  if (redis.status === 'wait') await redis.connect()
+  const [seconds, micros] = await redis.time()
+  return Number(seconds) * 1_000 + Number(micros) / 1_000
+}
+
 /** @throws TabibError REDIS_UNREACHABLE (safe to retry) when Redis does not answer. */
 export async function pingRedis(redis: Redis): Promise<void> {
   try {

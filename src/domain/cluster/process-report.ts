@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { type NtpState, readNtp } from '../../adapters/ntp/client.ts'
 import { openDatabase } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { type ClockSample, clockOffset, sampleClock } from './clock-offset.ts'
@@ -6,6 +7,7 @@ import type { WaitLog } from './pool-wait.ts'
 
 const EVERY_MS = 2_000
 const KEPT_SAMPLES = 8
+const NTP_EVERY_MS = 60_000
 // Of a process that was killed nothing is to be seen for longer.
 const FORGET_AFTER = '1 hour'
 
@@ -26,17 +28,24 @@ export function openProcessReport(
     answerWithinMs: EVERY_MS,
   })
   const samples: ClockSample[] = []
+  let ntp: NtpState | undefined
+  const lookAtNtp = async () => {
+    ntp = await readNtp()
+  }
+  void lookAtNtp()
+  const looking = setInterval(lookAtNtp, NTP_EVERY_MS)
   const beat = async () => {
     const { waits: count, p95S, refused } = waits.figures()
     const clock = clockOffset(samples)
     const sample = await sampleClock(async () => {
       const [row] = await db.query<{ ms: number }>(
         `insert into tabib.process as seen
-           (instance, host, what, waits, wait_p95_s, refused, clock_offset_s, clock_error_s)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+           (instance, host, what, waits, wait_p95_s, refused, clock_offset_s, clock_error_s, ntp)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          on conflict (instance) do update set at = clock_timestamp(), waits = excluded.waits,
            wait_p95_s = excluded.wait_p95_s, refused = excluded.refused,
-           clock_offset_s = excluded.clock_offset_s, clock_error_s = excluded.clock_error_s
+           clock_offset_s = excluded.clock_offset_s, clock_error_s = excluded.clock_error_s,
+           ntp = excluded.ntp
          returning extract(epoch from clock_timestamp())::float8 * 1000 as ms`,
         [
           instance,
@@ -47,6 +56,7 @@ export function openProcessReport(
           refused,
           clock ? clock.offsetMs / 1_000 : null,
           clock ? clock.errorMs / 1_000 : null,
+          ntp?.state ?? null,
         ],
       )
       return row!.ms
@@ -82,6 +92,7 @@ export function openProcessReport(
   return {
     async [Symbol.asyncDispose]() {
       clearInterval(timer)
+      clearInterval(looking)
       await telling
       await db.query('delete from tabib.process where instance = $1', [instance]).catch(() => {})
       await db.close()

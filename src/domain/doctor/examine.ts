@@ -6,6 +6,8 @@ import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { pingRedis, type Redis } from '../../adapters/redis/client.ts'
 import { TabibError } from '../../errors.ts'
 import { packageRoot } from '../../package-root.ts'
+import { type ClockSample, clockOffset, sampleClock } from '../cluster/clock-offset.ts'
+import { postgresTime, readNtp, SKEW_LIMIT_S } from '../cluster/clocks.ts'
 import { migrationStatus } from '../schema/migrate.ts'
 
 /** One line of `tabib doctor`. */
@@ -45,6 +47,7 @@ export async function examineInstallation(installation: Installation): Promise<C
           await check('Postgres', () => roleOf(installation.db)),
           await check('clock', () => clockSkew(installation.db)),
         ]),
+    await check('NTP', followsNtp),
     natsUrl === undefined
       ? unset('NATS', 'TABIB_NATS_URL')
       : await check('NATS', async () => {
@@ -128,18 +131,22 @@ async function roleOf(db: Queryable): Promise<string> {
   return `${role?.version}, as ${role?.name}`
 }
 
+const CLOCK_SAMPLES = 4
+
 async function clockSkew(db: Queryable): Promise<string> {
-  const before = Date.now()
-  const [row] = await db.query<{ nowMs: number }>(
-    `select extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"`,
-  )
-  const after = Date.now()
-  const nowMs = row?.nowMs ?? Number.NaN
-  // The answer was made some time between the two readings.
-  const skewMs = nowMs < before ? before - nowMs : nowMs > after ? nowMs - after : 0
-  if (skewMs > 1_000)
-    throw new Doubt(`this host and Postgres differ by ${Math.round(skewMs)} ms`, 'timedatectl status')
-  return 'agrees with that of Postgres'
+  const samples: ClockSample[] = []
+  for (let n = 0; n < CLOCK_SAMPLES; n += 1) samples.push(await sampleClock(() => postgresTime(db)))
+  const { offsetMs, errorMs } = clockOffset(samples)!
+  const said = `${Math.round(Math.abs(offsetMs))} ± ${Math.ceil(errorMs)} ms`
+  if (Math.abs(offsetMs) - errorMs > SKEW_LIMIT_S * 1_000)
+    throw new Doubt(`this host and Postgres differ by ${said}`, 'tabib cluster clocks')
+  return `agrees with that of Postgres (${said})`
+}
+
+async function followsNtp(): Promise<string> {
+  const { state, detail } = await readNtp()
+  if (state !== 'synchronised') throw new Doubt(detail, 'tabib cluster clocks')
+  return detail
 }
 
 async function migrated({ db, nats }: { db: Database; nats: Nats }): Promise<string> {

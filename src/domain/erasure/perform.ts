@@ -1,7 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import * as z from 'zod'
 import type { JsMsg, Nats } from '../../adapters/nats/client.ts'
-import type { Database, Queryable, Transaction } from '../../adapters/postgres/client.ts'
+import {
+  type Database,
+  isDatabaseAway,
+  type Queryable,
+  type Transaction,
+} from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { unsealIdentifiers } from './identifiers.ts'
 import { type Participant, type Rows, type Stores, type Subject, total } from './participant.ts'
@@ -101,8 +106,7 @@ export async function runParticipant(
       failures = 0
     } catch (error) {
       const isOutage =
-        error instanceof TabibError &&
-        (error.code === 'POSTGRES_UNREACHABLE' || error.code === 'NATS_UNREACHABLE')
+        error instanceof TabibError && (isDatabaseAway(error) || error.code === 'NATS_UNREACHABLE')
       if (!isOutage) throw error
       onOutage(error)
       ready = false
@@ -184,7 +188,7 @@ async function take(
     pass[outcome.kind] += 1
     message.ack()
   } catch (error) {
-    if (error instanceof TabibError && error.code === 'POSTGRES_UNREACHABLE') throw error
+    if (isDatabaseAway(error)) throw error
     const code = error instanceof TabibError ? error.code : 'BUG'
     await recordFailure(systems.db, participant, said.data, code)
     pass.failed += 1

@@ -1,4 +1,4 @@
-import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { type Database, isDatabaseAway, type Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { gatherIdentifiers } from './identifiers.ts'
 import { INVENTORY } from './inventory/index.ts'
@@ -107,7 +107,7 @@ export async function applyReapply(
       const outcome = await performStep(systems, participantOf(step), { ...step, instance })
       if (outcome.kind === 'done') rows += outcome.rows
     } catch (error) {
-      if (!(error instanceof TabibError) || error.code === 'POSTGRES_UNREACHABLE') throw error
+      if (!(error instanceof TabibError) || isDatabaseAway(error)) throw error
       failed[error.code] = (failed[error.code] ?? 0) + 1
       stuck.add(step.requestId)
     }

@@ -1,5 +1,4 @@
-import type { Database } from '../../adapters/postgres/client.ts'
-import { TabibError } from '../../errors.ts'
+import { type Database, isDatabaseAway } from '../../adapters/postgres/client.ts'
 
 /** What was found, and as of when where a replica told it. */
 export type Degraded<T> = { found: T } & (
@@ -24,7 +23,7 @@ export async function readDegraded<T>(
   try {
     return { found: await read(db), asOf: undefined, ageS: 0 }
   } catch (error) {
-    if (!(error instanceof TabibError) || error.code !== 'POSTGRES_UNREACHABLE') throw error
+    if (!isDatabaseAway(error)) throw error
   }
   // Asked before: what is read may be newer, and is never older.
   const [reached] = await replica.query<{ asOf: Date; ageS: number }>(

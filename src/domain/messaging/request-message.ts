@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Database, Transaction } from '../../adapters/postgres/client.ts'
+import { type Database, isDatabaseAway, type Transaction } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { assertSameRequest, type Call } from '../idempotency/key.ts'
 import { type Answered, answerOnce, type Effect } from '../idempotency/once.ts'
@@ -34,7 +34,7 @@ export async function requestMessage(
   try {
     return await makeMessage({ db }, call, message)
   } catch (error) {
-    if (!(error instanceof TabibError) || error.code !== 'POSTGRES_UNREACHABLE') throw error
+    if (!isDatabaseAway(error)) throw error
     return wait(preflight, call, message)
   }
 }

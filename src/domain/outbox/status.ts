@@ -1,4 +1,4 @@
-import type { Database } from '../../adapters/postgres/client.ts'
+import { type Database, isDatabaseAway } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import type { Service } from '../../service.ts'
@@ -46,8 +46,8 @@ export async function outboxStatus(
     const status = await readOutbox(app, service)
     return { ...status, preflight, state: status.state === 'ok' && waits ? 'preflight' : status.state }
   } catch (error) {
-    if (!(error instanceof TabibError) || error.code !== 'POSTGRES_UNREACHABLE') throw error
-    return { ...UNKNOWN, service, state: 'unreachable', note: error.message, preflight }
+    if (!isDatabaseAway(error)) throw error
+    return { ...UNKNOWN, service, state: 'unreachable', note: (error as Error).message, preflight }
   }
 }
 

@@ -82,6 +82,14 @@ const PROGRAMS = {
     brew: 'chromium',
     units: [],
   },
+  libfaketime: {
+    names: ['libfaketime.so.1'],
+    isData: true,
+    apt: 'libfaketime',
+    dnf: 'libfaketime',
+    brew: 'libfaketime',
+    units: [],
+  },
   'unicode-data': {
     names: ['BidiCharacterTest.txt'],
     isData: true,
@@ -146,6 +154,8 @@ function usualFolders(): string[] {
     '/usr/bin',
     '/usr/local/bin',
     '/usr/share/unicode',
+    ...listFolder('/usr/lib').map((target) => join('/usr/lib', target, 'faketime')),
+    '/usr/lib64/faketime',
     '/opt/homebrew/bin',
     ...listFolder('/opt/homebrew/opt')
       .filter((name) => name.startsWith('postgresql'))

@@ -32,11 +32,24 @@ export interface Postgres {
   grantRoles(): Promise<void>
 }
 
-export type PostgresServer = Server & Postgres
+export type PostgresServer = Server &
+  Postgres & {
+    /** Where its clock is set, in a server that was started with `shiftable`. */
+    readonly clock: ShiftableClock | undefined
+  }
+
+export interface ShiftableClock {
+  /** Sets it this far from the true time, at once, and for sessions that are open, too. */
+  shift(seconds: number): Promise<void>
+  /** What sets it right again, as NTP would: program and arguments. */
+  readonly step: readonly string[]
+}
 
 export interface PostgresOptions extends ServerOptions {
   /** Whether commits survive a power failure. False saves the flushes; a kill -9 loses nothing either way. */
   durable?: boolean | undefined
+  /** Lets its clock be moved, by libfaketime. */
+  shiftable?: boolean | undefined
   /** Further settings, e.g. `{ wal_level: 'logical' }`. */
   settings?: Record<string, string> | undefined
 }
@@ -54,7 +67,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
 async function start(
   folder: SandboxFolder,
   programs: { postgres: string; initdb: string },
-  { durable = false, proxied = false, diskMb, settings = {} }: PostgresOptions,
+  { durable = false, proxied = false, diskMb, shiftable = false, settings = {} }: PostgresOptions,
 ): Promise<PostgresServer> {
   const account = await unprivilegedAccount()
   const dir = await folder.make('postgres', account)
@@ -78,8 +91,10 @@ async function start(
     ...(durable ? {} : { fsync: 'off', full_page_writes: 'off' }),
     ...settings,
   }
+  const clock = shiftable ? await shiftableClock(dir) : undefined
   const server = await startServerProcess({
     name: 'Postgres',
+    env: clock?.env,
     folder,
     port,
     proxied,
@@ -93,7 +108,27 @@ async function start(
     stopSignal: 'SIGINT',
   })
   const adminUrl = `postgres://postgres:${adminPassword}@127.0.0.1:${port}/postgres`
-  return Object.assign(server, await makeRoles(adminUrl, `127.0.0.1:${server.clientPort}`))
+  return Object.assign(server, await makeRoles(adminUrl, `127.0.0.1:${server.clientPort}`), { clock })
+}
+
+/** libfaketime moves what Postgres reads of the wall clock, not the monotonic one, by what stands in a file. */
+async function shiftableClock(dir: string): Promise<ShiftableClock & { env: Record<string, string> }> {
+  const { libfaketime } = await requirePrograms(['libfaketime'])
+  const [file, right] = [join(dir, 'clock'), join(dir, 'clock-right')]
+  const shift = async (seconds: number, to = file) => writeFile(to, `${seconds < 0 ? '' : '+'}${seconds}s\n`)
+  await Promise.all([shift(0), shift(0, right)])
+  return {
+    shift,
+    step: ['cp', right, file],
+    env: {
+      LD_PRELOAD: libfaketime,
+      FAKETIME_TIMESTAMP_FILE: file,
+      FAKETIME_NO_CACHE: '1',
+      FAKETIME_DONT_FAKE_MONOTONIC: '1',
+      // Every session is a process of its own, and one segment of shared memory.
+      FAKETIME_DISABLE_SHM: '1',
+    },
+  }
 }
 
 /** Makes the roles that log in, on a server that has none yet. @param hosts where they connect, as in a URL. */

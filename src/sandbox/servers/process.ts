@@ -51,6 +51,8 @@ export interface ServerProcessOptions {
   port: number
   proxied: boolean
   disk: SmallDisk | undefined
+  /** Beside PATH, language and time zone. */
+  env?: Record<string, string> | undefined
   command: string
   args: string[]
   dir: string
@@ -108,7 +110,7 @@ export async function startServerProcess(options: ServerProcessOptions): Promise
     log.length = 0
     const started = spawn(options.command, options.args, {
       cwd: dir,
-      env: { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' },
+      env: { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC', ...options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
       // A session of its own: Ctrl-C in the terminal is for tabib, which then ends its servers in order.
       detached: true,
