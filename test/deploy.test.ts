@@ -109,10 +109,14 @@ test.runIf(systemd.exitCode === 0)('systemd accepts every unit without a word', 
   }
 })
 
-test.each(units.filter((unit) => unit.endsWith('.service')))('%s waits until the clock is set', async (unit) => {
-  const text = await readFile(deploy('systemd', unit), 'utf8')
-  for (const setting of ['Wants', 'After']) expect(text).toMatch(new RegExp(`^${setting}=.*time-sync\\.target`, 'm'))
-})
+test.each(units.filter((unit) => unit.endsWith('.service')))(
+  '%s waits until the clock is set',
+  async (unit) => {
+    const text = await readFile(deploy('systemd', unit), 'utf8')
+    for (const setting of ['Wants', 'After'])
+      expect(text).toMatch(new RegExp(`^${setting}=.*time-sync\\.target`, 'm'))
+  },
+)
 
 test('development servers listen on loopback alone, and Redis evicts nothing', async () => {
   const { services } = parse(await readFile(deploy('compose.yaml'), 'utf8')) as {
