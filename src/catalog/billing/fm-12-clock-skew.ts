@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { podClocks, skewOf } from '../../domain/cluster/clocks.ts'
+import { podClocks, SKEW_LIMIT_S, skewOf } from '../../domain/cluster/clocks.ts'
 import { compareWithStream } from '../../domain/outbox/compare.ts'
 import { failureMode } from '../failure-mode.ts'
 
@@ -16,7 +16,7 @@ export default failureMode({
       const { seconds, off, unmeasured } = skewOf(await podClocks(app))
       return { value: seconds, evidence: { off, ...(unmeasured.length > 0 && { unmeasured }) } }
     },
-    fires: { above: 0.5, unit: 's' },
+    fires: { above: SKEW_LIMIT_S, unit: 's' },
     says: (seconds) =>
       `the clocks of Postgres and of tabib's hosts are ${Math.round(seconds * 1_000)} ms apart`,
     for: '30s',

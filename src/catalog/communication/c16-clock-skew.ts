@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { allClocks, skewOf } from '../../domain/cluster/clocks.ts'
+import { allClocks, SKEW_LIMIT_S, skewOf } from '../../domain/cluster/clocks.ts'
 import { compareWithStream } from '../../domain/outbox/compare.ts'
 import { failureMode } from '../failure-mode.ts'
 
@@ -14,7 +14,7 @@ export default failureMode({
       const { seconds, off, unmeasured } = skewOf(await allClocks(app))
       return { value: seconds, evidence: { off, ...(unmeasured.length > 0 && { unmeasured }) } }
     },
-    fires: { above: 0.5, unit: 's' },
+    fires: { above: SKEW_LIMIT_S, unit: 's' },
     says: (seconds) =>
       `the clocks of hosts, Postgres, Redis and NATS are ${Math.round(seconds * 1_000)} ms apart`,
     for: '30s',

@@ -2,6 +2,7 @@ import type { Pool, PoolerState } from '../../adapters/pgbouncer/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { PoolState, PostgresState } from './pool.ts'
 import { connectionsFor } from './pool-size.ts'
+import { WAIT_LIMIT_S } from './pool-wait.ts'
 import { isIdleInTransaction, type Session } from './sessions.ts'
 
 /** What one pool should have, and from which figures. Without pgbouncer: all applications' pools together. */
@@ -36,8 +37,6 @@ export interface PoolDiagnosis {
 /** A transaction in which nothing happens for so long is somebody's mistake. */
 const IDLE_LIMIT_S = 30
 const STATEMENT_LIMIT_S = 60
-/** A wait that callers feel: the card's threshold. */
-export const WAIT_LIMIT_S = 0.5
 /** The API gives up after 3 s: who refuses later is told of by nobody. */
 const QUERY_WAIT_LIMIT_S = 3
 const FULL = 0.9

@@ -1,4 +1,5 @@
-import { openPgBouncer } from '../../adapters/pgbouncer/client.ts'
+import { setTimeout as delay } from 'node:timers/promises'
+import { openPgBouncer, type PgBouncer, type Pool } from '../../adapters/pgbouncer/client.ts'
 import type { Queryable, Wait } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
@@ -67,6 +68,9 @@ export function openWaitLog(now: () => number = () => performance.now() / 1_000)
   }
 }
 
+/** A wait that callers feel. */
+export const WAIT_LIMIT_S = 0.5
+
 /** A report counts for so long: several beats may be late. */
 const FRESH_S = 10
 /** What a refused request counts as: nobody is kept waiting for longer. */
@@ -88,7 +92,7 @@ export async function poolWait({
 }): Promise<{ waitS: number } & Record<string, unknown>> {
   const [processes, pools] = await Promise.allSettled([
     waitsOfProcesses(db),
-    pgbouncerUrl === undefined ? [] : openPgBouncer({ url: pgbouncerUrl }).pools(),
+    pgbouncerUrl === undefined ? [] : longestQueue(openPgBouncer({ url: pgbouncerUrl })),
   ])
   const own = processes.status === 'fulfilled' ? processes.value : refusedHere(processes.reason)
   const waiting = pools.status === 'fulfilled' ? pools.value.filter(({ maxWaitS }) => maxWaitS > 0) : []
@@ -106,6 +110,27 @@ export async function poolWait({
     }),
     ...(pools.status === 'rejected' && { pgbouncer: (pools.reason as Error).message }),
   }
+}
+
+const WATCH_MS = 1_500
+const LOOK_EVERY_MS = 150
+
+/**
+ * The pools when their queue is at its longest, or as they are where a connection is at hand. A queue whose clients have
+ * just been turned away, and come again, looks short for a moment.
+ */
+async function longestQueue(pgbouncer: PgBouncer): Promise<Pool[]> {
+  const longest = (pools: readonly Pool[]) => Math.max(0, ...pools.map(({ maxWaitS }) => maxWaitS))
+  const isFull = ({ clientsWaiting, serversActive, serversOpen }: Pool) =>
+    clientsWaiting > 0 || (serversActive > 0 && serversActive === serversOpen)
+  const until = performance.now() + WATCH_MS
+  let seen = await pgbouncer.pools()
+  for (let now = seen; now.some(isFull) && longest(seen) <= WAIT_LIMIT_S && performance.now() < until; ) {
+    await delay(LOOK_EVERY_MS)
+    now = await pgbouncer.pools()
+    if (longest(now) > longest(seen)) seen = now
+  }
+  return seen
 }
 
 async function waitsOfProcesses(db: Queryable): Promise<{ waitS: number; waits: number; refused: number }> {

@@ -78,8 +78,8 @@ export async function listSessions(db: Queryable): Promise<Session[]> {
        (select count(*)::int from blocked where by = pid) as blocks,
        coalesce(query, '') as query, pid = pg_backend_pid() as own
      from pg_stat_activity
-     -- Of what it may not see Postgres tells not even the kind.
-     where coalesce(backend_type, 'client backend') in ('client backend', 'walsender') and usesysid is not null
+     -- Of what it may not see Postgres tells not even the kind; its own processes are in no database.
+     where backend_type in ('client backend', 'walsender') or (backend_type is null and datid is not null)
      order by xact_start nulls last, state_change`,
   )
   return rows.map(({ backendType, own, query, state, backendStart, ...row }) => ({
