@@ -64,7 +64,7 @@ export async function allClocks(app: ClockReader): Promise<Clock[]> {
     ...redisUrls.map(redisClock),
     ...(natsMonitorUrls.length > 0
       ? natsMonitorUrls.map((url) =>
-          asked(`NATS ${new URL(url).host}`, new URL(url).hostname, () => monitorTime(app.fetch(), url)),
+          asked(`NATS ${new URL(url).host}`, hostOf(url), () => monitorTime(app.fetch(), url)),
         )
       : natsUrl === undefined
         ? []
@@ -222,5 +222,5 @@ const placeOf = (url: string): string =>
 
 const hostOf = (url: string): string => {
   const one = url.replace(/^(\w+:\/\/(?:[^@/]*@)?[^/,?]*),[^/?]*/, '$1').split(',')[0]!
-  return URL.canParse(one) ? new URL(one).hostname : '?'
+  return URL.canParse(one) ? new URL(one).hostname.replace(/^\[|\]$/g, '') : '?'
 }
