@@ -50,7 +50,8 @@ export async function podClocks(app: ClockReader): Promise<Clock[]> {
     memberClocks(app),
     reports(app.db),
   ])
-  return [...(members.length > 0 ? members : [primary]), ...hostClocks(rows, primary.offset)]
+  const told = members.some(({ offset }) => offset !== undefined)
+  return [...(told ? members : [primary, ...members]), ...hostClocks(rows, primary.offset)]
 }
 
 /** Those, and the clocks of Redis and NATS. */
@@ -131,7 +132,7 @@ export async function postgresTime(db: Queryable): Promise<number> {
 }
 
 async function memberClocks({ config, fetch }: ClockReader): Promise<Clock[]> {
-  const { cluster, databaseUrl } = config
+  const { cluster } = config
   if (!cluster) return []
   const patroni = openPatroni({ urls: cluster.patroni, fetch: fetch(), timeoutMs: LIMIT_MS })
   // Where Patroni is silent the database itself is asked all the same.
@@ -141,9 +142,9 @@ async function memberClocks({ config, fetch }: ClockReader): Promise<Clock[]> {
   )
   return Promise.all(
     members.map(async (member) => {
-      await using db = openMember(databaseUrl, member)
+      await using db = openMember(config, member)
       return await asked(`Postgres ${member.name}`, member.host, async () => {
-        if (!db) throw new TabibError('CONFIG_INVALID', 'it tells no address')
+        if (!db) throw new TabibError('CONFIG_INVALID', 'its address is none that the configuration names')
         return postgresTime(db)
       })
     }),
