@@ -107,17 +107,18 @@ the tenant does not have.`
 const REFUSALS = new Set(['ERASURE_ORDER_INVALID', 'NOT_FOUND', 'NOT_NEEDED', 'OPERATOR_UNPROVED'])
 
 function planText({ subject, tenantId, rows, held }: RequestPlan): string {
-  const found = Object.entries(rows).map(([participant, tables]) => [
-    participant,
-    Object.entries(tables)
-      .filter(([, n]) => n > 0)
-      .map(([table, n]) => `${table} ${n}`)
-      .join(', ') || 'nothing',
-  ])
   return details({
     erased: subject,
     tenant: tenantId,
-    ...Object.fromEntries(found),
+    ...Object.fromEntries(
+      Object.entries(rows).map(([participant, tables]) => [participant, foundText(tables)]),
+    ),
     ...(held.length > 0 && { 'kept by a legal hold': held.join(', ') }),
   })
+}
+
+function foundText(tables: RequestPlan['rows'][string]): string {
+  const found = Object.entries(tables).filter(([, n]) => n > 0)
+  if (found.length > 0) return found.map(([table, n]) => `${table} ${n}`).join(', ')
+  return Object.keys(tables).length > 0 ? 'nothing' : 'outside of Postgres, and looked at when it is erased'
 }
