@@ -205,6 +205,14 @@ describe('an identifier is found', () => {
     )
   })
 
+  test('in an attachment of many pieces, as MIME breaks it', async () => {
+    const all = Array.from({ length: 900 }, (_, n) => `${'x'.repeat(n % 400)} ${identifiersOf(n)[0]!.value}`)
+    const wrapped = Buffer.from(all.join(' ')).toString('base64').replace(/.{76}/g, '$&\r\n')
+    const hits: string[] = []
+    for await (const { subject } of many.stream(pieces(Buffer.from(wrapped), 50_000))) hits.push(subject)
+    expect(new Set(hits).size).toBe(900)
+  })
+
   test('each of a thousand in one line', () => {
     for (const which of [0, 1, 2, 3]) {
       for (const joint of [',', ', ', '\t', ' ', '";"', '\n', '|x|']) {

@@ -172,6 +172,29 @@ describe('what is refused', () => {
     expect(JSON.stringify(row)).not.toContain(value)
   })
 
+  test('a part of the patient’s name, a name of a variable, whatever shape it has', async () => {
+    for (const variables of [
+      { at: 'Zarghuna' },
+      { at: 'احمدزی' },
+      { at: { nested: [PATIENT.phone] } },
+      { at: WHEN, [PATIENT.phone]: 1 },
+      { at: 93700123456n },
+      { at: [7, 0, 0, 1, 2, 3, 4, 5, 6].map((n) => 48 + n) },
+    ]) {
+      const { send } = await somebody()
+      const seen = await send('nudge', variables)
+      expect(seen, Object.keys(variables).join()).toBe(
+        variables.at === 'احمدزی' ? 'MESSAGE_INVALID' : 'PATIENT_DATA_REFUSED',
+      )
+    }
+    const { kindsIn } = openPatientDataFinder(
+      [{ id: 'p', ...PATIENT, name: 'Omid Noori' }],
+      'With omid, come.',
+    )
+    expect(kindsIn('With omid, come.')).toEqual([])
+    expect(kindsIn('Dear Noori')).toEqual(['name'])
+  })
+
   test('each of them in any writing and encoding', () => {
     const { kindsIn } = openPatientDataFinder([{ id: 'p', ...PATIENT }])
     const kinds = { name: 'name', phone: 'phone', email: 'e-mail', nationalId: 'national-id' } as const

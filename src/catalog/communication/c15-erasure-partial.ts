@@ -27,7 +27,8 @@ export default failureMode({
       count > 0
         ? `${count} steps of erasures are not acknowledged after 15 minutes, or had something again`
         : 'every participant has acknowledged what it owes, or is about to',
-    entails: [],
+    // What it plants in the dispatch log is what C11 looks for.
+    entails: ['communication/C11'],
   },
   mitigate: { worker: 'erasure-replay', command: ['erasure', 'replay', '--yes'] },
   drill: {

@@ -59,6 +59,7 @@ const WHY: Record<IdentifierKind, string> = {
   phone: 'it is no phone number of 9 to 15 digits',
   'e-mail': 'it is no address of at most 100 characters',
   name: 'it is not two words of letters',
+  'part of a name': 'it has fewer than three letters',
   'national-id': 'it has fewer than 4 or more than 18 digits',
   'record-number': 'it has fewer than 4 digits, or 3 with letters, or more than 18',
 }

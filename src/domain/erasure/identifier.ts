@@ -1,6 +1,13 @@
 import { foldText } from './characters.ts'
 
-export const IDENTIFIER_KINDS = ['phone', 'national-id', 'e-mail', 'record-number', 'name'] as const
+export const IDENTIFIER_KINDS = [
+  'phone',
+  'national-id',
+  'e-mail',
+  'record-number',
+  'name',
+  'part of a name',
+] as const
 export type IdentifierKind = (typeof IDENTIFIER_KINDS)[number]
 
 /** What names a person, as it was written down. */
@@ -46,6 +53,10 @@ export function canonicalForms({ kind, value }: Identifier, country: string): Ca
     }
     case 'name':
       return nameForms(folded)
+    case 'part of a name':
+      return [...new Set(wordsOf(folded))]
+        .filter((word) => word.length >= SHORTEST_PART && word.length <= LONGEST)
+        .map((value) => ({ form: 'name', value }))
     case 'national-id':
     case 'record-number':
       return numberForms(folded)
@@ -66,9 +77,14 @@ function numberForms(folded: string): Canonical[] {
 /** Digits that a window over the groups of a number may hold. */
 export const LONGEST_NUMBER = 18
 
+/** Letters of a name's word that is looked for by itself. */
+const SHORTEST_PART = 3
+
+const wordsOf = (folded: string): string[] => folded.split(/[^\p{L}]+/u).filter((word) => word !== '')
+
 // Both orders: registers put the family's name first.
 function nameForms(folded: string): Canonical[] {
-  const words = folded.split(/[^\p{L}]+/u).filter((word) => word !== '')
+  const words = wordsOf(folded)
   const values = [words, [...words].reverse(), [words.at(-1), ...words.slice(0, -1)]].map((one) =>
     one.join(''),
   )

@@ -90,8 +90,9 @@ export function openPatternScanner(): Scanner {
 const DEEPEST = 6
 /** A stream is scanned in pieces of this many bytes, cut at a line's end where there is one. */
 const PIECE = 1 << 16
-/** What two pieces share when they are cut within a line: more than an identifier in any encoding. */
+/** What two pieces share where a line goes on in the next: more than an identifier in any encoding. */
 const SHARED = 2048
+const MOST_SEEN = 100_000
 const SHORTEST_RUN = 12
 const SHORTEST_HEX = 18
 /** Bytes of text that an encoding must hold to be looked into. */
@@ -187,7 +188,7 @@ class Pass implements Scanner {
     for (let from = 0; from < bytes.length; ) {
       const to = bytes.length - from <= 2 * PIECE ? bytes.length : cut(bytes, from, from + PIECE)
       this.#piece(bytes.subarray(from, to), from)
-      from = to === bytes.length || bytes[to - 1] === NEWLINE ? to : to - SHARED
+      from = to === bytes.length ? to : goOn(bytes, from, to)
     }
     return this.#hits
   }
@@ -211,10 +212,9 @@ class Pass implements Scanner {
         this.#hits = []
         this.#piece(held.subarray(from, to), base + from)
         yield* this.#hits
-        const whole = held[to - 1] === NEWLINE
+        from = goOn(held, from, to)
         // A line that has passed is not met again.
-        if (whole) this.#seen.clear()
-        from = whole ? to : to - SHARED
+        if (from === to || this.#seen.size > MOST_SEEN) this.#seen.clear()
       }
       held.copyWithin(0, from, length)
       length -= from
@@ -981,6 +981,17 @@ function* readingsOf(written: string): Generator<Canonical> {
 function cut(bytes: Uint8Array, from: number, to: number): number {
   const line = bytes.lastIndexOf(NEWLINE, to - 1)
   return line > from ? line + 1 : to
+}
+
+/**
+ * Where the next piece begins: some lines back where the last one may go on, since it is no whole line, or ends as those do
+ * that MIME breaks.
+ */
+function goOn(bytes: Uint8Array, from: number, to: number): number {
+  const last = bytes[to - 2] === 0x0d ? bytes[to - 3]! : bytes[to - 2]!
+  if (bytes[to - 1] === NEWLINE && last !== 0x3d && BASE64[last] === 255) return to
+  const line = bytes.lastIndexOf(NEWLINE, to - SHARED)
+  return line > from ? line + 1 : to - SHARED
 }
 
 /** Whether two quads of text follow each other, or something compressed begins. */

@@ -2,7 +2,7 @@ import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import { type FoundPatientData, recordFinding } from './finding.ts'
-import { knownPatients, openPatientDataFinder } from './patient-data.ts'
+import { knownPatients, openPatientDataFinder, textOf } from './patient-data.ts'
 import { type Channel, renderTemplate, type Template } from './template.ts'
 
 /** A message before it is checked: a template and what goes into its places, no text. */
@@ -62,7 +62,16 @@ export class GuardedPayload {
    * @throws TabibError MESSAGE_INVALID, TEMPLATE_NOT_FOUND, CATEGORY_HALTED, PATIENT_DATA_REFUSED
    */
   static async check({ db }: { db: Database }, draft: Draft): Promise<GuardedPayload> {
-    const { tenantId, patientId, variables } = draft
+    const { tenantId, patientId, attemptId, variables } = draft
+    if (![tenantId, patientId, attemptId].every((id) => UUID.test(id))) {
+      throw new TabibError(
+        'MESSAGE_INVALID',
+        'tenant, patient and attempt of a message are UUIDs; nothing was sent',
+        {
+          retryable: false,
+        },
+      )
+    }
     const checked = await asTenant(db, tenantId, async (tx) => {
       const template = await templateOf(tx, draft)
       const patients = await knownPatients(tx, [patientId])
@@ -72,11 +81,11 @@ export class GuardedPayload {
           ref: RUNBOOK,
         })
       }
-      const { kindsIn } = openPatientDataFinder(patients)
+      const { kindsIn } = openPatientDataFinder(patients, `${template.subject ?? ''} ${template.body}`)
       // What was given is looked at whatever it is: a name in a place for a time is a leak, not a slip.
       const evidence = Object.fromEntries(
         Object.entries(variables).flatMap(([name, value]) => {
-          const kinds = kindsIn(JSON.stringify([value]) ?? '')
+          const kinds = kindsIn(textOf([name, value]))
           return kinds.length === 0
             ? []
             : [[Object.hasOwn(template.variables, name) ? name : '(unknown)', kinds]]
@@ -88,7 +97,7 @@ export class GuardedPayload {
       if (rendered !== undefined && inText.length === 0) return { template, rendered }
       const { channel, category } = template
       const found: FoundPatientData = {
-        ...{ tenantId, source: 'pre-send', place: draft.attemptId, channel, category, evidence },
+        ...{ tenantId, source: 'pre-send', place: attemptId, channel, category, evidence },
         template: draft.template,
       }
       await recordFinding(tx, found)
@@ -113,6 +122,8 @@ export class GuardedPayload {
     })
   }
 }
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 
 async function templateOf(tx: Queryable, { template: { id, version } }: Draft): Promise<Template> {
   const [found] = await tx.query<Template & { state: string; halted: boolean }>(

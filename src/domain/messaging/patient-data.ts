@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { fingerprintKey, fingerprintsOf } from '../erasure/fingerprint.ts'
 import type { Identifier } from '../erasure/identifier.ts'
@@ -20,17 +21,29 @@ export function knownPatients(tx: Queryable, ids: readonly string[]): Promise<Kn
   )
 }
 
+/** Any value as text that can be looked into; JSON where there is any. */
+export function textOf(value: unknown): string {
+  try {
+    return JSON.stringify(value, (_, one) => (typeof one === 'bigint' ? String(one) : one)) ?? ''
+  } catch {
+    // It holds itself.
+    return inspect(value, { depth: 10, maxStringLength: null, maxArrayLength: null })
+  }
+}
+
 /** What kinds of patient data a text holds, in whatever encoding; `kindsIn` returns each once, sorted. */
 export interface PatientDataFinder {
   kindsIn(text: string): string[]
 }
 
 /**
- * Finds the identifiers of these patients, and what looks like anybody's: phone numbers, addresses, e-Tazkiras, codes of
+ * Finds the identifiers of these patients, each word of their names by itself, and what looks like anybody's: phone numbers, addresses, e-Tazkiras, codes of
  * diagnoses, clinical words.
+ *
+ * @param standing Text that stands in the templates, whoever is written to: a word of it (نور, Omid) may be a name, and is none.
  */
-export function openPatientDataFinder(patients: readonly KnownPatient[]): PatientDataFinder {
-  const own = patients.length === 0 ? undefined : scannerOf(patients)
+export function openPatientDataFinder(patients: readonly KnownPatient[], standing = ''): PatientDataFinder {
+  const own = patients.length === 0 ? undefined : scannerOf(patients, standing)
   patterns ??= openPatternScanner()
   const anybodys = patterns
   return {
@@ -38,7 +51,7 @@ export function openPatientDataFinder(patients: readonly KnownPatient[]): Patien
       // Hex digits of an id, cut by its dashes, look like a number now and then.
       const withoutIds = text.replace(UUID, ' ')
       const kinds = new Set(anybodys.scan(withoutIds).map(({ kind }) => kind))
-      for (const { kind } of own?.scan(text) ?? []) kinds.add(kind)
+      for (const { kind } of own?.scan(text) ?? []) kinds.add(kind === 'part of a name' ? 'name' : kind)
       if (DIAGNOSIS.test(withoutIds)) kinds.add('diagnosis')
       if (CLINICAL.test(text)) kinds.add('clinical word')
       return [...kinds].sort()
@@ -61,15 +74,20 @@ export function groupedBy<K, T>(items: readonly T[], keyOf: (item: T) => K): Map
 }
 
 // The same matcher as for erased subjects; its key lives as long as the check.
-function scannerOf(patients: readonly KnownPatient[]): Scanner {
+function scannerOf(patients: readonly KnownPatient[], standing: string): Scanner {
   const key = fingerprintKey(crypto.getRandomValues(new Uint8Array(32)), 'patient data')
+  const wanted = patients.flatMap((patient) =>
+    fingerprintsOf(key, identifiersOf(patient)).fingerprints.map((one) => ({ subject: patient.id, ...one })),
+  )
+  const inTemplates = new Set(
+    fingerprintsOf(key, [{ kind: 'part of a name', value: standing }]).fingerprints.map(({ fingerprint }) =>
+      fingerprint.toString('hex'),
+    ),
+  )
   return openScanner(
     key,
-    patients.flatMap((patient) =>
-      fingerprintsOf(key, identifiersOf(patient)).fingerprints.map((one) => ({
-        subject: patient.id,
-        ...one,
-      })),
+    wanted.filter(
+      ({ kind, fingerprint }) => kind !== 'part of a name' || !inTemplates.has(fingerprint.toString('hex')),
     ),
   )
 }
@@ -77,6 +95,7 @@ function scannerOf(patients: readonly KnownPatient[]): Scanner {
 function identifiersOf({ name, phone, email, nationalId }: KnownPatient): Identifier[] {
   const given: [Identifier['kind'], string | null][] = [
     ['name', name],
+    ['part of a name', name],
     ['phone', phone],
     ['e-mail', email],
     ['national-id', nationalId],
@@ -90,4 +109,4 @@ const UUID = /\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/g
 const DIAGNOSIS = /(?<![\w-])[A-TV-Z]\d{2}(?:\.\d{1,2}(?![\d%])|(?=[\s,;:)]*(?:diag|ICD|تشخیص)))/
 
 const CLINICAL =
-  /\b(HIV|AIDS|tubercul\w+|hepatit\w+|cancer|tumou?r|syphilis|chlamydia|gonorrh\w+|pregnan\w+|abortion|miscarriage|depress\w+|schizophren\w+|epilep\w+|addict\w+|diabet\w+|diagnos\w+|biopsy|chemotherap\w+|psychiatr\w+)\b|ایدز|سرطان|سل ریوی|هپاتیت|سیفلیس|حامل(?:ه|گی)|سقط|افسردگی|صرع|اعتیاد|شکر خون|تشخیص|امیدوار/iu
+  /\b(HIV|AIDS|tubercul\w+|hepatit\w+|cancer|tumou?r|syphilis|chlamydia|gonorrh\w+|pregnan\w+|abortion|miscarriage|depress\w+|schizophren\w+|epilep\w+|addict\w+|diabet\w+|diagnos\w+|biopsy|chemotherap\w+|psychiatr\w+)\b|ایدز|سرطان|سل ریوی|هپاتیت|سیفلیس|حامل(?:ه|گی)|سقط|افسردگی|صرع|اعتیاد|شکر خون|تشخیص/iu

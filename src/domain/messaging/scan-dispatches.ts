@@ -1,7 +1,7 @@
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import { type FoundPatientData, recordFinding } from './finding.ts'
-import { groupedBy, knownPatients, openPatientDataFinder } from './patient-data.ts'
+import { groupedBy, knownPatients, openPatientDataFinder, textOf } from './patient-data.ts'
 
 interface Attempt {
   id: string
@@ -13,6 +13,8 @@ interface Attempt {
   version: number | null
   request: Record<string, unknown>
   response: string | null
+  /** What stands in its template, whoever is written to. */
+  standing: string | null
 }
 
 /** Members of a request that say where it goes: there a patient's number belongs. */
@@ -31,7 +33,7 @@ export async function leakingDispatches(
   for (const [tenantId, own] of groupedBy(attempts, (one) => one.tenantId)) {
     const ids = [...new Set(own.flatMap(({ patientId }) => patientId ?? []))]
     const patients = await asTenant(db, tenantId, (tx) => knownPatients(tx, ids))
-    const { kindsIn } = openPatientDataFinder(patients)
+    const { kindsIn } = openPatientDataFinder(patients, own.map(({ standing }) => standing ?? '').join(' '))
     for (const attempt of own) {
       const evidence = evidenceIn(attempt, kindsIn)
       if (Object.keys(evidence).length === 0) continue
@@ -73,7 +75,7 @@ function evidenceIn(
   for (const [name, value] of parts) {
     if (value === null || value === undefined) continue
     const known = new Set(Object.values(evidence).flat())
-    const kinds = kindsIn(typeof value === 'string' ? value : JSON.stringify(value))
+    const kinds = kindsIn(typeof value === 'string' ? value : textOf(value))
     const fresh = name === 'request' ? kinds.filter((kind) => !known.has(kind)) : kinds
     if (fresh.length > 0) evidence[/^[\w-]{1,40}$/.test(name) ? name : '(member)'] = fresh
   }
@@ -84,7 +86,8 @@ function unread(db: Queryable, limit: number): Promise<Attempt[]> {
   return db.query<Attempt>(
     `select log.id, log.tenant_id as "tenantId", log.patient_id as "patientId", log.channel,
        coalesce(log.category, template.category, log.channel) as category,
-       log.template, log.template_version as version, log.request, log.response
+       log.template, log.template_version as version, log.request, log.response,
+       concat_ws(' ', template.subject, template.body) as standing
      from communication.dispatch_log log
      left join communication.template template on template.id = log.template and template.version = log.template_version
      where scanned_at is null order by attempted_at limit $1`,
