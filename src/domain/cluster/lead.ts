@@ -188,6 +188,7 @@ const VERIFY_MS = 60_000
 // A process looks for its leader for five seconds and reports every two.
 const CLIENTS_MS = 15_000
 const POLL_MS = 100
+const REFUSED_MS = 10_000
 
 /**
  * Makes the candidate lead, and looks whether it does: one writable leader, the old one fenced, replication back, tabib's
@@ -218,11 +219,34 @@ export async function lead(
   const apiUrl = await askedMember(app, plan, member)
   if (operation && store) await noteBegun(store, { namespace, scope: plan.scope }, operation)
   const startedAt = performance.now()
-  await openPatroni({ urls, fetch, credentials }).lead(
-    { name: member.name, apiUrl },
-    { leader: plan.leader ?? undefined },
+  const patroni = openPatroni({ urls, fetch, credentials })
+  await asked(app, plan, signal, () =>
+    patroni.lead({ name: member.name, apiUrl }, { leader: plan.leader ?? undefined }),
   )
   return verify(app, plan, { startedAt, signal })
+}
+
+/** Asks; a failover once more where Patroni refuses a candidate that is about to start again or to follow another. */
+async function asked(
+  app: ClusterReader,
+  { kind, scope, candidate }: LeadPlan,
+  signal: AbortSignal,
+  ask: () => Promise<unknown>,
+): Promise<void> {
+  const deadline = performance.now() + REFUSED_MS
+  for (;;) {
+    try {
+      await ask()
+      return
+    } catch (error) {
+      const mayPass = kind === 'failover' && error instanceof TabibError && error.code === 'CLUSTER_REFUSED'
+      if (!mayPass || performance.now() > deadline) throw error
+      const { leader } = diagnose(await observeCluster(app))
+      if (leader === candidate) return
+      if (leader !== undefined) throw new TabibError('NOT_NEEDED', `${scope}: ${leader} leads meanwhile`)
+    }
+    await delay(POLL_MS * 5, undefined, { signal })
+  }
 }
 
 /**
