@@ -16,11 +16,9 @@ export default class OutboxDrain extends TabibCommand<typeof OutboxDrain> {
     const { preflight } = config.outbox
     if (preflight === undefined) {
       throw new TabibError(
-        'CONFIG_INVALID',
-        'the configuration names no preflight (outbox.preflight.folder)',
-        {
-          suggestions: ['export TABIB_PREFLIGHT=/var/lib/tabib/preflight', 'docs/outbox.md'],
-        },
+        'NOT_NEEDED',
+        'no preflight is configured (outbox.preflight.folder): nothing waits on this host',
+        { suggestions: ['docs/outbox.md'] },
       )
     }
     const result = await this.mutate(
