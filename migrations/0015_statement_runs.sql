@@ -6,7 +6,7 @@ create table billing.statement_run (
   tenant_id uuid not null references tabib.tenant (id),
   id uuid not null default tabib.uuid_v7(),
   -- A month of the Gregorian calendar in the tenant's time zone, [starts_at, ends_at).
-  period text not null check (period ~ '^\d{4}-(0[1-9]|1[0-2])$'),
+  period text not null check (period ~ '^\d{4}-(0[1-9]|1[0-2])$' and period >= '2000-01'),
   time_zone text not null,
   starts_at timestamptz not null,
   ends_at timestamptz not null check (ends_at > starts_at),

@@ -47,7 +47,9 @@ export async function openS3Store({
         await response.body?.cancel()
         why = `HTTP ${response.status}`
       } catch (error) {
-        if (error instanceof TabibError) throw error
+        // fetch tells what the network did as TypeError.
+        const isOfTheWire = error instanceof TypeError || (error as Error).name === 'TimeoutError'
+        if (error instanceof TabibError || !isOfTheWire) throw error
         why = whyOf(error)
         cause = error
       }
@@ -77,7 +79,7 @@ export async function openS3Store({
           [SHA256]: draft.sha256,
         },
         body: await readFile(draft.path),
-        timeoutMs: TRY_MS + draft.bytes / BYTES_PER_MS,
+        timeoutMs: TRY_MS + Math.ceil(draft.bytes / BYTES_PER_MS),
       })
       if (!response.ok) throw await refusal(host, response)
       await response.body?.cancel()

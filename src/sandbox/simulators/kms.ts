@@ -1,20 +1,18 @@
 import {
   createECDH,
-  createHash,
-  createHmac,
   createPublicKey,
   generateKeyPair,
   type KeyObject,
   privateEncrypt,
   randomUUID,
   sign,
-  timingSafeEqual,
 } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { AwsError, verifySignature } from './aws-signature.ts'
 
 /**
  * What a KMS may do to its callers: be late, answer with this status, hang up, answer with nonsense, or lose the answer
@@ -40,11 +38,6 @@ export interface KmsSimulator extends AsyncDisposable {
   failOver(): void
 }
 
-interface Credentials {
-  id: string
-  secret: string
-}
-
 interface Key {
   arn: string
   spec: string
@@ -53,8 +46,6 @@ interface Key {
 }
 
 const REGION = 'af-sandbox-1'
-/** AWS Signature Version 4: a request is good for five minutes, either way. */
-const SKEW_MS = 5 * 60_000
 
 /**
  * The part of AWS KMS that signs: its JSON 1.1 protocol on loopback, with request signatures (SigV4) verified from the
@@ -77,9 +68,9 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
     if (fault && 'status' in fault) return reply(response, fault.status, errorOf('KMSInternalException'))
     if (fault && 'delayMs' in fault) await delay(fault.delayMs)
     try {
-      verifySignature(request, body, credentials)
+      verifySignature(request, body, { ...credentials, region: REGION, service: 'kms' })
       const perform = OPERATIONS[operation]
-      if (!perform) throw new KmsError('UnknownOperationException')
+      if (!perform) throw new AwsError('UnknownOperationException')
       const done = await perform(JSON.parse(body), { keys, aliases, region })
       if (typeof fault === 'object' && 'losesAnswerOf' in fault && fault.losesAnswerOf === operation) {
         fault = undefined
@@ -87,7 +78,7 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
       }
       reply(response, 200, done)
     } catch (error) {
-      if (!(error instanceof KmsError)) return reply(response, 500, errorOf('KMSInternalException'))
+      if (!(error instanceof AwsError)) return reply(response, 500, errorOf('KMSInternalException'))
       reply(response, 400, errorOf(error.type, error.message))
     }
   }
@@ -114,77 +105,12 @@ export async function startKms({ port = 0 }: { port?: number } = {}): Promise<Km
   }
 }
 
-class KmsError extends Error {
-  readonly type: string
-  constructor(type: string, message = '') {
-    super(message)
-    this.type = type
-  }
-}
-
 const errorOf = (type: string, message = '') => ({ __type: type, message })
 
 function reply(response: ServerResponse, status: number, body: object | undefined): void {
   response.writeHead(status, { 'content-type': 'application/x-amz-json-1.1' })
   response.end(body && JSON.stringify(body))
 }
-
-/** https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html, from the receiving end. */
-function verifySignature(request: IncomingMessage, body: string, known: Credentials): void {
-  const { authorization, host, 'x-amz-date': at } = request.headers as Record<string, string | undefined>
-  if (authorization === undefined) {
-    throw new KmsError('MissingAuthenticationTokenException', 'Missing Authentication Token')
-  }
-  const [, id, day, region, service, names = '', signature = ''] =
-    /^AWS4-HMAC-SHA256 Credential=([^/]+)\/(\d{8})\/([^/]+)\/([^/]+)\/aws4_request, ?SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})$/.exec(
-      authorization,
-    ) ?? []
-  if (!signature || !at || !/^\d{8}T\d{6}Z$/.test(at)) throw new KmsError('IncompleteSignatureException')
-  const signed = names.split(';')
-  if (signed.join(';') !== [...signed].sort().join(';') || /[A-Z]/.test(names)) {
-    throw new KmsError('IncompleteSignatureException', 'SignedHeaders must be in lower case and sorted.')
-  }
-  const unsigned = ['host', ...Object.keys(request.headers).filter((name) => name.startsWith('x-amz-'))]
-    .filter((name) => !signed.includes(name))
-    .at(0)
-  if (unsigned) {
-    const message = `'${unsigned}' must be a 'SignedHeader' in the AWS Authorization.`
-    throw new KmsError('InvalidSignatureException', message)
-  }
-  if (id !== known.id) {
-    const message = 'The security token included in the request is invalid.'
-    throw new KmsError('UnrecognizedClientException', message)
-  }
-  if (region !== REGION || service !== 'kms' || !at.startsWith(day!)) {
-    throw new KmsError('InvalidSignatureException', `Credential should be scoped to ${REGION}/kms.`)
-  }
-  const sentMs = Date.parse(at.replace(/^(....)(..)(..)T(..)(..)(..)Z$/, '$1-$2-$3T$4:$5:$6Z'))
-  if (Date.now() - sentMs > SKEW_MS)
-    throw new KmsError('InvalidSignatureException', `Signature expired: ${at}`)
-  if (sentMs - Date.now() > SKEW_MS) {
-    throw new KmsError('InvalidSignatureException', `Signature not yet current: ${at}`)
-  }
-  const { pathname, searchParams } = new URL(request.url ?? '/', `http://${host}`)
-  searchParams.sort()
-  const headers = signed.map(
-    (name) => `${name}:${String(request.headers[name]).trim().replace(/ +/g, ' ')}\n`,
-  )
-  const canonical = [request.method, pathname, searchParams, headers.join(''), names, sha256(body)].join('\n')
-  const scope = `${day}/${region}/${service}/aws4_request`
-  const toSign = ['AWS4-HMAC-SHA256', at, scope, sha256(canonical)].join('\n')
-  const key = scope
-    .split('/')
-    .reduce<string | Buffer>((secret, part) => hmac(secret, part), `AWS4${known.secret}`)
-  if (!timingSafeEqual(hmac(key, toSign), Buffer.from(signature, 'hex'))) {
-    throw new KmsError(
-      'InvalidSignatureException',
-      'The request signature we calculated does not match the signature you provided.',
-    )
-  }
-}
-
-const sha256 = (data: string) => createHash('sha256').update(data).digest('hex')
-const hmac = (key: string | Buffer, data: string) => createHmac('sha256', key).update(data).digest()
 
 type Body = Record<string, string>
 interface State {
@@ -200,15 +126,15 @@ const OPERATIONS: Record<
 > = {
   async CreateKey({ KeySpec = '', KeyUsage }, { keys, region }) {
     const make = SPECS[KeySpec]?.generate
-    if (!make || KeyUsage !== 'SIGN_VERIFY') throw new KmsError('ValidationException', `KeySpec ${KeySpec}`)
+    if (!make || KeyUsage !== 'SIGN_VERIFY') throw new AwsError('ValidationException', `KeySpec ${KeySpec}`)
     const id = randomUUID()
     const arn = `arn:aws:kms:${region}:000000000000:key/${id}`
     keys.set(id, { arn, spec: KeySpec, state: 'Enabled', privateKey: await make() })
     return { KeyMetadata: { KeyId: id, Arn: arn, KeySpec, KeyUsage, KeyState: 'Enabled' } }
   },
   CreateAlias({ AliasName = '', TargetKeyId = '' }, { keys, aliases }) {
-    if (aliases.has(AliasName)) throw new KmsError('AlreadyExistsException', AliasName)
-    if (!keys.has(TargetKeyId)) throw new KmsError('NotFoundException', TargetKeyId)
+    if (aliases.has(AliasName)) throw new AwsError('AlreadyExistsException', AliasName)
+    if (!keys.has(TargetKeyId)) throw new AwsError('NotFoundException', TargetKeyId)
     aliases.set(AliasName, TargetKeyId)
     return undefined
   },
@@ -225,20 +151,20 @@ const OPERATIONS: Record<
     const { arn, spec, privateKey } = enabledKey(KeyId, state)
     const { signs, messageType, signWith } = SPECS[spec]!
     if (signs !== SigningAlgorithm || messageType !== MessageType) {
-      throw new KmsError('ValidationException', `${SigningAlgorithm} of ${MessageType} with ${spec}`)
+      throw new AwsError('ValidationException', `${SigningAlgorithm} of ${MessageType} with ${spec}`)
     }
     const message = Buffer.from(Message, 'base64')
     if (messageType === 'DIGEST' && message.length !== 32) {
-      throw new KmsError('ValidationException', 'Digest is invalid length for algorithm')
+      throw new AwsError('ValidationException', 'Digest is invalid length for algorithm')
     }
-    if (message.length > 4096) throw new KmsError('ValidationException', 'Message is too long')
+    if (message.length > 4096) throw new AwsError('ValidationException', 'Message is too long')
     return { KeyId: arn, SigningAlgorithm, Signature: signWith(privateKey, message).toString('base64') }
   },
   ScheduleKeyDeletion({ KeyId = '' }, { keys }) {
     // Unlike others it takes no alias.
     const key = keys.get(KeyId.split('/').at(-1)!)
-    if (!key || KeyId.startsWith('alias/')) throw new KmsError('NotFoundException', KeyId)
-    if (key.state === 'PendingDeletion') throw new KmsError('KMSInvalidStateException', key.arn)
+    if (!key || KeyId.startsWith('alias/')) throw new AwsError('NotFoundException', KeyId)
+    if (key.state === 'PendingDeletion') throw new AwsError('KMSInvalidStateException', key.arn)
     key.state = 'PendingDeletion'
     return { KeyId: key.arn, KeyState: key.state }
   },
@@ -246,14 +172,14 @@ const OPERATIONS: Record<
 
 function keyOf(id: string | undefined, { keys, aliases }: State): Key {
   const key = keys.get(aliases.get(id ?? '') ?? id?.split('/').at(-1) ?? '')
-  if (!key) throw new KmsError('NotFoundException', `${id} is not found.`)
+  if (!key) throw new AwsError('NotFoundException', `${id} is not found.`)
   return key
 }
 
 function enabledKey(id: string | undefined, state: State): Key {
   const key = keyOf(id, state)
   if (key.state !== 'Enabled')
-    throw new KmsError('KMSInvalidStateException', `${key.arn} is pending deletion.`)
+    throw new AwsError('KMSInvalidStateException', `${key.arn} is pending deletion.`)
   return key
 }
 
