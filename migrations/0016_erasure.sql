@@ -51,6 +51,8 @@ create table billing.payer (
   primary key (tenant_id, patient_id)
 );
 
+create index refund_patient on billing.refund (tenant_id, patient_id);
+
 alter table communication.thread add column patient_id uuid;
 create index thread_patient on communication.thread (tenant_id, patient_id);
 create table communication.thread_message (
