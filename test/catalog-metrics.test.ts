@@ -29,6 +29,9 @@ describe('the metrics of the catalog', () => {
     const text = await scrape('postgres://tabib@127.0.0.1:1/tabib')
     expect(text).toContain('# HELP billing_outbox_lag_seconds')
     // That Postgres is away is the one thing that is known of it.
-    expect(text.match(/^\w+ [\d.]+$/gm)).toEqual(['billing_database_writable 0'])
+    expect(text.match(/^\w+ [\d.]+$/gm)).toEqual([
+      'billing_database_writable 0',
+      'communication_database_available 0',
+    ])
   })
 })
