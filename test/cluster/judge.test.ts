@@ -251,6 +251,15 @@ describe('who leads, who would, and why not', () => {
     expect(() => planLead(state, { kind: 'failover', candidate: 'n1' })).toThrow('etcd gave no answer')
   })
 
+  test('who has more than the one to be made to lead, and may not lead, is named first', () => {
+    const behind = member('n2', { lsn: 400n })
+    const state = cluster([behind, member('n3', {}, { nofailover: true })], { settings: { maximumLag: 10n } })
+    expect(diagnose(state)).toMatchObject({
+      verdict: 'leaderless',
+      says: 'nobody leads and nobody will by itself; n3 has the most and is tagged nofailover: let it lead first, or lose with n2 600 bytes more',
+    })
+  })
+
   test('two primaries are divided: the one that the store does not name is to be stopped', () => {
     const state = cluster([primary('n1'), primary('n2')], { store: { leader: 'n2' } })
     expect(diagnose(state)).toMatchObject({ verdict: 'divided' })

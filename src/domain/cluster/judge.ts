@@ -66,7 +66,7 @@ export function diagnose(state: ClusterState): Diagnosis {
         ? `nobody leads; ${candidates[0]?.name} will within seconds`
         : `${held} holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within ${ttlOf(state)} s and ${candidates[0]?.name} will lead`,
     leaderless: best
-      ? `nobody leads and nobody will by itself; ${best.name} has the most`
+      ? `nobody leads and nobody will by itself; ${bestText(best, candidates)}`
       : `nobody leads, and nobody can be made to: ${state.store?.read === false ? noStore(state.store.error) : 'no member is fit'}`,
     divided: `${leaders.map(({ name }) => name).join(' and ')} both say that they lead: stop one of them now`,
   }[verdict]
@@ -84,6 +84,16 @@ export function diagnose(state: ClusterState): Diagnosis {
     ],
     command,
   }
+}
+
+/** Who can be made to lead with the least to lose, and who would lose less and cannot. */
+function bestText({ name, lostBytes }: Candidate, candidates: readonly Candidate[]): string {
+  const better = candidates.find(
+    (one) =>
+      !one.canBeMade && one.lostBytes !== undefined && lostBytes !== undefined && one.lostBytes < lostBytes,
+  )
+  if (!better) return `${name} has the most`
+  return `${better.name} has the most and ${better.whyNot[0]}: let it lead first, or lose with ${name} ${lostBytes! - better.lostBytes!} bytes more`
 }
 
 /** What would be lost with a member, for people. */
