@@ -1,5 +1,6 @@
 import type { Pool, PoolerState } from '../../adapters/pgbouncer/client.ts'
 import type { Finding } from '../../finding.ts'
+import { counted } from '../../render.ts'
 import type { PoolState, PostgresState } from './pool.ts'
 import { connectionsFor } from './pool-size.ts'
 import { WAIT_LIMIT_S } from './pool-wait.ts'
@@ -288,7 +289,7 @@ function serverFindings(server: PostgresState, sessions: PoolDiagnosis['sessions
           finding('unseen', {
             severity: 'warning',
             object: role.name,
-            message: `${unseen.length} sessions of other roles are counted and not seen: state and statement want pg_monitor`,
+            message: `${counted(unseen.length, 'session')} of other roles counted and not seen: state and statement want pg_monitor`,
             evidence: { sessions: unseen.length, users: [...new Set(unseen.map(({ user }) => user))] },
             fix: `psql -c 'grant pg_monitor to ${role.name}'`,
           }),
