@@ -248,8 +248,14 @@ describe('what got out', () => {
 
   test('is found in the dispatch log in an encoding, halted, told without the data, its version retired; then resumed', async () => {
     const { send, tenantId, patientId, slug } = await somebody()
-    await leak(tenantId, patientId, { to: PATIENT.email, template: 'summary' })
+    await leak(tenantId, patientId, { to: PATIENT.email, template: 'summary' }, `queued for ${PATIENT.email}`)
+    await leak(tenantId, patientId, { messages: [{ to: PATIENT.email.toUpperCase(), id: 7 }] })
     expect(await scan()).toMatchObject({ leaking: 0 })
+    await leak(tenantId, patientId, { to: PATIENT.phone })
+    expect(await openLeaks(world())).toMatchObject({ attempts: 1 })
+    await world().db.query(
+      'update communication.dispatch_log set scanned_at = now() where scanned_at is null',
+    )
     await leak(tenantId, patientId, { data: Buffer.from(`dear ${PATIENT.name}`).toString('base64') })
     expect((await world().tabib(['status', 'communication/C11'])).exitCode).toBe(1)
     const { envelope } = await world().tabib(['messaging', 'scan'])

@@ -1,4 +1,5 @@
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import { foldText } from '../erasure/characters.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import { type FoundPatientData, recordFinding } from './finding.ts'
 import { groupedBy, knownPatients, openPatientDataFinder, textOf } from './patient-data.ts'
@@ -9,6 +10,7 @@ interface Attempt {
   patientId: string | null
   channel: string
   category: string
+  recipient: string | null
   template: string | null
   version: number | null
   request: Record<string, unknown>
@@ -17,8 +19,8 @@ interface Attempt {
   standing: string | null
 }
 
-/** Members of a request that say where it goes: there a patient's number belongs. */
-const ADDRESSES = new Set(['to', 'recipient', 'token'])
+/** Members of a request that say where it goes: there the recipient's number belongs, and nothing else. */
+const ADDRESSES = new Set(['to', 'recipient', 'token', 'destination', 'msisdn', 'address'])
 
 /**
  * Attempts in the dispatch log that hold patient data and were not read yet, and how many were read. Reads only.
@@ -65,12 +67,14 @@ export async function scanDispatches(
 }
 
 function evidenceIn(
-  { request, response }: Attempt,
+  { request, response, recipient }: Attempt,
   kindsIn: (text: string) => string[],
 ): Record<string, string[]> {
-  const sent = Object.entries(request ?? {}).filter(([name]) => !ADDRESSES.has(name))
-  // All of them together as well: a number may be split over two.
-  const parts: [string, unknown][] = [...sent, ['response', response], ['request', Object.fromEntries(sent)]]
+  const sent = withoutAddress(request ?? {}, recipient) as Record<string, unknown>
+  // Providers repeat whom they were told to send to.
+  const answer = recipient ? response?.replaceAll(recipient, ' ') : response
+  // All members together as well: a number may be split over two.
+  const parts: [string, unknown][] = [...Object.entries(sent), ['response', answer], ['request', sent]]
   const evidence: Record<string, string[]> = {}
   for (const [name, value] of parts) {
     if (value === null || value === undefined) continue
@@ -82,11 +86,32 @@ function evidenceIn(
   return evidence
 }
 
+function withoutAddress(value: unknown, recipient: string | null): unknown {
+  if (Array.isArray(value)) return value.map((one) => withoutAddress(one, recipient))
+  if (typeof value !== 'object' || value === null) return value
+  const isAddress = (name: string, inner: unknown) =>
+    ADDRESSES.has(name.toLowerCase()) &&
+    typeof inner === 'string' &&
+    (recipient === null || addressKey(inner) === addressKey(recipient))
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([name, inner]) => !isAddress(name, inner))
+      .map(([name, inner]) => [name, withoutAddress(inner, recipient)]),
+  )
+}
+
+/** One address however it is written: the last nine digits of a number, small letters of anything else. */
+function addressKey(address: string): string {
+  const folded = foldText(address)
+  const digits = folded.replace(/[^0-9]/g, '')
+  return /^[+(]?[0-9 ()-]+$/.test(folded) && digits.length >= 9 ? digits.slice(-9) : folded.toLowerCase()
+}
+
 function unread(db: Queryable, limit: number): Promise<Attempt[]> {
   return db.query<Attempt>(
     `select log.id, log.tenant_id as "tenantId", log.patient_id as "patientId", log.channel,
        coalesce(log.category, template.category, log.channel) as category,
-       log.template, log.template_version as version, log.request, log.response,
+       log.recipient, log.template, log.template_version as version, log.request, log.response,
        concat_ws(' ', template.subject, template.body) as standing
      from communication.dispatch_log log
      left join communication.template template on template.id = log.template and template.version = log.template_version
