@@ -287,16 +287,14 @@ test('a relay killed with -9 is replaced by its standby', async () => {
   expect(await holder()).toContain(`:${standby.pid}:`)
 })
 
-test('/readyz says which server is away; /livez asks none; /metrics counts what was published', async () => {
-  await using process = await world().startWorkers(['outbox-relay'])
+test('/readyz says which server is away; /livez asks none; /metrics counts what was published and verified', async () => {
+  await using process = await world().startWorkers(['outbox-relay', 'ledger-integrity'])
   const url = await urlOf(process)
   await until(async () => (await statusOf(`${url}/readyz`)) === 200)
   await world().produce('billing', { count: 5 })
-  await until(async () =>
-    /tabib_outbox_published_total\{service="billing"\} [1-9]/.test(
-      await (await fetch(`${url}/metrics`)).text(),
-    ),
-  )
+  const shown = async (figure: RegExp) => figure.test(await (await fetch(`${url}/metrics`)).text())
+  await until(() => shown(/tabib_outbox_published_total\{service="billing"\} [1-9]/))
+  await until(() => shown(/billing_ledger_verification_findings [0-9]/))
   await world().nats.kill()
   await until(async () => (await statusOf(`${url}/readyz`)) === 503)
   const readyz = (await (await fetch(`${url}/readyz`)).json()) as { reasons: object }

@@ -78,6 +78,7 @@ function workerMetrics({ running }: Fleet, registry: Registry): void {
     registers,
     collect: read(({ state }) => state.failures),
   })
+  ledgerMetrics(running, registers)
   const relay = running.find(({ worker }) => worker.name === 'outbox-relay')
   if (!relay) return
   new Counter({
@@ -90,6 +91,29 @@ function workerMetrics({ running }: Fleet, registry: Registry): void {
       for (const [service, totals] of relay.state.totals) this.inc({ service }, totals.published ?? 0)
     },
   })
+}
+
+/** What the last nightly verification of the ledger saw; nothing before there was one. */
+function ledgerMetrics(running: readonly RunningWorker[], registers: Registry[]): void {
+  const verifier = running.find(({ worker }) => worker.name === 'ledger-integrity')
+  if (!verifier) return
+  for (const [name, fact, help] of [
+    ['findings', 'findings', 'What the last verification of the ledger found; duplicates included.'],
+    ['frozen', 'frozen', 'Accounts that the last verification of the ledger froze.'],
+    ['new_entries', 'newEntries', 'Entries that no seal covered before the last verification.'],
+    ['sealed_entries', 'sealedEntries', 'Sealed entries that the last verification read again.'],
+  ] as const) {
+    new Gauge({
+      name: `billing_ledger_verification_${name}`,
+      help,
+      registers,
+      collect() {
+        this.remove()
+        const seen = verifier.state.results.get(verifier.worker.name) as Record<string, unknown> | undefined
+        if (typeof seen?.[fact] === 'number') this.set(seen[fact])
+      },
+    })
+  }
 }
 
 type Set = (labels: { worker: string }, value: number) => void

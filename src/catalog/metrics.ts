@@ -1,5 +1,6 @@
 import type { Registry } from 'prom-client'
 import type { App } from '../app.ts'
+import { sealAge } from '../domain/ledger/seal.ts'
 import { outboxLag, outboxPending } from '../domain/outbox/backlog.ts'
 import { refundCounts } from '../domain/payments/refund-queue.ts'
 import { type StatementCounts, statementCounts } from '../domain/statements/runs.ts'
@@ -30,6 +31,7 @@ export async function catalogMetrics(
   for (const { name, help, read, counts } of [
     ...outboxFigures(app),
     ...refundFigures(app),
+    ...sealFigures(app),
     ...statementFigures(app),
     ...modeFigures(app, modes, timeoutMs),
   ]) {
@@ -76,6 +78,16 @@ function refundFigures(app: App): Figure[] {
     counts: true,
     read: async () => (await refundCounts(app))[what],
   }))
+}
+
+function sealFigures(app: App): Figure[] {
+  return [
+    {
+      name: 'billing_ledger_seal_age_seconds',
+      help: 'Since when no verification has sealed the ledger; absent where none ever did.',
+      read: () => sealAge(app),
+    },
+  ]
 }
 
 function statementFigures(app: App): Figure[] {

@@ -2,6 +2,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { execa } from 'execa'
 import { decodeJwt, decodeProtectedHeader, generateKeyPair, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
@@ -14,6 +15,7 @@ import { stopDrift } from '../../src/domain/ledger/stop-drift.ts'
 import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
 import { callWitness } from '../../src/domain/ledger/witness.ts'
 import { runVerifications } from '../../src/drill/ledger-verifications.ts'
+import { packageRoot } from '../../src/package-root.ts'
 import type { SandboxRole } from '../../src/sandbox/servers/postgres.ts'
 import { useKeyStore } from '../support/key-store.ts'
 import { approvalOf, withConsent } from '../support/ledger.ts'
@@ -23,14 +25,23 @@ const keys = useKeyStore()
 /** One ledger for the file: sealed twice, then posted to again. Every fault is planted in a copy of it. */
 const base = `ledger_${randomUUID().slice(0, 8)}`
 let seals = ''
-const at = (role: SandboxRole, name: string) =>
-  openDatabase({ url: inject('templateUrls')[role].replace(/[^/]+$/, name), maxConnections: 2 })
+const urlAt = (role: SandboxRole, name: string) => inject('templateUrls')[role].replace(/[^/]+$/, name)
+const at = (role: SandboxRole, name: string) => openDatabase({ url: urlAt(role, name), maxConnections: 2 })
 const asAdmin = async (...statements: string[]) => {
   await using admin = openDatabase({ url: inject('adminUrl'), maxConnections: 1 })
   for (const statement of statements) await admin.query(statement)
 }
 
 const tenantId = randomUUID()
+const post = (service: Database, amountMinor: bigint, to: string, businessKey: string) =>
+  service.transaction(async (tx) => {
+    await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
+    const entries = [
+      { accountId: to, amountMinor, currency: 'AFN' },
+      { accountId: revenue, amountMinor: -amountMinor, currency: 'AFN' },
+    ]
+    return (await postTransaction(tx, { tenantId, kind: 'payment', businessKey, entries })).id
+  })
 let cash = ''
 let revenue = ''
 let idle = ''
@@ -54,27 +65,18 @@ beforeAll(async () => {
     `insert into tabib.tenant (id, slug, name, region, currency) values ($1, 'clinic', 'Clinic', 'af', 'AFN')`,
     [tenantId],
   )
-  const post = (amountMinor: bigint, to: string, businessKey: string) =>
-    service.transaction(async (tx) => {
-      await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
-      const entries = [
-        { accountId: to, amountMinor, currency: 'AFN' },
-        { accountId: revenue, amountMinor: -amountMinor, currency: 'AFN' },
-      ]
-      return (await postTransaction(tx, { tenantId, kind: 'payment', businessKey, entries })).id
-    })
   ;[cash, revenue, idle] = (await service.transaction(async (tx) => {
     await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
     const open = (code: string) => openAccount(tx, { tenantId, code, currency: 'AFN' })
     return [await open('cash'), await open('revenue'), await open('receivable:idle')]
   })) as [string, string, string]
-  await post(700n, idle, 'idle-1')
-  await post(800n, idle, 'idle-2')
-  for (const n of [1n, 2n, 3n, 4n]) sealed.push(await post(n * 100n, cash, `key-${n}`))
+  await post(service, 700n, idle, 'idle-1')
+  await post(service, 800n, idle, 'idle-2')
+  for (const n of [1n, 2n, 3n, 4n]) sealed.push(await post(service, n * 100n, cash, `key-${n}`))
   expect((await verify(db, seals)).findings).toEqual([])
-  for (const n of [5n, 6n, 7n, 8n]) sealed.push(await post(n * 100n, cash, `key-${n}`))
+  for (const n of [5n, 6n, 7n, 8n]) sealed.push(await post(service, n * 100n, cash, `key-${n}`))
   expect((await verify(db, seals)).findings).toEqual([])
-  for (const n of [9n, 10n]) unsealed.push(await post(n * 100n, cash, `key-${n}`))
+  for (const n of [9n, 10n]) unsealed.push(await post(service, n * 100n, cash, `key-${n}`))
 })
 afterAll(async () => {
   await asAdmin(`drop database ${base} with (force)`)
@@ -85,6 +87,8 @@ interface Copy {
   db: Database
   folder: string
   service: Database
+  /** Of `db`. */
+  url: string
   /** What somebody with every right over the tables does: triggers and row-level security are off meanwhile. */
   tamper(...statements: string[]): Promise<void>
 }
@@ -111,7 +115,7 @@ async function inCopy<T>(work: (copy: Copy) => Promise<T>): Promise<T> {
           await tx.query(`alter table billing.${table} enable trigger user, force row level security`)
         }
       })
-    return await work({ db, folder, service, tamper })
+    return await work({ db, folder, service, url: urlAt('tabib', name), tamper })
   } finally {
     await asAdmin(`drop database ${name} with (force)`)
     await rm(folder, { recursive: true })
@@ -655,6 +659,30 @@ describe('seals', () => {
       expect(facts).toMatchObject({ comparedSeal: 2, writtenSeal: 3 })
     }))
 })
+
+test('a well-formed double post is found by the command, with its account and entry', () =>
+  inCopy(async ({ db, folder, service, url }) => {
+    const again = await post(service, 1_000n, cash, 'key-10, by another way')
+    expect((await verify(db, folder, { seal: false })).findings).toEqual([])
+    const { stdout, exitCode } = await execa(
+      process.execPath,
+      [join(packageRoot(), 'bin/run.js'), 'ledger', 'verify', '--dry-run', '--json'],
+      {
+        env: { ...keys.env, TABIB_DATABASE_URL: url, TABIB_LEDGER_SEALS: folder },
+        reject: false,
+        stdin: 'ignore',
+      },
+    )
+    expect(exitCode).toBe(1)
+    expect(JSON.parse(stdout).result.findings).toMatchObject([
+      {
+        id: 'ledger/duplicate',
+        object: `account ${cash}`,
+        evidence: { transactionId: again, seq: '11' },
+        message: expect.stringContaining(unsealed[1]!),
+      },
+    ])
+  }))
 
 test('verifications under concurrent posts raise no false alarm', () =>
   inCopy(async ({ db, folder, service }) => {

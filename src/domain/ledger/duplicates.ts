@@ -2,8 +2,8 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 
 /**
  * What shows a duplicate. `event`: one CloudEvents id charged one code twice. `session`: two events charged one session's
- * code. `posting`: a transaction of the ledger that no charge or payment accounts for, and whose twin one does; or one
- * business key twice. `fingerprint`: the same patient, code and amount again in one session, or within ten minutes.
+ * code. `posting`: a transaction of the ledger that no charge or payment accounts for, and whose twin one does or came
+ * just before; or one business key twice. `fingerprint`: the same patient, code and amount again in one session, or within ten minutes.
  */
 export const BASES = ['event', 'session', 'posting', 'fingerprint'] as const
 
@@ -115,7 +115,8 @@ export function duplicateCharges(
 
 /**
  * Postings of a charge or a payment that repeat another one: the business key is that of an earlier one, or nothing
- * accounts for it while a charge or payment accounts for its twin. Only within ten minutes is that certain.
+ * accounts for it while a charge or payment accounts for its twin. Only within ten minutes is that certain. Of two within
+ * ten minutes that nothing accounts for, the later one may be a duplicate.
  */
 function duplicatePostings(
   db: Queryable,
@@ -128,8 +129,8 @@ function duplicatePostings(
     `(select string_agg(concat_ws(' ', e.account_id, e.amount_minor, e.currency), ',' order by e.account_id, e.amount_minor)
       from billing.entry e where e.tenant_id = ${row}.tenant_id and e.transaction_id = ${row}.id)`
   return db.query<Duplicate>(
-    `select 'posting' as basis, late.business_key = twin.business_key or
-         late.posted_at between twin.posted_at - interval '10 minutes' and twin.posted_at + interval '10 minutes' as certain,
+    `select 'posting' as basis, late.business_key = twin.business_key or ${accounted('twin')}
+         and late.posted_at between twin.posted_at - interval '10 minutes' and twin.posted_at + interval '10 minutes' as certain,
        late.tenant_id as "tenantId", t.slug as tenant, null as "chargeId", late.id as "transactionId",
        (select c.id from billing.charge c where c.tenant_id = twin.tenant_id and c.transaction_id = twin.id limit 1)
          as "originalChargeId",
@@ -158,7 +159,9 @@ function duplicatePostings(
        where e.tenant_id = late.tenant_id and e.account_id = debt.account_id and e.amount_minor = debt.amount_minor
          and o.id <> late.id and o.kind = late.kind and ${live('o', 'o.id')} and ${entries('o')} = ${entries('late')}
          and (o.business_key = late.business_key and (o.posted_at, o.id) < (late.posted_at, late.id)
-           or ${accounted('o')} and not ${accounted('late')})
+           or ${accounted('o')} and not ${accounted('late')}
+           or not ${accounted('o')} and not ${accounted('late')} and (o.posted_at, o.id) < (late.posted_at, late.id)
+             and o.posted_at > late.posted_at - interval '10 minutes')
        order by abs(extract(epoch from o.posted_at - late.posted_at)), o.id limit 1
      ) twin
      where ${live('late', 'late.id')} and ($2::uuid is null or exists (

@@ -154,6 +154,14 @@ export async function readLastSeal(
   return { seal: { ...head, digest, path: contentPath(folder, n), ofThisCluster }, problems }
 }
 
+/** Seconds since the last seal, as the database remembers it; undefined where there is none. */
+export async function sealAge({ db }: { db: Queryable }): Promise<number | undefined> {
+  const [row] = await db.query<{ ageS: number | null }>(
+    `select extract(epoch from clock_timestamp() - max(sealed_at))::float8 as "ageS" from tabib.ledger_seal`,
+  )
+  return row?.ageS ?? undefined
+}
+
 async function clusterOf(db: Queryable): Promise<string> {
   const [row] = await db.query<{ cluster: string }>(
     'select system_identifier::text as cluster from pg_control_system()',
