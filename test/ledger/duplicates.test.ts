@@ -189,11 +189,11 @@ describe('a charge', () => {
 })
 
 describe('a posting', () => {
-  test('that no charge accounts for, with a twin that one does, is a duplicate; one without a twin is none', async () => {
+  test('that no charge accounts for, with a twin that one does, is a duplicate; of two that none does, the later may be', async () => {
     const { transactionId } = await charge({ event: 'e-1' })
     const again = await post('made up by a retry', patientId, 50_000n)
     await post('manual', patientId, 700n)
-    await post('manual too', patientId, 700n)
+    const manual = await post('manual too', patientId, 700n)
     await post('mending', patientId, 50_000n, 'adjustment')
     expect(await findDuplicates(database, { tenantId })).toMatchObject([
       {
@@ -203,8 +203,9 @@ describe('a posting', () => {
         originalTransactionId: transactionId,
         amountMinor: 50_000n,
       },
+      { basis: 'posting', certain: false, transactionId: manual, amountMinor: 700n },
     ])
-    expect((await reverseAll()).reversed).toMatchObject([{ transactionId: again }])
+    expect((await reverseAll()).reversed).toMatchObject([{ transactionId: again }, { transactionId: manual }])
     expect(await found()).toEqual([])
   })
 })

@@ -1,6 +1,7 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
+import type { ErasureSecret } from '../erasure/secret.ts'
 import {
   inWindow,
   readDigests,
@@ -40,6 +41,9 @@ export const LEDGER_RULES: readonly Rule[] = [
   rule('ledger/seal', 'seals', 'the last seal is ours, whole, and the one that was written last'),
   rule('ledger/guards', 'guards', 'triggers, constraints and functions that guard the ledger are in force'),
 ]
+
+/** tabib's secret of erasures, where there is one: what was erased has other names than when it was sealed. */
+export type Names = () => Promise<ErasureSecret>
 
 /** An account that something does not hold of, and what its seal says of it. */
 export interface SuspectAccount {
@@ -101,6 +105,7 @@ export async function examineAccount(
   db: Queryable,
   { tenantId, accountId, sealed }: SuspectAccount,
   last: Seal | undefined,
+  names?: Names,
 ): Promise<LedgerFinding[]> {
   const about = (id: string, message: string, evidence: Record<string, unknown>): LedgerFinding =>
     ledgerFinding(id, {
@@ -137,7 +142,7 @@ export async function examineAccount(
   }
   if (sealed) {
     others.push(
-      ...(await againstSeal(db, sealed)).map(({ id, message, ...rest }) => about(id, message, rest)),
+      ...(await againstSeal(db, sealed, names)).map(({ id, message, ...rest }) => about(id, message, rest)),
     )
   }
   const open = await unmended(
@@ -191,7 +196,11 @@ type Change = {
   seen?: string
 }
 
-async function againstSeal(db: Queryable, sealed: SealedAccount): Promise<Change[]> {
+async function againstSeal(
+  db: Queryable,
+  sealed: SealedAccount,
+  names: Names | undefined,
+): Promise<Change[]> {
   const { tenantId, accountId } = sealed
   const [now] = await db.query<{
     code: string
@@ -223,6 +232,7 @@ async function againstSeal(db: Queryable, sealed: SealedAccount): Promise<Change
   const changes: Change[] = []
   for (const fact of ['code', 'currency', 'openingMinor'] as const) {
     if (now[fact] === sealed[fact]) continue
+    if (fact === 'code' && (await isErased(db, sealed, now.code, names))) continue
     const [expected, seen] = [String(sealed[fact]), String(now[fact])]
     changes.push({
       id: 'ledger/sealed-account',
@@ -287,6 +297,27 @@ async function againstSeal(db: Queryable, sealed: SealedAccount): Promise<Change
     })
   }
   return changes
+}
+
+const RECEIVABLE = /^receivable:([0-9a-f-]{36})$/
+
+/** Whether the patient whom the account was named for was erased, and it bears the pseudonym that erasure gives. */
+async function isErased(
+  db: Queryable,
+  { tenantId, code }: SealedAccount,
+  now: string,
+  names: Names | undefined,
+): Promise<boolean> {
+  const [was, is] = [RECEIVABLE.exec(code)?.[1], RECEIVABLE.exec(now)?.[1]]
+  if (was === undefined || is === undefined || names === undefined) return false
+  // Without the secret nobody can tell, and the change is shown.
+  const secret = await names().catch(() => undefined)
+  if (!secret?.pseudonyms(tenantId, was).includes(is)) return false
+  const erased = await db.query(
+    'select from tabib.erasure_subject where tenant_id = $1 and subject_hash = $2',
+    [tenantId, secret.subjectHash(tenantId, was)],
+  )
+  return erased.length > 0
 }
 
 const FACTS = { code: 'code', currency: 'currency', openingMinor: 'opening balance' }

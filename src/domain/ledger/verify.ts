@@ -8,6 +8,7 @@ import {
   examineTransactions,
   type LedgerFinding,
   ledgerFinding,
+  type Names,
   strayEntries,
 } from './examine.ts'
 import { type Guards, readGuards } from './guards.ts'
@@ -53,7 +54,7 @@ const MOST_EXAMINED = 200
  * sealed meanwhile.
  */
 export async function verifyLedger(
-  app: { db: Database; keyStore(): Promise<KeyStore> },
+  app: { db: Database; keyStore(): Promise<KeyStore>; erasureSecret?: Names },
   scope: VerifyScope,
   { folder, seal = true, reseal = false, signal }: VerifyOptions,
 ): Promise<Verification> {
@@ -86,7 +87,8 @@ export async function verifyLedger(
       scope,
       last,
       writer,
-      clearsAccount: async (suspect) => (await examineAccount(connection, suspect, last)).length === 0,
+      clearsAccount: async (suspect) =>
+        (await examineAccount(connection, suspect, last, app.erasureSecret)).length === 0,
       clearsTransaction: async (suspect) => (await examineTransactions(connection, [suspect])).length === 0,
       signal,
     })
@@ -98,7 +100,9 @@ export async function verifyLedger(
     }
   })
   const { suspects, snapshot, ...facts } = seen.sighting
-  const faults = await inOneSnapshot(connection, () => examineAgain(connection, suspects, last))
+  const faults = await inOneSnapshot(connection, () =>
+    examineAgain(connection, suspects, last, app.erasureSecret),
+  )
   const guards = judgeGuards(seen.guards, last)
   const mendings = judgeMendings(seen.mendedThen, last)
   findings.push(...faults, ...guards, ...mendings)
@@ -129,10 +133,11 @@ async function examineAgain(
   connection: Connection,
   { accounts, transactions, blocks, strays }: Sighting['suspects'],
   last: Seal | undefined,
+  names: Names | undefined,
 ): Promise<LedgerFinding[]> {
   const findings: LedgerFinding[] = []
   for (const suspect of accounts.slice(0, MOST_EXAMINED)) {
-    findings.push(...(await examineAccount(connection, suspect, last)))
+    findings.push(...(await examineAccount(connection, suspect, last, names)))
   }
   if (accounts.length > MOST_EXAMINED) {
     findings.push(

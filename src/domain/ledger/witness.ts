@@ -2,7 +2,7 @@ import type { KeyStore } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import type { Account } from './account.ts'
-import { examineAccount, faultOf } from './examine.ts'
+import { examineAccount, faultOf, type Names } from './examine.ts'
 import type { ToldFault } from './faults.ts'
 import { readLastSeal, readSealedAccount, type SealedAccount } from './seal.ts'
 
@@ -19,7 +19,7 @@ export interface Witness {
  * @throws TabibError LEDGER_DRIFT when there are seals and the last one is not believed; as `readLastSeal` does.
  */
 export async function callWitness(
-  { db, keyStore }: { db: Queryable; keyStore(): Promise<KeyStore> },
+  { db, keyStore, erasureSecret }: { db: Queryable; keyStore(): Promise<KeyStore>; erasureSecret?: Names },
   account: Pick<Account, 'tenantId' | 'id'>,
   folder: string | undefined,
 ): Promise<Witness> {
@@ -37,7 +37,7 @@ export async function callWitness(
   return {
     sealed,
     async faults(on) {
-      const found = await examineAccount(on, { tenantId, accountId, sealed }, seal)
+      const found = await examineAccount(on, { tenantId, accountId, sealed }, seal, erasureSecret)
       return found.map(faultOf)
     },
   }
