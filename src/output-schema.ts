@@ -117,6 +117,36 @@ export const OUTPUT_SCHEMAS = {
       erasure: z.looseObject({ by: z.string(), how: z.string() }).optional(),
     })
     .describe('one element of `erasure inventory`'),
+  statementRun: z
+    .looseObject({
+      id: z.uuid(),
+      tenant: z.string(),
+      period: z.string(),
+      state: z.enum(['waiting', 'running', 'finished']),
+      accounts: z.int(),
+      rendered: z.int(),
+      basic: z.int(),
+      failed: z.int(),
+      pending: z.int(),
+      deaths: z.int(),
+      batches: z.int(),
+      startedAt: time,
+      finishedAt: time.nullable(),
+      shortfalls: z
+        .array(
+          z.looseObject({
+            accountId: z.uuid(),
+            number: z.int(),
+            state: z.enum(['basic', 'failed', 'pending']),
+            attempts: z.int(),
+            reason: z.string(),
+            detail: nullableText,
+          }),
+        )
+        .optional()
+        .describe('accounts that failed, are tried again, or got a basic PDF; absent in lists'),
+    })
+    .describe('result of `statement run`, of `resume RUN` and `show RUN`; one element of `show`'),
   measurement: z
     .looseObject({
       bench: z.string(),

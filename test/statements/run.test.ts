@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { Run, Shortfall } from '../../src/domain/statements/runs.ts'
+import { OUTPUT_SCHEMAS } from '../../src/output-schema.ts'
 import { plantHistory } from '../../src/sandbox/ledger-history.ts'
 import { useWorld } from '../support/world.ts'
 import { textOf } from './support.ts'
@@ -64,6 +65,7 @@ describe('a run of a clinic', () => {
 
   test('states every account once: a PDF, a digest and an event', async () => {
     expect(first.exitCode, first.stderr).toBe(0)
+    OUTPUT_SCHEMAS.statementRun.parse(first.result)
     expect(first.result).toMatchObject({ state: 'finished', accounts: 40, rendered: 40, basic: 0, failed: 0 })
     expect(first.result).toMatchObject({ batches: 3, pending: 0, deaths: 0, shortfalls: [] })
     const files = await stored(tenantId)
