@@ -162,6 +162,11 @@ export const communication: Inventory = {
     },
   },
   stores: {
+    'outbox preflight': {
+      class: 'subject-key',
+      holds: 'messages accepted while no database takes writes (`outbox.preflight`), until they are drained',
+      retention: 'P1D',
+    },
     attachments: {
       class: 'personal',
       holds: 'files sent in conversations, `<tenant>/<patient>/<name>` (`erasure.attachments`)',
