@@ -224,7 +224,8 @@ export class RowMaker {
       ? fitting.flatMap((one) => [one, String(Number(one) + 1), String(Number(one) - 1)])
       : fitting
     const usual = numeric
-      ? ['1', '0', '10', '100', '-1']
+      ? // The last is more than the sum of what other columns hold, for checks that compare them.
+        ['1', '0', '10', '100', '-1', column.base === 'smallint' ? '30000' : '1000000']
       : /char|text/.test(column.base)
         ? [
             'a',
