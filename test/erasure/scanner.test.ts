@@ -177,9 +177,59 @@ describe('an identifier is found', () => {
     expect(kindsIn('Farida Karimi, Ahmadi Square')).toEqual([])
   })
 
+  test('beside marks of any script, line breaks of JSON and colours of a terminal', () => {
+    for (const [before, after] of [
+      ['«', '»'],
+      ['“', '”'],
+      ['\u00a0', '\u00a0'],
+      ['به،', '،'],
+      ['—', '—'],
+      ['ایمیل', 'است'],
+      ['Contact:\\n', '\\nbye'],
+      ['Contact\\t', '\\r\\n'],
+      ['\u001b[31m', '\u001b[0m'],
+      ['\\u001b[1;31m', '\\u001b[0m'],
+    ]) {
+      expect(kindsIn(`x ${before}farida.ahmadi@example.af${after} y`), before).toEqual(['e-mail'])
+      expect(kindsIn(`x ${before}0700123456${after} y`), before).toEqual(['phone'])
+      expect(kindsIn(`x ${before.replace('ایمیل', '')}Farida Ahmadi${after!.replace('است', '')} y`)).toEqual([
+        'name',
+      ])
+    }
+  })
+
+  test('in parts, in any order, with other fields between', () => {
+    for (const text of [
+      '{"cc":93,"ndc":70,"sn":"0123456"}',
+      '{"sn":"0123456","ndc":70,"cc":93}',
+      '[0,7,0,0,1,2,3,4,5,6]',
+      'PRN^PH^^93^70^0123456',
+    ]) {
+      expect(kindsIn(text), text).toEqual(['phone'])
+    }
+    for (const text of [
+      '{"first_name":"Farida","sex":"f","born":"1990-01-01","last_name":"Ahmadi"}',
+      'lname=Ahmadi&city=Herat&fname=Farida',
+      '<lastName>احمدی</lastName><sex>f</sex><firstName>فریده</firstName>',
+    ]) {
+      expect(kindsIn(text), text).toEqual(['name'])
+    }
+    expect(kindsIn('{"first_name":"Farida","last_name":"Karimi"}')).toEqual([])
+    expect(kindsIn('[0,7,0,0,1,2,3,4,5,7]')).toEqual([])
+  })
+
+  test('of an address in a list of bytes, where nobody is looked for by a number', () => {
+    const mail = openScanner(KEY, wantedOf('farida', [FARIDA[2]!]))
+    expect(mail.scan(JSON.stringify([...Buffer.from('"farida.ahmadi@example.af"')]))).toHaveLength(1)
+  })
+
   test('where MIME breaks lines, and where a binary message holds it', () => {
     const long = Buffer.from(`${'x'.repeat(100)} 0700123456 ${'y'.repeat(60)}`).toString('base64')
-    expect(kindsIn(long.replace(/.{76}/g, '$&\r\n'))).toEqual(['phone'])
+    for (const lineEnd of ['\r\n', '\n', '\n      ', '\\n', '\\r\\n']) {
+      expect(kindsIn(long.replace(/.{76}/g, `$&${lineEnd}`)), lineEnd).toEqual(['phone'])
+    }
+    const hex = Buffer.from(`${'x'.repeat(25)} 0700123456 ${'y'.repeat(60)}`).toString('hex')
+    expect(kindsIn(hex.replace(/.{60}/g, '$&\n'))).toEqual(['phone'])
     const binary = Buffer.concat([
       Buffer.from([0x0a, 0x8f, 0xff]),
       Buffer.from('0700123456'),
@@ -187,7 +237,9 @@ describe('an identifier is found', () => {
     ])
     expect(kindsIn(binary.toString('base64'))).toEqual(['phone'])
     expect(kindsIn(binary)).toEqual(['phone'])
-    expect(kindsIn(gzipSync('{"to":"0700123456"}'))).toEqual(['phone'])
+    const zipped = gzipSync('{"to":"0700123456"}')
+    expect(kindsIn(zipped)).toEqual(['phone'])
+    expect(kindsIn(Buffer.concat([binary.subarray(0, 3), zipped]))).toEqual(['phone'])
   })
 
   test('however a stream is cut', async () => {

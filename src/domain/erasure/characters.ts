@@ -4,7 +4,7 @@ export const DIGIT = 1
 export const LETTER = 2
 /** Stands between the groups of a number or the words of a name. */
 export const SEPARATOR = 3
-/** Is not seen, and says nothing: bidi marks, joiners, soft hyphens, tatweel, vowel signs. */
+/** Is not seen, and says nothing: bidi marks, joiners, soft hyphens, tatweel, vowel signs, a key's cap around a digit. */
 export const IGNORED = 4
 
 /** `kind` and `fold` by code point of the basic plane; see `characters`. */
@@ -94,8 +94,8 @@ function* zeros(): Generator<number> {
   }
 }
 
-const IGNORABLE = /^[\p{Cf}\p{Mn}\u0640\u115f\u1160\u3164]$/u
-const BETWEEN = /^[\p{Z}\p{Pd}\t ._/()+~*,;|·•‧․⁄∕−،؛٫٬、]$/u
+const IGNORABLE = /^[\p{Cf}\p{Mn}\p{Me}\u0640\u115f\u1160\u3164]$/u
+const BETWEEN = /^[\p{Z}\p{Pd}\t ._/()+~*,;|^·•‧․⁄∕−،؛٫٬、]$/u
 
 /** What keyboards for Arabic, Persian, Pashto and Urdu make of one letter. */
 const SAME_LETTER: Record<string, string> = {

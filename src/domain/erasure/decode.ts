@@ -47,8 +47,14 @@ export function decodeBase64(bytes: Uint8Array, from: number, to: number, into: 
 
 export function decodeHex(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
   clear(into, (to - from) >> 1)
-  for (let at = from; at + 1 < to; at += 2) {
-    into.bytes[into.length++] = (HEX[bytes[at]!]! << 4) | HEX[bytes[at + 1]!]!
+  for (let at = from; at + 1 < to; ) {
+    const [high, low] = [HEX[bytes[at]!]!, HEX[bytes[at + 1]!]!]
+    // A line break within a run.
+    if ((high | low) > 15) at++
+    else {
+      into.bytes[into.length++] = (high << 4) | low
+      at += 2
+    }
   }
 }
 
@@ -134,8 +140,8 @@ const besideWide = (bytes: Uint8Array, at: number, to: number): boolean =>
 
 /**
  * Undoes the escapes of one layer: percent (RFC 3986, and `%u06F0`), JSON, JavaScript and C (`\u06f0`, `\u{6f0}`, `\x30`,
- * `\060`) and HTML entities all at once, or else quoted-printable (RFC 2045) with its soft line breaks, which would
- * take `=7` in `number=700` for its own. Returns whether there was any.
+ * `\060`), HTML entities and a terminal's colours (ECMA-48) all at once, or else quoted-printable (RFC 2045) with its soft
+ * line breaks, which would take `=7` in `number=700` for its own. Returns whether there was any.
  */
 export function undoEscapes(
   bytes: Uint8Array,
@@ -189,6 +195,9 @@ export function undoEscapes(
       } else if (pair >= 0) {
         into.bytes[into.length++] = pair
         at += 4
+      } else if (next === 0x55 && hexAt(bytes, at + 2, 8, to) > 0) {
+        put(hexAt(bytes, at + 2, 8, to))
+        at += 10
       } else if (next === 0x75 && bytes[at + 2] === 0x7b) {
         let end = at + 3
         let codePoint = 0
@@ -205,17 +214,20 @@ export function undoEscapes(
         at += 2
       }
       continue
+    } else if (byte === ESC && bytes[at + 1] === 0x5b && !quoted) {
+      at += 2
+      while (at < to && bytes[at]! >= 0x20 && bytes[at]! < 0x40) at++
+      if (at < to) at++
+      continue
     } else if (byte === AMPERSAND && !quoted) {
-      const end = bytes.indexOf(0x3b, at + 1)
-      if (end > at && end <= at + 12 && end < to) {
-        const codePoint = entity(
-          Buffer.from(bytes.buffer, bytes.byteOffset + at + 1, end - at - 1).toString('latin1'),
-        )
-        if (codePoint > 0) {
-          put(codePoint)
-          at = end + 1
-          continue
-        }
+      const text = Buffer.from(bytes.buffer, bytes.byteOffset + at + 1, Math.min(12, to - at - 1))
+      // Browsers read numbers without the semicolon, too.
+      const [written = '', name = ''] = ENTITY.exec(text.toString('latin1')) ?? []
+      const codePoint = entity(name)
+      if (codePoint > 0) {
+        put(codePoint)
+        at += 1 + written.length
+        continue
       }
     }
     into.bytes[into.length++] = byte
@@ -225,7 +237,7 @@ export function undoEscapes(
   return kept < to - from
 }
 
-const [PERCENT, BACKSLASH, AMPERSAND, EQUALS] = [0x25, 0x5c, 0x26, 0x3d]
+const [PERCENT, BACKSLASH, AMPERSAND, EQUALS, ESC] = [0x25, 0x5c, 0x26, 0x3d, 0x1b]
 
 const isOctal = (byte: number | undefined): boolean => byte !== undefined && byte >= 0x30 && byte <= 0x37
 
@@ -240,6 +252,8 @@ function hexAt(bytes: Uint8Array, at: number, digits: number, to: number): numbe
   }
   return value
 }
+
+const ENTITY = /^(#[xX][0-9a-fA-F]{1,6}|#\d{1,7}|\w+(?=;));?/
 
 function entity(name: string): number {
   const [, hex, decimal] = /^#(?:[xX]([0-9a-fA-F]{1,6})|(\d{1,7}))$/.exec(name) ?? []

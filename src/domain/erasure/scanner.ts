@@ -94,6 +94,8 @@ const PIECE = 1 << 16
 const SHARED = 2048
 const MOST_SEEN = 100_000
 const SHORTEST_RUN = 12
+/** Bytes from the end of a line of base64 to the next line of it. */
+const WIDEST_INDENT = 20
 const SHORTEST_HEX = 18
 /** Bytes of text that an encoding must hold to be looked into. */
 const SHORTEST_TEXT = 9
@@ -102,6 +104,8 @@ const SHORTEST_PAIR = 3
 const LONGEST_PAIR = 8
 const PROBE_LISTS = 16
 const UNCOMPRESSED = 1 << 22
+/** What gzip begins with (RFC 1952). */
+const GZIP = Buffer.from([0x1f, 0x8b, 8])
 
 interface PartOfNumber {
   meaning: number
@@ -124,7 +128,6 @@ class Pass implements Scanner {
   /** Of words and names. */
   readonly #shapes = new Uint8Array(1 << 16)
   readonly #has = {
-    numbers: false,
     labelled: false,
     tails: false,
     addresses: false,
@@ -142,6 +145,7 @@ class Pass implements Scanner {
     bytes: new Uint8Array(0),
     length: 0,
   }))
+  readonly #partsOfNames: { letters: Uint16Array; at: number }[] = []
   readonly #parts: PartOfNumber[][] = Array.from({ length: DEEPEST + 2 }, () => [])
 
   #top: Uint8Array = new Uint8Array(0)
@@ -158,7 +162,7 @@ class Pass implements Scanner {
     const all = [...wanted]
     this.#tags = new TagTable(key === undefined ? PATTERNS.length : all.length)
     if (key === undefined) {
-      this.#has.numbers = this.#has.addresses = true
+      this.#has.addresses = true
       for (const { kind } of PATTERNS)
         this.#wanted.push({ subject: '', kind, form: 'number', proof: Buffer.from(kind) })
     }
@@ -173,11 +177,10 @@ class Pass implements Scanner {
       if (form === 'word' || form === 'name') this.#shapes[shapeOf(length, digits)] = 1
       if (tail > 0) {
         this.#tailLengths[tail] = 1
-        this.#has.tails = this.#has.numbers = true
+        this.#has.tails = true
       } else if (form === 'word') this.#has.words = true
       else if (form === 'name') this.#has.names = true
       else if (form === 'e-mail') this.#has.addresses = true
-      else this.#has.numbers = true
     }
   }
 
@@ -229,8 +232,11 @@ class Pass implements Scanner {
     this.#top = bytes
     this.#base = base
     this.#budget = 64 * bytes.length + (1 << 20)
-    const plain = decompress(bytes, UNCOMPRESSED)
-    if (plain) this.#within('gzip', plain, 0, plain.length, 0, 0)
+    const searched = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+    for (let at = 0; at >= 0; at = searched.indexOf(GZIP, at + 1)) {
+      const plain = decompress(bytes.subarray(at), UNCOMPRESSED)
+      if (plain) this.#within('gzip', plain, 0, plain.length, 0, at)
+    }
     this.#pass(bytes, 0, bytes.length, 0)
   }
 
@@ -257,7 +263,7 @@ class Pass implements Scanner {
 
   /** Numbers, addresses and escapes. */
   #characters(bytes: Uint8Array, from: number, to: number, depth: number): void {
-    const { numbers, addresses } = this.#has
+    const { addresses } = this.#has
     let at = from
     let line = from
     let escapes = 0
@@ -275,12 +281,12 @@ class Pass implements Scanner {
       }
       switch (sort) {
         case FIGURE:
-          at = numbers ? this.#number(bytes, at, from, to, depth) : at + 1
+          at = this.#number(bytes, at, from, to, depth)
           break
         case LEAD: {
           const codePoint = codePointAt(bytes, at, to)
           const kind = kindOf(this.#table, codePoint)
-          if (kind === DIGIT && numbers) {
+          if (kind === DIGIT) {
             at = this.#number(bytes, at, from, to, depth)
             break
           }
@@ -621,7 +627,15 @@ class Pass implements Scanner {
     const firstSize = sizeAt(first)
     // 0.712345678 and 0,712345678; 93.700123456 may be a share in percent.
     const loose = gaps.columns > 0 || gaps.dots > 0
-    if (trunk && firstSize === 1 && form !== 'number' && isLoose(bytes[this.#groupEnd[first]!])) return false
+    const isFigureByFigure = last - first + 1 === written.length
+    if (
+      trunk &&
+      firstSize === 1 &&
+      form !== 'number' &&
+      !isFigureByFigure &&
+      isLoose(bytes[this.#groupEnd[first]!])
+    )
+      return false
     if (!trunk && gaps.dots === 1 && last - first === 1 && firstSize <= 3) return false
     if (trunk || form === 'international') return true
     // Of ten digits the seconds since 1970 alone are met everywhere.
@@ -678,13 +692,15 @@ class Pass implements Scanner {
     }
     if (meaning === 0) return
     const part = { meaning, digits: this.#digits.subarray(0, count).join(''), end }
-    while (parts.length > 0 && start - parts[0]!.end > 600) parts.shift()
+    while (parts.length > 0 && start - parts[0]!.end > FARTHEST_FIELD) parts.shift()
     for (const [at, other] of parts.entries()) {
       if (!belong(other.meaning, meaning)) continue
       if (this.#joined(other.digits + part.digits, depth, start)) break
       if (this.#joined(part.digits + other.digits, depth, start)) break
-      const third = parts.slice(at + 1).find((one) => belong(one.meaning, meaning))
-      if (third && this.#joined(other.digits + third.digits + part.digits, depth, start)) break
+      const third = parts
+        .slice(at + 1)
+        .find((one) => belong(one.meaning, meaning) || belong(one.meaning, other.meaning))
+      if (third && orders(other, third, part).some((digits) => this.#joined(digits, depth, start))) break
     }
     parts.push(part)
     if (parts.length > 8) parts.shift()
@@ -738,12 +754,20 @@ class Pass implements Scanner {
       }
     }
     if (length < 0) {
-      const address = foldText(
-        Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8'),
-      )
-      for (length = 0; length < address.length; length++) units[length] = address.charCodeAt(length)
-      tag = address.indexOf('+')
-    }
+      const text = foldText(Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8'))
+      // Without the marks beside it, and without the words of another script that it is glued to.
+      const addresses = new Set([ADDRESS, ASCII_ADDRESS].flatMap((form) => form.exec(text)?.[0] ?? []))
+      for (const address of addresses) {
+        for (length = 0; length < address.length; length++) units[length] = address.charCodeAt(length)
+        this.#addressFound(length, address.indexOf('+'), depth, start)
+      }
+    } else this.#addressFound(length, tag, depth, start)
+  }
+
+  /** The address in `units`, whose first plus is at `tag`. */
+  #addressFound(written: number, tag: number, depth: number, start: number): void {
+    const units = this.#units
+    let length = written
     if (length <= LONGEST) this.#unitsFound('e-mail', 0, length, depth, start)
     const sign = units.indexOf(0x40)
     if (tag < 0 || tag > sign) return
@@ -783,6 +807,9 @@ class Pass implements Scanner {
     const begins = this.#wordBegins
     const places = this.#wordPlaces
     const before = this.#wordFigures
+    this.#partsOfNames.length = 0
+    // Where the name of a field ended just now.
+    let label = 0
     let word = 0
     let oldest = 0
     let length = 0
@@ -827,7 +854,13 @@ class Pass implements Scanner {
       if (names && figures === figuresBefore && STOP_WORDS.has(hashOf(units, begin, length))) {
         length = begin
         if (start - past <= FARTHEST_WORD) past = at
+        label = at
         continue
+      }
+      if (label > 0 && names) {
+        if (figures === figuresBefore && start - label <= FARTHEST_WORD && opensValue(bytes, label, start))
+          this.#partOfName(units.slice(begin, length), depth, start)
+        label = 0
       }
       if (start - past > FARTHEST_WORD) oldest = word
       past = at
@@ -842,7 +875,7 @@ class Pass implements Scanner {
           this.#window(start, length, digits, depth, places[first & 3]!)
       }
       word++
-      if (length > units.length - 2 * LONGEST) {
+      if (length > units.length - 3 * LONGEST) {
         oldest = Math.max(oldest, word - 3)
         const kept = begins[oldest & 3]!
         units.copyWithin(0, kept, length)
@@ -850,6 +883,27 @@ class Pass implements Scanner {
         length -= kept
       }
     }
+  }
+
+  /** The value of a field like `first_name`: does it make a name with another one's of the same record? */
+  #partOfName(letters: Uint16Array, depth: number, at: number): void {
+    const parts = this.#partsOfNames
+    while (parts.length > 0 && (parts.length > 3 || at - parts[0]!.at > FARTHEST_FIELD)) parts.shift()
+    const units = this.#units
+    const from = units.length - LONGEST
+    for (const other of parts) {
+      const length = other.letters.length + letters.length
+      if (length > LONGEST || this.#shapes[shapeOf(length, 0)] === 0) continue
+      for (const [first, last] of [
+        [other.letters, letters],
+        [letters, other.letters],
+      ] as const) {
+        units.set(first, from)
+        units.set(last, from + first.length)
+        this.#window(from, from + length, 0, depth, at)
+      }
+    }
+    parts.push({ letters, at })
   }
 
   /** Some words that follow each other: are they a name, or a number with letters? */
@@ -871,11 +925,12 @@ class Pass implements Scanner {
       while (start > first && start > from && BASE64[bytes[start - 1]!] !== 255) start--
       let end = probe + 1
       while (end < to && BASE64[bytes[end]!] !== 255) end++
-      // Lines of one run, as MIME breaks them.
+      // Lines of one run, as MIME breaks them, and as YAML indents them.
       const wrapsAfter = end
       for (let piece = start; end - piece >= 60 && end + 3 < to; ) {
         let next = end
         while (next < end + 3 && (bytes[next] === 10 || bytes[next] === 13)) next++
+        if (next > end) while (next < end + WIDEST_INDENT && bytes[next] === 0x20) next++
         if (next === end || BASE64[bytes[next]!] === 255) break
         piece = next
         end = next + 1
@@ -890,14 +945,16 @@ class Pass implements Scanner {
     const into = this.#scratch[depth + 1]!
     let hex = 0
     let inHex = 0
+    let first = start
     for (let at = start; at <= end; at++) {
       if (at < end && HEX[bytes[at]!] !== 255) {
-        hex++
+        if (hex++ === 0) first = at
         continue
       }
+      if (at < end && hex > 0 && BASE64[bytes[at]!] === 255) continue
       if (hex >= SHORTEST_HEX) {
         for (const odd of [0, 1]) {
-          decodeHex(bytes, at - hex + odd, at, into)
+          decodeHex(bytes, first + odd, at, into)
           this.#decoded('hex', into, depth, start)
         }
       }
@@ -1038,8 +1095,12 @@ const WIDEST_GAP = 5
 const isDigit = (table: Characters, bytes: Uint8Array, at: number, to: number): boolean =>
   isFigure(bytes[at]) || (bytes[at]! >= 0xc2 && kindOf(table, codePointAt(bytes, at, to)) === DIGIT)
 
+const ADDRESS = /[\p{L}0-9_](?:[\p{L}0-9._%+-]*[\p{L}0-9_])?@[\p{L}0-9](?:[\p{L}0-9._-]*[\p{L}0-9])?/u
+const ASCII_ADDRESS = /[a-z0-9_](?:[a-z0-9._%+-]*[a-z0-9_])?@[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?/
+
 /** What parts the columns of a table. */
-const isColumn = (byte: number): boolean => byte === 0x2c || byte === 0x3b || byte === 0x7c || byte === 0x09
+const isColumn = (byte: number): boolean =>
+  byte === 0x2c || byte === 0x3b || byte === 0x7c || byte === 0x5e || byte === 0x09
 
 const isLoose = (byte: number | undefined): boolean => byte === 0x2e || (byte !== undefined && isColumn(byte))
 
@@ -1081,6 +1142,17 @@ function listed(bytes: Uint8Array, from: number, to: number): boolean {
   return commas === 1
 }
 
+function orders({ digits: a }: PartOfNumber, { digits: b }: PartOfNumber, { digits: c }: PartOfNumber) {
+  return [a + b + c, a + c + b, b + a + c, b + c + a, c + a + b, c + b + a]
+}
+
+/** Whether what stands between a field's name and `to` says that its value begins there. */
+function opensValue(bytes: Uint8Array, from: number, to: number): boolean {
+  for (let at = from; at < to; at++)
+    if (bytes[at] === COLON || bytes[at] === 0x3d || bytes[at] === 0x3e) return true
+  return false
+}
+
 const belong = (one: number, other: number): boolean =>
   ((one | other) & (PHONE | DIAL)) !== 0
     ? (one & (PHONE | PART | DIAL)) !== 0 && (other & (PHONE | PART | DIAL)) !== 0
@@ -1092,7 +1164,9 @@ function isEscape(bytes: Uint8Array, at: number, to: number): boolean {
     case 0x25:
       return at + 2 < to && (isHexPair(bytes, at + 1) || (next | 0x20) === 0x75)
     case 0x5c:
-      return next === 0x75 || next === 0x78 || next === 0x2f || next === 0x5c || (next >= 0x30 && next < 0x38)
+      return BACKSLASHED[next] === 1
+    case 0x1b:
+      return next === 0x5b
     case 0x26:
       return (
         next === 0x23 ||
@@ -1131,11 +1205,16 @@ const COLON = 0x3a
 const DASH = 0x2d
 /** Bytes between two halves of characters in one piece of UTF-16. */
 const FARTHEST_HALF = 32
+/** Bytes between two fields of one record. */
+const FARTHEST_FIELD = 600
 /** Bytes between two words of one name, with the name of a field. */
 const FARTHEST_WORD = 8
 
 const [PLAIN, FIGURE, LEAD, AT_SIGN, HALF, LINE_END, ESCAPE] = [0, 1, 2, 3, 4, 5, 6]
 const SORT = new Uint8Array(256)
+/** What a backslash makes something else of. */
+const BACKSLASHED = new Uint8Array(256)
+for (const sign of 'uxU/\\nrt01234567') BACKSLASHED[sign.charCodeAt(0)] = 1
 const SEPARATES = new Uint8Array(128)
 /** 1: within; 2: within, but neither at the beginning nor at the end. */
 const IN_ADDRESS = new Uint8Array(256)
@@ -1152,8 +1231,8 @@ for (let byte = 0; byte < 256; byte++) {
 SORT[0x40] = AT_SIGN
 SORT[0] = SORT[6] = SORT[0xff] = HALF
 SORT[NEWLINE] = LINE_END
-for (const sign of '%\\&=') SORT[sign.charCodeAt(0)] = ESCAPE
-for (const sign of ' -./()_+~*,;|\t') SEPARATES[sign.charCodeAt(0)] = 1
+for (const sign of '%\\&=\u001b') SORT[sign.charCodeAt(0)] = ESCAPE
+for (const sign of ' -./()_+~*,;|^\t') SEPARATES[sign.charCodeAt(0)] = 1
 for (const sign of '0123456789abcdefABCDEFxXuU+') IN_PAIR[sign.charCodeAt(0)] = 1
 for (const sign of ' :-,;|') PAIR_JOINT[sign.charCodeAt(0)] = 1
 for (const sign of '.-+_%') IN_ADDRESS[sign.charCodeAt(0)] = 2
@@ -1180,8 +1259,9 @@ function hashOf(units: ArrayLike<number>, from: number, to: number): number {
 
 /** Hashes of words in fields' names that stand between two parts of a name. */
 const STOP_WORDS = new Set(
-  'first last given family middle sur surname name names firstname lastname givenname familyname father نام تخلص ولد'
-    .split(' ')
+  `first last given family middle sur surname name names firstname lastname givenname familyname father fname lname forename
+    patient patientfirstname patientlastname نام تخلص ولد`
+    .split(/\s+/)
     .map((word) =>
       hashOf(
         [...word].map((sign) => sign.charCodeAt(0)),

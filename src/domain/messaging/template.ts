@@ -47,7 +47,7 @@ export const newTemplateSchema = z
   .superRefine(({ subject, body, variables }, context) => {
     const used = new Set([...placesIn(subject ?? ''), ...placesIn(body)])
     for (const name of used)
-      if (!(name in variables))
+      if (!Object.hasOwn(variables, name))
         context.addIssue({ code: 'custom', message: `{${name}} has no type under variables` })
     for (const name of Object.keys(variables))
       if (!used.has(name))
