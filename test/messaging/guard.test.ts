@@ -144,6 +144,10 @@ describe('what is sent', () => {
         code: 'PATIENT_DATA_REFUSED',
       })
     }
+    expect(() => Reflect.construct(GuardedPayload, [Symbol('checked'), content])).toThrow(
+      'by the check alone',
+    )
+    expect(() => Object.assign(content, { body: 'free text' })).toThrow(TypeError)
     expect(arrivals()).toBe(before)
   })
 })

@@ -29,6 +29,9 @@ export interface MessageContent {
 /** Whoever holds a payload for longer has it checked again: its category may be halted by now. */
 const FRESH_MS = 60_000
 
+/** Nobody outside has it. */
+const CHECKED = Symbol('checked')
+
 const RUNBOOK = 'runbooks/communication/c11-patient-data-in-push.md'
 
 /**
@@ -39,8 +42,10 @@ export class GuardedPayload {
   readonly #content: MessageContent
   readonly #checkedAt = performance.now()
 
-  private constructor(content: MessageContent) {
-    this.#content = content
+  private constructor(mark: symbol, content: MessageContent) {
+    // The types alone keep nobody from calling this.
+    if (mark !== CHECKED) throw refused('a payload is made by the check alone; nothing was sent')
+    this.#content = Object.freeze({ ...content, template: Object.freeze({ ...content.template }) })
   }
 
   /** What an adapter sends. @throws TabibError PATIENT_DATA_REFUSED for what `check` did not make, or not in the last minute. */
@@ -112,7 +117,7 @@ export class GuardedPayload {
     }
     const { template, rendered } = checked
     const { channel, category, id, version } = template
-    return new GuardedPayload({
+    return new GuardedPayload(CHECKED, {
       tenantId,
       patientId,
       channel,
