@@ -199,6 +199,14 @@ describe('what is refused', () => {
     expect(kindsIn('Dear Noori')).toEqual(['name'])
   })
 
+  test('most of the patient’s phone number, as a code, an amount or in an id', () => {
+    const { holdsPartOfPhone } = openPatientDataFinder([{ id: 'p', ...PATIENT }])
+    for (const value of ['00123456', '700123456 AFN', '۰۱۲۳۴۵۶', '00000000-0000-4000-8000-000700123456'])
+      expect(holdsPartOfPhone(value), value).toBe(true)
+    for (const value of ['123456', '700123457 AFN', '00123457', WHEN])
+      expect(holdsPartOfPhone(value), value).toBe(false)
+  })
+
   test('each of them in any writing and encoding', () => {
     const { kindsIn } = openPatientDataFinder([{ id: 'p', ...PATIENT }])
     const kinds = { name: 'name', phone: 'phone', email: 'e-mail', nationalId: 'national-id' } as const

@@ -67,7 +67,9 @@ export class GuardedPayload {
    * @throws TabibError MESSAGE_INVALID, TEMPLATE_NOT_FOUND, CATEGORY_HALTED, PATIENT_DATA_REFUSED
    */
   static async check({ db }: { db: Database }, draft: Draft): Promise<GuardedPayload> {
-    const { tenantId, patientId, attemptId, variables } = draft
+    const { tenantId, patientId, attemptId } = draft
+    // Read once: what is looked at is what is sent.
+    const variables = { ...draft.variables }
     if (![tenantId, patientId, attemptId].every((id) => UUID.test(id))) {
       throw new TabibError(
         'MESSAGE_INVALID',
@@ -86,11 +88,17 @@ export class GuardedPayload {
           ref: RUNBOOK,
         })
       }
-      const { kindsIn } = openPatientDataFinder(patients, `${template.subject ?? ''} ${template.body}`)
+      const { kindsIn, holdsPartOfPhone } = openPatientDataFinder(
+        patients,
+        `${template.subject ?? ''} ${template.body}`,
+      )
       // What was given is looked at whatever it is: a name in a place for a time is a leak, not a slip.
       const evidence = Object.fromEntries(
         Object.entries(variables).flatMap(([name, value]) => {
-          const kinds = kindsIn(textOf([name, value]))
+          const text = textOf([name, value])
+          const kinds = kindsIn(text)
+          // A code or an amount may be most of a number.
+          if (!kinds.includes('phone') && holdsPartOfPhone(text)) kinds.push('phone')
           return kinds.length === 0
             ? []
             : [[Object.hasOwn(template.variables, name) ? name : '(unknown)', kinds]]

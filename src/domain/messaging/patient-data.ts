@@ -1,7 +1,8 @@
 import { inspect } from 'node:util'
 import type { Queryable } from '../../adapters/postgres/client.ts'
+import { foldText } from '../erasure/characters.ts'
 import { fingerprintKey, fingerprintsOf } from '../erasure/fingerprint.ts'
-import type { Identifier } from '../erasure/identifier.ts'
+import { type Identifier, NUMBER_DIGITS } from '../erasure/identifier.ts'
 import { openPatternScanner, openScanner, type Scanner } from '../erasure/scanner.ts'
 
 /** What names a patient; held in memory for as long as a check takes. */
@@ -34,6 +35,8 @@ export function textOf(value: unknown): string {
 /** What kinds of patient data a text holds, in whatever encoding; `kindsIn` returns each once, sorted. */
 export interface PatientDataFinder {
   kindsIn(text: string): string[]
+  /** Whether seven figures or more are a part of the phone number of one of these patients, or hold it. */
+  holdsPartOfPhone(text: string): boolean
 }
 
 /**
@@ -55,6 +58,16 @@ export function openPatientDataFinder(patients: readonly KnownPatient[], standin
       if (DIAGNOSIS.test(withoutIds)) kinds.add('diagnosis')
       if (CLINICAL.test(text)) kinds.add('clinical word')
       return [...kinds].sort()
+    },
+    holdsPartOfPhone(text) {
+      const runs = foldText(text).match(/\d{7,}/g) ?? []
+      return patients.some(({ phone }) => {
+        const number = foldText(phone ?? '').replace(/\D/g, '')
+        return (
+          number.length >= NUMBER_DIGITS &&
+          runs.some((run) => number.includes(run) || run.includes(number.slice(-NUMBER_DIGITS)))
+        )
+      })
     },
   }
 }
