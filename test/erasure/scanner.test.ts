@@ -224,6 +224,11 @@ describe('an identifier is found', () => {
     expect(mail.scan(JSON.stringify([...Buffer.from('"farida.ahmadi@example.af"')]))).toHaveLength(1)
   })
 
+  test('in base64 that is hex but for some letters', () => {
+    const paper = openScanner(KEY, wantedOf('somebody', [{ kind: 'phone', value: '+93760450870' }]))
+    expect(paper.scan('ADAANwA2ADAANAA1ADAAOAA3ADA=')).toHaveLength(1)
+  })
+
   test('where MIME breaks lines, and where a binary message holds it', () => {
     const long = Buffer.from(`${'x'.repeat(100)} 0700123456 ${'y'.repeat(60)}`).toString('base64')
     for (const lineEnd of ['\r\n', '\n', '\n      ', '\\n', '\\r\\n']) {

@@ -958,11 +958,11 @@ class Pass implements Scanner {
           this.#decoded('hex', into, depth, start)
         }
       }
-      if (hex >= 4) inHex += hex + 1
+      if (hex >= 4) inHex += at < end && ASCII_WORD[bytes[at]!] !== 0 ? hex : hex + 1
       hex = 0
     }
     // Identifiers of systems are all hex and dashes: no text looks like that in base64.
-    if (inHex >= end - start) return
+    if (inHex > end - start) return
     for (let shift = 0; shift < 4; shift++) {
       if (!isWrapped && !looksEncoded(bytes, start + shift, end)) continue
       decodeBase64(bytes, start + shift, end, into)
