@@ -16,7 +16,7 @@ export default defineConfig({
     globalSetup: ['test/support/globalSetup.ts'],
     pool: 'forks',
     // Each test file brings servers of its own; more at once only wait for each other.
-    maxWorkers: 2,
+    maxWorkers: 3,
     sequence: { sequencer: DrillsFirst },
     testTimeout: 30_000,
     hookTimeout: 60_000,

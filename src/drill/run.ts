@@ -86,14 +86,20 @@ async function rehearseAlert(
   journal.note('fault injected')
   try {
     const limitS = drill.deadlineS?.detect ?? DETECT_S
-    const firing = await waitFor(world, options, limitS, (all) => verdictOf(all, mode.id) === 'firing')
+    const firing = await waitFor(
+      world,
+      options,
+      [mode],
+      limitS,
+      (seen) => verdictOf(seen, mode.id) === 'firing',
+    )
     journal.expect(
       'detected',
       firing.met,
       firing.met ? messageOf(firing.all, mode.id) : `silent after ${limitS} s`,
     )
     journal.entry.detectS = seconds(injectedAt)
-    unrelated(mode, firing.all, journal)
+    unrelated(mode, await readStatus(world.app, options.catalog), journal)
 
     await drill.relent?.(world, fault)
     const mitigatingAt = performance.now()
@@ -107,7 +113,7 @@ async function rehearseAlert(
 
     const recoverS = cured ? (drill.deadlineS?.recover ?? RECOVER_S) : UNCURED_S
     const recoveringAt = performance.now()
-    const calm = await waitFor(world, options, recoverS, (all) => verdictOf(all, mode.id) === 'ok')
+    const calm = await waitFor(world, options, [mode], recoverS, (seen) => verdictOf(seen, mode.id) === 'ok')
     journal.expect(
       'recovered',
       calm.met,
@@ -143,7 +149,13 @@ async function rehearseGuard(
   try {
     const wanted = drill.alarms ? 'firing' : 'ok'
     const limitS = drill.alarms && options.kind === 'drill' ? (drill.deadlineS?.detect ?? DETECT_S) : 0
-    const { all } = await waitFor(world, options, limitS, (seen) => verdictOf(seen, mode.id) === wanted)
+    const { all } = await waitFor(
+      world,
+      options,
+      [mode],
+      limitS,
+      (seen) => verdictOf(seen, mode.id) === wanted,
+    )
     if (options.kind === 'without-mitigation') {
       // The detector proves itself here: harm was done, and it must say so.
       journal.entry.detectS = seconds(injectedAt)
@@ -152,7 +164,7 @@ async function rehearseGuard(
       journal.expect('guard held', verdictOf(all, mode.id) === wanted, messageOf(all, mode.id))
       if (drill.alarms) {
         journal.entry.detectS = seconds(injectedAt)
-        unrelated(mode, all, journal)
+        unrelated(mode, await readStatus(world.app, options.catalog), journal)
       }
     }
     await nothingLost(mode, world, fault, journal)
@@ -168,7 +180,7 @@ async function control(world: World, journal: Journal, options: DrillOptions): P
   for (const service of ['billing', 'communication', 'virtual-care'] as const)
     await world.produce(service, { count: 50 })
   journal.note('events produced and relayed')
-  const seen = await waitFor(world, options, CONTROL_S, (all) =>
+  const seen = await waitFor(world, options, options.catalog, CONTROL_S, (all) =>
     all.some(({ verdict }) => verdict === 'firing'),
   )
   const firing = seen.all
@@ -216,14 +228,15 @@ function unrelated(mode: BuiltMode, all: ModeStatus[], journal: Journal): void {
 
 async function waitFor(
   world: World,
-  { catalog, signal }: DrillOptions,
+  { signal }: DrillOptions,
+  modes: readonly BuiltMode[],
   limitS: number,
   met: (all: ModeStatus[]) => boolean,
 ): Promise<{ met: boolean; all: ModeStatus[] }> {
   const deadline = performance.now() + limitS * 1_000
   for (;;) {
     signal?.throwIfAborted()
-    const all = await readStatus(world.app, catalog)
+    const all = await readStatus(world.app, modes)
     if (met(all)) return { met: true, all }
     if (performance.now() >= deadline) return { met: false, all }
     await delay(POLL_MS)
