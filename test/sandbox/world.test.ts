@@ -38,14 +38,17 @@ describe('a world', () => {
 
   test('tells a child process where its servers are', () => {
     expect(Object.keys(world().env).sort()).toEqual([
+      'TABIB_ATTACHMENTS',
       'TABIB_CONFIG',
       'TABIB_DATABASE_URL',
+      'TABIB_ERASURE_SECRET_FILE',
       'TABIB_KEY_STORE',
       'TABIB_KEY_STORE_SECRET_FILE',
       'TABIB_LEDGER_SEALS',
       'TABIB_NATS_URL',
       'TABIB_OWNER_DATABASE_URL',
       'TABIB_REDIS_URL',
+      'TABIB_STATEMENT_STORE',
       'TABIB_WORKER_PORT',
     ])
     expect(world().app.config).toMatchObject({ external: true, production: false })

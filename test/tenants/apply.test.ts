@@ -165,7 +165,7 @@ describe('tenant apply', () => {
       '17 priceLists.0.to: must lie after its "from"',
       '20 priceLists.0.prices.1.item: CONSULT-REMOTE is none of the items',
       '27 accounts.1.code: receivable:somebody is opened when it is first posted to',
-      '44 residency.region: must be set: nothing is written without a region',
+      '50 residency.region: must be set: nothing is written without a region',
     ])
   })
 })

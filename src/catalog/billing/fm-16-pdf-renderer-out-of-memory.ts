@@ -4,9 +4,9 @@ import { outOfMemory } from '../../domain/statements/runs.ts'
 import { openStore } from '../../domain/statements/store.ts'
 import { failureMode } from '../failure-mode.ts'
 
-const LIMIT_MIB = 256
-// Full statements take some 500 MiB with it, basic ones leave it out.
-const LOGO_SIDE = 5_000
+const LIMIT_MIB = 160
+// Close to the most that is taken: full statements decode it, basic ones leave it out.
+const LOGO_SIDE = 2_400
 
 interface Broken extends AsyncDisposable {
   tenantId: string
@@ -40,7 +40,7 @@ export default failureMode({
   },
   mitigate: { worker: 'statement-run', command: ['statement', 'resume', '--all'] },
   drill: {
-    // Statements of many right-to-left lines under a logo of 25 megapixels: the renderer is ended at its limit, and then the
+    // Statements of many right-to-left lines under a logo of nearly six megapixels: the renderer is ended at its limit, and then the
     // host that would have gone on is gone.
     inject: async (world) => {
       await world.configure({ statements: { memoryLimit: LIMIT_MIB } })

@@ -150,6 +150,8 @@ async function draftTo(
     return { path, sha256: hash.digest('hex'), bytes, pages }
   } catch (error) {
     file.destroy()
+    // Until it is closed it may still be made: whoever removes the draft would come too early.
+    await written.catch(() => {})
     throw file.errored ? storeFailure(path, file.errored) : error
   }
 }
