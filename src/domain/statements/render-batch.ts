@@ -102,7 +102,8 @@ async function renderAccount(
   { manner, alive }: { manner: 'full' | 'basic'; alive(accountId: string): void },
 ): Promise<void> {
   const name = `${account.runId}-${account.n}-`
-  if (account.attempts > 1) await store.clearDrafts(name)
+  // Of a renderer that was killed; an attempt that was taken back is not counted.
+  await store.clearDrafts(name)
   const path = join(store.drafts, `${name}${process.pid}.pdf`)
   try {
     const { pages, ...draft } = await withAccountStatement(
