@@ -76,7 +76,7 @@ export default failureMode({
       const { deaths, least, basic } = ended!
       return [
         ...(await compareStatements({ db: world.db, store }, tenantId)),
-        ...(deaths >= 2 && least > LIMIT_MIB ? [] : [`${deaths} renderers died, at ${least} MiB or more`]),
+        ...(deaths >= 2 && least >= LIMIT_MIB ? [] : [`${deaths} renderers died, at ${least} MiB or more`]),
         ...(basic === 2 ? [] : [`${basic} accounts got a basic PDF`]),
       ]
     },
