@@ -1,7 +1,7 @@
 import { type Logger, pino } from 'pino'
 import { type Attachments, openAttachments } from './adapters/attachments/client.ts'
 import { openEmail } from './adapters/email/client.ts'
-import { type Fetch, type Http, openHttp } from './adapters/http/client.ts'
+import { type Bounds, type Fetch, type Http, openHttp } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
@@ -33,7 +33,7 @@ export interface App extends AsyncDisposable {
   /** Undefined where no folder of them is configured. */
   readonly attachments: Attachments | undefined
   /**
-   * The only way out by HTTP. With a tenant: no further than the regions that it allows; without: to the platform's own
+   * The way out by HTTP. With a tenant: no further than the regions that it allows; without: to the platform's own
    * networks, for what carries no tenant's data. What is refused becomes an incident.
    */
   fetch(tenantId?: string): Fetch
@@ -126,20 +126,7 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       return erasureSecret
     },
     fetch(tenantId) {
-      const { residency } = config
-      http ??= openHttp()
-      return http.within({
-        networks: () => requestNetworks(app, residency, tenantId),
-        onRefused: (refusal) => {
-          // Not waited for: whoever asked may hold a lock on the very incident. `dispose` waits.
-          const report = reportRefusal(app.db, { ...refusal, tenantId, residency })
-            .catch((err) =>
-              log.error({ err, host: refusal.host }, 'a refused connection could not be reported'),
-            )
-            .finally(() => reports.delete(report))
-          reports.add(report)
-        },
-      })
+      return wayOut().within(boundsOf(tenantId))
     },
     channels(tenantId) {
       const { sms, push, email } = config.messaging
@@ -148,7 +135,8 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       return {
         sms: sms && openSms({ ...sms, fetch, contentOf }),
         push: push && openPush({ ...push, fetch, contentOf }),
-        email: email && openEmail({ ...email, contentOf }),
+        email:
+          email && openEmail({ ...email, connect: wayOut().connectWithin(boundsOf(tenantId)), contentOf }),
       }
     },
     keyStore: () => openStore('keys'),
@@ -162,6 +150,17 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       await Promise.allSettled([db?.close(), replica?.close(), nats?.close()])
     },
   }
+  const wayOut = () => (http ??= openHttp())
+  const boundsOf = (tenantId: string | undefined): Bounds => ({
+    networks: () => requestNetworks(app, config.residency, tenantId),
+    onRefused: (refusal) => {
+      // Not waited for: whoever asked may hold a lock on the very incident. `dispose` waits.
+      const report = reportRefusal(app.db, { ...refusal, tenantId, residency: config.residency })
+        .catch((err) => log.error({ err, host: refusal.host }, 'a refused connection could not be reported'))
+        .finally(() => reports.delete(report))
+      reports.add(report)
+    },
+  })
   const openStore = (whose: 'keys' | 'operator') => {
     keyStores[whose] ??= openConfiguredKeyStore(config[whose], app.fetch()).catch((error) => {
       // It may be back when the next one asks.

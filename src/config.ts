@@ -248,6 +248,10 @@ const contextSchema = z.strictObject({
           credentialsFile: z.string().optional(),
         })
         .optional(),
+      /** Hosts that links in messages may lead to: `clinic.example`. */
+      linkHosts: z
+        .array(z.string().regex(/^[a-z0-9.-]{1,100}$/, 'must be a host in small letters'))
+        .default([]),
       /** Log files that are read for patient data. */
       logs: z.array(z.string()).default([]),
     })
@@ -340,11 +344,12 @@ export interface Config {
     /** Folder of the files that were sent in conversations; without one there are none. */
     attachments: string | undefined
   }
-  /** Each channel's provider, where there is one; log files that are read for patient data. */
+  /** Each channel's provider, where there is one; hosts that links lead to; log files that are read for patient data. */
   readonly messaging: {
     sms: { url: string; tokenFile: string | undefined } | undefined
     push: { url: string; project: string; tokenFile: string | undefined } | undefined
     email: { url: string; from: string; credentialsFile: string | undefined } | undefined
+    linkHosts: readonly string[]
     logs: readonly string[]
   }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
@@ -540,6 +545,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         ...context.messaging.email,
         credentialsFile: besideIf(context.messaging.email.credentialsFile),
       },
+      linkHosts: context.messaging.linkHosts,
       logs: context.messaging.logs.map(beside),
     },
     statements: {

@@ -35,6 +35,37 @@ const bounded = (http: Http, networks: readonly string[] | undefined): Fetch =>
   http.within({ networks: async () => networks, onRefused: (refusal) => refusals.push(refusal) })
 const HERE = ['127.0.0.1/32', '::1/128']
 
+describe('a connection within bounds that is no HTTP', () => {
+  const connect = (host: string, networks: readonly string[] | null = HERE, lookup?: LookupFunction) => {
+    const bounds = {
+      networks: async () => networks ?? undefined,
+      onRefused: (refusal: Refusal) => refusals.push(refusal),
+    }
+    const port = portOf(host.includes('.2') || host.endsWith('2') ? abroad : inside)
+    return openHttp({ lookup })
+      .connectWithin(bounds)({ host, port, timeoutMs: 5_000 })
+      .then((socket) => {
+        socket.destroy()
+        return 'connected'
+      })
+      .catch(({ code }) => code)
+  }
+
+  test('reaches an address inside, by its number and by its name, and any where there are no bounds', async () => {
+    expect(await connect('127.0.0.1')).toBe('connected')
+    expect(await connect('inside.example', HERE, answering('127.0.0.1'))).toBe('connected')
+    expect(await connect('127.0.0.2', null)).toBe('connected')
+  })
+
+  test('is not opened to one outside, however that is named, and is told of', async () => {
+    for (const host of ['127.0.0.2', '::ffff:127.0.0.2', '2130706434'])
+      expect(await connect(host), host).toBe('EGRESS_REFUSED')
+    expect(await connect('abroad.example2', HERE, answering('127.0.0.2'))).toBe('EGRESS_REFUSED')
+    expect(connections.abroad).toBe(0)
+    expect(refusals.at(-1)).toEqual({ host: 'abroad.example2', address: '127.0.0.2' })
+  })
+})
+
 describe('a fetch within bounds', () => {
   test('reaches an address inside, by its number and by its name', async () => {
     await using http = openHttp({ lookup: answering('127.0.0.1') })

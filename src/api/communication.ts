@@ -16,6 +16,12 @@ const messageSchema = z.strictObject({
   template: z
     .string()
     .regex(/^[a-z0-9][\w.-]{0,63}$/, 'the name of a template, such as appointment-reminder'),
+  // What they may be the template says, and the guard looks at them before anything is sent.
+  variables: z
+    .record(z.string().regex(/^[a-zA-Z]{1,30}$/), z.union([z.string().max(200), z.number()]))
+    .refine((variables) => Object.keys(variables).length <= 12, 'twelve at the most')
+    .optional(),
+  dueAt: z.iso.datetime({ offset: true }).optional(),
 })
 const paramsSchema = z.object({ id: z.uuid() })
 

@@ -10,6 +10,7 @@ import { inbox } from './inbox.ts'
 import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
 import { ledgerIntegrity } from './ledger-integrity.ts'
+import { messageDispatch } from './message-dispatch.ts'
 import { outboxMonitor } from './outbox-monitor.ts'
 import { outboxPreflight } from './outbox-preflight.ts'
 import { outboxRelay } from './outbox-relay.ts'
@@ -31,6 +32,7 @@ export const workers: readonly Worker[] = [
   keyRotation,
   ledgerIntegrity,
   priceWatch,
+  messageDispatch,
   phiScan,
   refundWatch,
   duplicateReversal,

@@ -56,6 +56,12 @@ async function somebody() {
       [tenantId, patientId, PATIENT.name, PATIENT.phone, PATIENT.email, PATIENT.nationalId],
     ),
   )
+  await asTenant(world().service, tenantId, (tx) =>
+    tx.query(
+      `insert into communication.contact (tenant_id, person_id, push_token) values ($1, $2, 'device')`,
+      [tenantId, patientId],
+    ),
+  )
   const [{ slug }] = (await world().db.query<{ slug: string }>(
     'select slug from tabib.tenant where id = $1',
     [tenantId],
@@ -64,15 +70,15 @@ async function somebody() {
     tenantId,
     patientId,
     slug,
-    send: (id: string, variables: Record<string, unknown>, version = 2, attemptId: string = randomUUID()) =>
+    send: (
+      id: string,
+      variables: Record<string, unknown>,
+      version = 2,
+      attemptId: string = randomUUID(),
+      recipient?: string,
+    ) =>
       dispatchMessage(world().app, {
-        ...{
-          tenantId,
-          patientId,
-          attemptId,
-          variables,
-          to: id === 'nudge' ? 'device' : PATIENT[id === 'summary' ? 'email' : 'phone'],
-        },
+        ...{ tenantId, patientId, attemptId, variables, recipient },
         template: { id, version },
       }).then(
         () => 'sent',
@@ -122,7 +128,7 @@ describe('what is sent', () => {
   test('is the guard’s own payload or nothing: no look-alike, no copy, no stale one', async () => {
     const { tenantId, patientId } = await somebody()
     const draft = { tenantId, patientId, attemptId: randomUUID(), variables: { at: WHEN } }
-    const payload = await GuardedPayload.check(world(), {
+    const payload = await GuardedPayload.check(world().app, {
       ...draft,
       template: { id: 'reminder', version: 2 },
     })
@@ -138,9 +144,7 @@ describe('what is sent', () => {
       null,
       'text',
     ]) {
-      await expect(
-        sms!.send(forged as never, { to: PATIENT.phone, attemptId: randomUUID() }),
-      ).rejects.toMatchObject({
+      await expect(sms!.send(forged as never, { key: randomUUID() })).rejects.toMatchObject({
         code: 'PATIENT_DATA_REFUSED',
       })
     }
@@ -197,6 +201,56 @@ describe('what is refused', () => {
     )
     expect(kindsIn('With omid, come.')).toEqual([])
     expect(kindsIn('Dear Noori')).toEqual(['name'])
+  })
+
+  test('another’s number as the recipient, or a patient whom the channel does not reach', async () => {
+    const { send, tenantId, patientId } = await somebody()
+    const before = arrivals()
+    const to = (recipient: string, id = 'reminder') => send(id, { at: WHEN }, 2, randomUUID(), recipient)
+    expect(await to('+93799888777')).toBe('RECIPIENT_UNKNOWN')
+    expect(await to('other@mail.example', 'summary')).toBe('RECIPIENT_UNKNOWN')
+    expect(await to('another device', 'nudge')).toBe('RECIPIENT_UNKNOWN')
+    expect(await to('0700 123 456')).toBe('sent')
+    expect(await to(PATIENT.email.toUpperCase(), 'summary')).toBe('sent')
+    await asTenant(world().service, tenantId, (tx) =>
+      tx.query('update virtual_care.patient set phone = null where id = $1', [patientId]),
+    )
+    expect(await send('reminder', { at: WHEN })).toBe('RECIPIENT_UNKNOWN')
+    expect(providers.arrived.slice(before).map(({ to }) => to)).toEqual([PATIENT.phone, PATIENT.email])
+  })
+
+  test('the patient’s number over several variables, in any order; a link that leads to anybody else', async () => {
+    const variables = { one: 'code', two: 'count', three: 'count', at: 'time', see: 'link' } as const
+    const template = { id: 'cut', channel: 'sms', category: 'cuts', subject: null, variables } as const
+    const body = 'At {at}: {three}, {one}, {two}. {see}'
+    const { version } = await publishTemplate(world(), { ...template, body }, 'test')
+    const see = 'https://clinic.example/v/A1b2C3d4E5f6G7h8'
+    const sent = async (given: object) => {
+      const { send } = await somebody()
+      return send('cut', { at: WHEN, see, one: '4827', two: 1, three: 2, ...given }, version)
+    }
+    expect(await sent({})).toBe('sent')
+    for (const given of [
+      { one: '0700', two: 123, three: 456 },
+      { one: '99700123', two: 456 },
+      { one: '93700', two: 123, three: 456 },
+      { one: '123456', two: 700 },
+    ])
+      expect(await sent(given), JSON.stringify(given)).toBe('PATIENT_DATA_REFUSED')
+    expect(await sent({ one: '4700', two: 123, three: 457 })).toBe('sent')
+    for (const host of ['evil.example', 'clinic.example.evil.example', 'xclinic.example'])
+      expect(await sent({ see: see.replace('clinic.example', host) }), host).toBe('MESSAGE_INVALID')
+    expect(() =>
+      parseTemplate(
+        JSON.stringify({
+          id: 'x-y',
+          channel: 'sms',
+          category: 'cuts',
+          ...Object.fromEntries([['body', 'abcdefghijklm'.replace(/./g, '{$&}')]]),
+          variables: Object.fromEntries([...'abcdefghijklm'].map((name) => [name, 'count'])),
+        }),
+      ),
+    ).toThrow('twelve')
   })
 
   test('most of the patient’s phone number, as a code, an amount or in an id', () => {

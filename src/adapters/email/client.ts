@@ -1,7 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import type { GuardedPayload, MessageContent } from '../../domain/messaging/guarded-payload.ts'
 import { TabibError } from '../../errors.ts'
-import { type Delivery, type Recipient, unreachable } from '../http/provider.ts'
+import type { Connect } from '../http/client.ts'
+import { type Delivery, type Once, unreachable } from '../http/provider.ts'
 
 export interface EmailOptions {
   /** `smtp://host:port`, or `smtps://` for TLS from the start. */
@@ -10,6 +11,8 @@ export interface EmailOptions {
   from: string
   /** `user:password`, read at every call. */
   credentialsFile?: string | undefined
+  /** The way to the server. */
+  connect: Connect
   /** The guard's: opens what it has checked, and nothing else. */
   contentOf(payload: GuardedPayload): MessageContent
   timeoutMs?: number
@@ -17,28 +20,35 @@ export interface EmailOptions {
 
 export interface Email {
   /** @throws TabibError PATIENT_DATA_REFUSED, PROVIDER_UNREACHABLE */
-  send(payload: GuardedPayload, recipient: Recipient): Promise<Delivery>
+  send(payload: GuardedPayload, once: Once): Promise<Delivery>
 }
 
-/** The only client of the mail server, by SMTP. Opens nothing until it is used; one connection a message. */
+/**
+ * The only client of the mail server, by SMTP. Opens nothing until it is used; one connection a message. SMTP knows no
+ * key: what is sent twice has one Message-ID, by which mailboxes tell it.
+ */
 export function openEmail({
   url,
   from,
   credentialsFile,
+  connect,
   contentOf,
   timeoutMs = 10_000,
 }: EmailOptions): Email {
   return {
-    async send(payload, { to, attemptId }) {
-      const { subject, body } = contentOf(payload)
+    async send(payload, { key }) {
+      const { to, subject, body } = contentOf(payload)
       const { createTransport } = await import('nodemailer')
       const { protocol, hostname, port } = new URL(url)
       const [user = '', ...password] = credentialsFile
         ? (await readFile(credentialsFile, 'utf8')).trim().split(':')
         : []
+      const server = { host: hostname, port: Number(port) || (protocol === 'smtps:' ? 465 : 587) }
       const transport = createTransport({
-        host: hostname,
-        port: Number(port) || (protocol === 'smtps:' ? 465 : 587),
+        ...server,
+        getSocket: (_options, done) => {
+          connect({ ...server, timeoutMs }).then((connection) => done(null, { connection }), done)
+        },
         secure: protocol === 'smtps:',
         ...(user === ''
           ? {}
@@ -49,7 +59,7 @@ export function openEmail({
       })
       try {
         const domain = from.slice(from.lastIndexOf('@') + 1).replace(/>$/, '')
-        const messageId = `<${attemptId}@${domain}>`
+        const messageId = `<${key}@${domain}>`
         await transport.sendMail({ from, to, subject: subject ?? '', text: body, messageId })
         return { providerId: messageId }
       } catch (cause) {

@@ -1,5 +1,6 @@
 import { lookup as systemLookup } from 'node:dns'
-import { BlockList, isIP, type LookupFunction } from 'node:net'
+import { once } from 'node:events'
+import { BlockList, createConnection, isIP, type LookupFunction, type Socket } from 'node:net'
 import type { Agent } from 'undici'
 import { TabibError } from '../../errors.ts'
 
@@ -27,7 +28,10 @@ export interface Bounds {
   onRefused(refusal: Refusal): void
 }
 
-/** The only way out by HTTP. */
+/** Opens a TCP connection for a protocol that is no HTTP. */
+export type Connect = (to: { host: string; port: number; timeoutMs: number }) => Promise<Socket>
+
+/** The only way out. */
 export interface Http extends AsyncDisposable {
   /**
    * A fetch that connects to addresses within bounds alone. An address is judged as its socket is opened, and it is that
@@ -38,6 +42,8 @@ export interface Http extends AsyncDisposable {
    * `Request`: that class is Node's own, and within bounds another version of it is at work.
    */
   within(bounds: Bounds): Fetch
+  /** The same bounds for what is no HTTP; rejects with TabibError EGRESS_REFUSED likewise. */
+  connectWithin(bounds: Bounds): Connect
 }
 
 /** Opens nothing, and loads nothing, until it is used. */
@@ -65,6 +71,15 @@ export function openHttp({ lookup = systemLookup as LookupFunction }: HttpOption
         throw cause
       }
     },
+    connectWithin: (bounds) => async (to) => {
+      const allowed = await bounds.networks()
+      try {
+        return await connectTo(to, allowed === undefined ? undefined : guardOf(allowed, lookup))
+      } catch (error) {
+        if (error instanceof TabibError) bounds.onRefused(error.context as unknown as Refusal)
+        throw error
+      }
+    },
     async [Symbol.asyncDispose]() {
       await Promise.allSettled([...agents.values()].map(async (agent) => (await agent).destroy()))
     },
@@ -87,30 +102,62 @@ export function networksOverlap(one: string, other: string): boolean {
   return addressWithin(baseOf(one), [other]) || addressWithin(baseOf(other), [one])
 }
 
-async function guardedAgent(networks: readonly string[], lookup: LookupFunction): Promise<Agent> {
-  const { Agent, buildConnector } = await import('undici')
+interface Guard {
+  /** Why a host may not be connected to that is an address itself; such a one is not looked up. */
+  refusalOfLiteral(host: string): TabibError | undefined
+  /** Answers with an error for a name that leads outside. */
+  lookup: LookupFunction
+}
+
+function guardOf(networks: readonly string[], lookup: LookupFunction): Guard {
   const refusalOf = (host: string, addresses: string[]): TabibError | undefined => {
     // A name with an address outside is refused whole: its next answer may hold only that one.
     const outside = addresses.find((address) => !addressWithin(address, networks))
     return outside === undefined ? undefined : refused({ host, address: outside })
   }
-  const connect = buildConnector({
+  return {
+    refusalOfLiteral: (host) => (isIP(host) === 0 ? undefined : refusalOf(host, [host])),
     lookup: (host, options, done) =>
       lookup(host, options, (error, answer, family) => {
         if (error) return done(error, answer, family)
         const addresses = typeof answer === 'string' ? [answer] : answer.map(({ address }) => address)
         done(refusalOf(host, addresses) ?? null, answer, family)
       }),
-  })
+  }
+}
+
+async function guardedAgent(networks: readonly string[], lookup: LookupFunction): Promise<Agent> {
+  const { Agent, buildConnector } = await import('undici')
+  const guard = guardOf(networks, lookup)
+  const connect = buildConnector({ lookup: guard.lookup })
   return new Agent({
     connect(options, done) {
-      // A literal address is not looked up. The URL parser has made numeric forms (0x7f.1, 2130706433) dotted by now.
-      const host = options.hostname.replace(/^\[|\]$/g, '')
-      const refusal = isIP(host) === 0 ? undefined : refusalOf(host, [host])
+      // The URL parser has made numeric forms (0x7f.1, 2130706433) dotted by now.
+      const refusal = guard.refusalOfLiteral(options.hostname.replace(/^\[|\]$/g, ''))
       if (refusal) done(refusal, null)
       else connect(options, done)
     },
   })
+}
+
+async function connectTo(
+  { host: named, port, timeoutMs }: Parameters<Connect>[0],
+  guard: Guard | undefined,
+): Promise<Socket> {
+  // As of HTTP: what is no name in another writing becomes an address.
+  const host = new URL(
+    `http://${named.includes(':') && !named.startsWith('[') ? `[${named}]` : named}`,
+  ).hostname.replace(/^\[|\]$/g, '')
+  const refusal = guard?.refusalOfLiteral(host)
+  if (refusal) throw refusal
+  const socket = createConnection({ host, port, ...(guard && { lookup: guard.lookup }) })
+  try {
+    await once(socket, 'connect', { signal: AbortSignal.timeout(timeoutMs) })
+    return socket
+  } catch (error) {
+    socket.destroy()
+    throw error
+  }
 }
 
 const refused = ({ host, address }: Refusal) =>

@@ -2,12 +2,10 @@ import { readFile } from 'node:fs/promises'
 import { TabibError } from '../../errors.ts'
 import type { Fetch } from './client.ts'
 
-/** Where one attempt goes. */
-export interface Recipient {
-  /** A phone number, a device's token or an address. */
-  to: string
-  /** The provider sends once for one id. */
-  attemptId: string
+/** Under what a message is sent. */
+export interface Once {
+  /** However often it is sent under it, it arrives once: as far as the provider, the device or the mailbox can tell. */
+  key: string
 }
 
 export interface Delivery {
@@ -29,7 +27,7 @@ export async function postToProvider({
   fetch,
   tokenFile,
   timeoutMs = TIMEOUT_MS,
-  attemptId,
+  key,
   body,
   idOf,
 }: {
@@ -38,11 +36,11 @@ export async function postToProvider({
   fetch: Fetch
   tokenFile: string | undefined
   timeoutMs: number | undefined
-  attemptId: string
+  key: string
   body: object
   idOf(answer: Record<string, unknown>): unknown
 }): Promise<Delivery> {
-  const headers: Record<string, string> = { 'content-type': 'application/json', 'idempotency-key': attemptId }
+  const headers: Record<string, string> = { 'content-type': 'application/json', 'idempotency-key': key }
   if (tokenFile !== undefined) headers.authorization = `Bearer ${(await readFile(tokenFile, 'utf8')).trim()}`
   let response: Response
   let answer: unknown

@@ -1,6 +1,6 @@
 import type { GuardedPayload, MessageContent } from '../../domain/messaging/guarded-payload.ts'
 import type { Fetch } from '../http/client.ts'
-import { type Delivery, postToProvider, type Recipient } from '../http/provider.ts'
+import { type Delivery, type Once, postToProvider } from '../http/provider.ts'
 
 export interface PushOptions {
   /** Base URL: `https://fcm.googleapis.com`. */
@@ -17,18 +17,26 @@ export interface PushOptions {
 
 export interface Push {
   /** @throws TabibError PATIENT_DATA_REFUSED, PROVIDER_UNREACHABLE */
-  send(payload: GuardedPayload, recipient: Recipient): Promise<Delivery>
+  send(payload: GuardedPayload, once: Once): Promise<Delivery>
 }
 
 /** The only client of FCM's HTTP v1 API, which serves APNs as well. Opens nothing until it is used. */
 export function openPush({ url, project, tokenFile, fetch, contentOf, timeoutMs }: PushOptions): Push {
   const endpoint = `${url.replace(/\/+$/, '')}/v1/projects/${encodeURIComponent(project)}/messages:send`
   return {
-    async send(payload, { to, attemptId }) {
-      const { subject, body } = contentOf(payload)
+    async send(payload, { key }) {
+      const { to, subject, body } = contentOf(payload)
       return postToProvider({
-        ...{ provider: 'FCM', url: endpoint, fetch, tokenFile, timeoutMs, attemptId },
-        body: { message: { token: to, notification: { title: subject ?? '', body } } },
+        ...{ provider: 'FCM', url: endpoint, fetch, tokenFile, timeoutMs, key },
+        body: {
+          message: {
+            token: to,
+            notification: { title: subject ?? '', body },
+            // FCM sends whatever it is given: it is the device that shows one message for one tag or collapse id.
+            android: { collapse_key: key, notification: { tag: key } },
+            apns: { headers: { 'apns-collapse-id': key } },
+          },
+        },
         idOf: (answer) => answer.name,
       })
     },

@@ -1,6 +1,6 @@
 import type { GuardedPayload, MessageContent } from '../../domain/messaging/guarded-payload.ts'
 import type { Fetch } from '../http/client.ts'
-import { type Delivery, postToProvider, type Recipient } from '../http/provider.ts'
+import { type Delivery, type Once, postToProvider } from '../http/provider.ts'
 
 export interface SmsOptions {
   /** Base URL of the gateway. */
@@ -15,14 +15,14 @@ export interface SmsOptions {
 
 export interface Sms {
   /** @throws TabibError PATIENT_DATA_REFUSED, PROVIDER_UNREACHABLE */
-  send(payload: GuardedPayload, recipient: Recipient): Promise<Delivery>
+  send(payload: GuardedPayload, once: Once): Promise<Delivery>
 }
 
 /** The only client of the SMS gateway (Ghasi): `POST /v1/messages`. Opens nothing until it is used. */
 export function openSms({ url, tokenFile, fetch, contentOf, timeoutMs }: SmsOptions): Sms {
   return {
-    async send(payload, { to, attemptId }) {
-      const { body } = contentOf(payload)
+    async send(payload, { key }) {
+      const { to, body } = contentOf(payload)
       return postToProvider({
         ...{
           provider: 'the SMS gateway',
@@ -31,7 +31,7 @@ export function openSms({ url, tokenFile, fetch, contentOf, timeoutMs }: SmsOpti
           tokenFile,
           timeoutMs,
         },
-        attemptId,
+        key,
         body: { to, text: body },
         idOf: (answer) => answer.id,
       })

@@ -103,6 +103,12 @@ async function plantLeak(world: World): Promise<Leak> {
       [tenantId, patientId],
     ),
   )
+  await asTenant(world.service, tenantId, (tx) =>
+    tx.query(
+      `insert into communication.contact (tenant_id, person_id, push_token) values ($1, $2, 'device')`,
+      [tenantId, patientId],
+    ),
+  )
   for (const body of ['Your visit is at {startsAt}.', 'Please come at {startsAt}.']) {
     const template = {
       id: TEMPLATE,
@@ -118,6 +124,6 @@ async function plantLeak(world: World): Promise<Leak> {
 
 const send = (world: World, { tenantId, patientId, version }: Leak, variables: Record<string, unknown>) =>
   dispatchMessage(world.app, {
-    ...{ tenantId, patientId, attemptId: randomUUID(), variables, to: 'device' },
+    ...{ tenantId, patientId, attemptId: randomUUID(), variables },
     template: { id: TEMPLATE, version },
   })

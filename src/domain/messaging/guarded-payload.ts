@@ -1,17 +1,20 @@
-import type { Database, Queryable } from '../../adapters/postgres/client.ts'
+import type { Database, Queryable, Transaction } from '../../adapters/postgres/client.ts'
+import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import { type FoundPatientData, recordFinding } from './finding.ts'
-import { knownPatients, openPatientDataFinder, textOf } from './patient-data.ts'
-import { type Channel, renderTemplate, type Template } from './template.ts'
+import { type KnownPatient, knownPatients, openPatientDataFinder, textOf } from './patient-data.ts'
+import { type Channel, renderTemplate, shownVariables, type Template } from './template.ts'
 
 /** A message before it is checked: a template and what goes into its places, no text. */
 export interface Draft {
   tenantId: string
-  /** Whom it is about, whose identifiers it must not hold. */
+  /** Whom it is about and goes to, whose identifiers it must not hold. */
   patientId: string
   /** Names this very attempt in what is recorded of it; the same draft twice is one finding. */
   attemptId: string
+  /** Whoever asked for it believes that it goes there: it must be the patient's own, or nothing is sent. */
+  recipient?: string | null | undefined
   template: { id: string; version: number }
   variables: Readonly<Record<string, unknown>>
 }
@@ -22,6 +25,8 @@ export interface MessageContent {
   channel: Channel
   category: string
   template: { id: string; version: number }
+  /** The patient's own number, address or device, as it is registered. */
+  to: string
   subject: string | null
   body: string
 }
@@ -61,12 +66,18 @@ export class GuardedPayload {
 
   /**
    * The pre-send assertion: the template's version is in use and its category is not halted for the tenant, every variable
-   * has the type that the template allows, and neither the text nor a variable holds patient data in any encoding. Where
-   * one does, the category is halted for the tenant before this throws.
+   * has the type that the template allows, neither the text nor a variable nor several together hold patient data in any
+   * encoding, and the patient has an address of their own for the channel, which nobody else can name. Where there is
+   * patient data, the category is halted for the tenant before this throws.
    *
-   * @throws TabibError MESSAGE_INVALID, TEMPLATE_NOT_FOUND, CATEGORY_HALTED, PATIENT_DATA_REFUSED
+   * @param record What else must be true and on record before it is sent, in the same transaction.
+   * @throws TabibError MESSAGE_INVALID, TEMPLATE_NOT_FOUND, CATEGORY_HALTED, PATIENT_DATA_REFUSED, RECIPIENT_UNKNOWN
    */
-  static async check({ db }: { db: Database }, draft: Draft): Promise<GuardedPayload> {
+  static async check(
+    { db, config }: { db: Database; config: Pick<Config, 'messaging'> },
+    draft: Draft,
+    record?: (tx: Transaction, content: MessageContent) => Promise<void>,
+  ): Promise<GuardedPayload> {
     const { tenantId, patientId, attemptId } = draft
     // Read once: what is looked at is what is sent.
     const variables = { ...draft.variables }
@@ -88,7 +99,7 @@ export class GuardedPayload {
           ref: RUNBOOK,
         })
       }
-      const { kindsIn, holdsPartOfPhone } = openPatientDataFinder(
+      const { kindsIn, holdsPartOfPhone, kindsAcross } = openPatientDataFinder(
         patients,
         `${template.subject ?? ''} ${template.body}`,
       )
@@ -104,11 +115,29 @@ export class GuardedPayload {
             : [[Object.hasOwn(template.variables, name) ? name : '(unknown)', kinds]]
         }),
       )
-      const rendered = Object.keys(evidence).length > 0 ? undefined : renderTemplate(template, variables)
-      const inText = rendered === undefined ? [] : kindsIn(`${rendered.subject ?? ''}\n${rendered.body}`)
-      if (inText.length > 0) evidence['(text)'] = inText
-      if (rendered !== undefined && inText.length === 0) return { template, rendered }
       const { channel, category } = template
+      if (Object.keys(evidence).length === 0) {
+        const { linkHosts } = config.messaging
+        const rendered = renderTemplate(template, variables, { linkHosts })
+        const inText = kindsIn(`${rendered.subject ?? ''}\n${rendered.body}`)
+        const inAll = kindsAcross(shownVariables(template, variables))
+        if (inText.length > 0) evidence['(text)'] = inText
+        if (inAll.length > 0) evidence['(several variables)'] = inAll
+        if (Object.keys(evidence).length === 0) {
+          const to = await addressOf(tx, patients[0]!, channel, draft.recipient)
+          const content = {
+            tenantId,
+            patientId,
+            channel,
+            category,
+            template: draft.template,
+            to,
+            ...rendered,
+          }
+          await record?.(tx, content)
+          return { content }
+        }
+      }
       const found: FoundPatientData = {
         ...{ tenantId, source: 'pre-send', place: attemptId, channel, category, evidence },
         template: draft.template,
@@ -123,20 +152,46 @@ export class GuardedPayload {
         `${template!.id} version ${template!.version} would have carried patient data (${kinds}); nothing was sent, and ${category} is halted for the tenant`,
       )
     }
-    const { template, rendered } = checked
-    const { channel, category, id, version } = template
-    return new GuardedPayload(CHECKED, {
-      tenantId,
-      patientId,
-      channel,
-      category,
-      template: { id, version },
-      ...rendered!,
-    })
+    return new GuardedPayload(CHECKED, checked.content)
   }
 }
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+
+/** Where a patient is written to by a channel. @throws TabibError RECIPIENT_UNKNOWN, which repeats neither address. */
+async function addressOf(
+  tx: Queryable,
+  { id, phone, email }: KnownPatient,
+  channel: Channel,
+  asked: string | null | undefined,
+): Promise<string> {
+  const [device] =
+    channel === 'push'
+      ? await tx.query<{ token: string | null }>(
+          'select push_token as token from communication.contact where person_id = $1',
+          [id],
+        )
+      : []
+  const own = { sms: phone, email, push: device?.token }[channel]
+  const why = own
+    ? asked && !(await isSameAddress(tx, own, asked))
+      ? `it is to go to another ${WAY[channel]} than the patient's own`
+      : undefined
+    : `the patient has no ${WAY[channel]}`
+  if (why === undefined) return own!
+  throw new TabibError('RECIPIENT_UNKNOWN', `${why}; nothing was sent`, { retryable: false })
+}
+const WAY = { sms: 'phone number', email: 'e-mail address', push: 'registered device' } as const
+
+async function isSameAddress(tx: Queryable, own: string, asked: string): Promise<boolean> {
+  if (own === asked) return true
+  const [row] = await tx.query<{ same: boolean }>(
+    `select length(communication.recipient_key($1)) >= 9
+       and communication.recipient_key($1) = communication.recipient_key($2) as same`,
+    [own, asked],
+  )
+  return row!.same
+}
 
 async function templateOf(tx: Queryable, { template: { id, version } }: Draft): Promise<Template> {
   const [found] = await tx.query<Template & { state: string; halted: boolean }>(

@@ -37,6 +37,8 @@ export interface PatientDataFinder {
   kindsIn(text: string): string[]
   /** Whether seven figures or more are a part of the phone number of one of these patients, or hold it. */
   holdsPartOfPhone(text: string): boolean
+  /** Kinds of numbers of these patients that several values make together, in any order: `0700`, `123` and `456`. */
+  kindsAcross(values: readonly string[]): string[]
 }
 
 /**
@@ -62,14 +64,44 @@ export function openPatientDataFinder(patients: readonly KnownPatient[], standin
     holdsPartOfPhone(text) {
       const runs = foldText(text).match(/\d{7,}/g) ?? []
       return patients.some(({ phone }) => {
-        const number = foldText(phone ?? '').replace(/\D/g, '')
+        const number = figuresOf(phone ?? '')
         return (
           number.length >= NUMBER_DIGITS &&
           runs.some((run) => number.includes(run) || run.includes(number.slice(-NUMBER_DIGITS)))
         )
       })
     },
+    kindsAcross(values) {
+      const pieces = values.map(figuresOf).filter((piece) => piece !== '')
+      const isMade = (number: string | null) => isMadeOf(figuresOf(number ?? ''), pieces)
+      return [
+        ...(patients.some(({ phone }) => isMade(phone)) ? ['phone'] : []),
+        ...(patients.some(({ nationalId }) => isMade(nationalId)) ? ['national-id'] : []),
+      ]
+    },
   }
+}
+
+const figuresOf = (text: string): string => foldText(text).replace(/\D/g, '')
+
+/**
+ * Whether several pieces, one after the other, make the last nine figures of a number: the first by its end, the last by its
+ * beginning, those between them whole.
+ */
+function isMadeOf(number: string, pieces: readonly string[]): boolean {
+  const core = number.slice(-NUMBER_DIGITS)
+  const goesOn = (left: string, unused: readonly string[]): boolean =>
+    unused.some(
+      (piece, at) =>
+        piece.startsWith(left) ||
+        (left.startsWith(piece) && goesOn(left.slice(piece.length), unused.toSpliced(at, 1))),
+    )
+  const begins = (piece: string, at: number): boolean =>
+    Array.from({ length: Math.min(piece.length, core.length - 1) }, (_, n) => n + 1).some(
+      (length) =>
+        core.startsWith(piece.slice(-length)) && goesOn(core.slice(length), pieces.toSpliced(at, 1)),
+    )
+  return core.length === NUMBER_DIGITS && pieces.some(begins)
 }
 // Its tables are made once in a process.
 let patterns: Scanner | undefined

@@ -11,6 +11,10 @@ export interface NewMessage {
   patientId: string
   channel: string
   template: string
+  /** What goes into the template's places, as its version of the day wants it; see docs/phi-guard.md. */
+  variables?: Record<string, unknown> | undefined
+  /** ISO 8601: not before; now, when left out. */
+  dueAt?: string | undefined
 }
 
 /** Where messages are asked for, by POST; below it by GET. */
@@ -50,6 +54,7 @@ export interface FoundMessage {
   id: string
   channel: string
   template: string
+  /** `queued`, `sent`, `failed`, `cancelled`; whatever feedback makes of it afterwards. */
   status: string
   sentAt: Date | null
 }
@@ -75,14 +80,14 @@ const makeMessage = ({ db }: { db: Database }, call: Call, message: NewMessage):
 async function insertMessage(
   tx: Transaction,
   call: Call,
-  { patientId, channel, template }: NewMessage,
+  { patientId, channel, template, variables, dueAt }: NewMessage,
 ): Promise<Effect> {
   const { tenantId } = call
   const id = idOf(call)
   const [made] = await tx.query(
-    `insert into communication.message (id, tenant_id, patient_id, channel, template, status)
-     values ($1, $2, $3, $4, $5, 'queued') on conflict (id) do nothing returning id`,
-    [id, tenantId, patientId, channel, template],
+    `insert into communication.message (id, tenant_id, patient_id, channel, template, status, variables, due_at)
+     values ($1, $2, $3, $4, $5, 'queued', $6, coalesce($7, clock_timestamp())) on conflict (id) do nothing returning id`,
+    [id, tenantId, patientId, channel, template, JSON.stringify(variables ?? {}), dueAt],
     'message_insert',
   )
   const answer = { status: 201, body: JSON.stringify({ id, status: 'queued' }) }

@@ -28,7 +28,7 @@ const TYPES = {
   amount: z.string().regex(/^\d{1,9} [A-Z]{3}$/),
   /** An opaque id of ours. */
   reference: z.uuid(),
-  /** An address of ours whose path is an opaque token. */
+  /** An address of ours (`messaging.linkHosts`) whose path is an opaque token. */
   link: z.string().regex(/^https:\/\/[a-z0-9.-]{1,100}\/[a-z]{1,12}\/[A-Za-z0-9_-]{16,64}$/),
 } as const
 export type VariableType = keyof typeof TYPES
@@ -42,7 +42,10 @@ export const newTemplateSchema = z
     category: z.string().regex(/^[a-z][a-z-]{1,40}$/, 'must be a word in small letters'),
     subject: z.string().max(120).nullish(),
     body: z.string().min(1).max(2_000),
-    variables: z.record(z.string().regex(/^[a-zA-Z]{1,30}$/), z.enum(VARIABLE_TYPES)).default({}),
+    variables: z
+      .record(z.string().regex(/^[a-zA-Z]{1,30}$/), z.enum(VARIABLE_TYPES))
+      .refine((variables) => Object.keys(variables).length <= 12, 'must be twelve at the most')
+      .default({}),
   })
   .superRefine(({ subject, body, variables }, context) => {
     const used = new Set([...placesIn(subject ?? ''), ...placesIn(body)])
@@ -67,6 +70,7 @@ const placesIn = (text: string): string[] => [...text.matchAll(PLACE)].map(([, n
 export function renderTemplate(
   { id, version, subject, body, variables }: Template,
   given: Readonly<Record<string, unknown>>,
+  { linkHosts }: { linkHosts: readonly string[] },
 ): { subject: string | null; body: string } {
   const wrong = [
     ...Object.keys(given)
@@ -74,7 +78,9 @@ export function renderTemplate(
       .map(() => 'a variable that it does not have'),
     ...Object.entries(variables).flatMap(([name, type]) =>
       TYPES[type].safeParse(given[name]).success
-        ? []
+        ? type === 'link' && !linkHosts.includes(new URL(given[name] as string).host)
+          ? [`${name}, whose host is none of messaging.linkHosts`]
+          : []
         : [name in given ? `${name}, which is no ${type}` : `no ${name}`],
     ),
   ]
@@ -91,6 +97,10 @@ export function renderTemplate(
   const fill = (text: string) => text.replace(PLACE, (_, name) => shown(variables[name]!, given[name]))
   return { subject: subject === null ? null : fill(subject), body: fill(body) }
 }
+
+/** Values as they are shown, of variables that `renderTemplate` has taken. */
+export const shownVariables = ({ variables }: Template, given: Readonly<Record<string, unknown>>): string[] =>
+  Object.entries(variables).map(([name, type]) => shown(type, given[name]))
 
 function shown(type: VariableType, value: unknown): string {
   if (type === 'time') return KABUL.format(new Date(value as string))

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 import { type AddressInfo, createServer as createSocketServer } from 'node:net'
 import { text } from 'node:stream/consumers'
@@ -16,11 +17,19 @@ export interface MessagingProviders extends AsyncDisposable {
     sms: { url: string }
     push: { url: string; project: string }
     email: { url: string; from: string }
+    linkHosts: string[]
   }
-  /** What arrived, in order; an attempt that is made again under its key arrives once. */
+  /**
+   * What arrived, in order, as whom it is for sees it: of what is sent again under one key the gateway sends one, the phone
+   * shows one (FCM itself sends all), the mailbox keeps one (the server takes all).
+   */
   readonly arrived: readonly Arrived[]
+  /** How often anything was taken on, the repeated included. */
+  readonly taken: number
   /** The status that HTTP is answered with from now on; 200 to work again. */
   answer(status: number): void
+  /** Once so many were taken on in all, nobody is answered, whatever is taken on; settles then. `answer` goes on. */
+  hangAt(taken: number): Promise<void>
 }
 
 /** The SMS gateway and FCM over HTTP, and a mail server over SMTP (RFC 5321), on the loopback interface. */
@@ -28,20 +37,34 @@ export async function startMessagingProviders(): Promise<MessagingProviders> {
   const arrived: Arrived[] = []
   const known = new Set<string>()
   let status = 200
+  let taken = 0
+  let hang: { at: number; begun(): void } | undefined
+  /** Returns whether it is answered. */
+  const take = (key: string, message: Arrived): boolean => {
+    taken += 1
+    if (!known.has(key)) arrived.push(message)
+    known.add(key)
+    if (hang === undefined || taken < hang.at) return true
+    hang.begun()
+    return false
+  }
   const http = createServer(async (request, response) => {
     const body = JSON.parse(await text(request)) as Record<string, never>
     const key = String(request.headers['idempotency-key'])
+    const { message } = body as { message?: FcmMessage }
+    const isAnswered =
+      status !== 200 ||
+      (message
+        ? take(`push ${message.android?.notification.tag ?? randomUUID()}`, {
+            ...{ channel: 'push', to: message.token },
+            ...{ subject: message.notification.title, body: message.notification.body },
+          })
+        : take(`sms ${key}`, { channel: 'sms', to: body.to!, subject: '', body: body.text! }))
+    if (!isAnswered) return
     response.writeHead(status, { 'content-type': 'application/json' })
     response.end(
       status === 200 ? JSON.stringify({ id: key, name: `messages/${key}` }) : '{"error":"simulated"}',
     )
-    if (status !== 200 || known.has(key)) return
-    known.add(key)
-    const { message } = body as { message?: { token: string; notification: { title: string; body: string } } }
-    if (message) {
-      const { title, body } = message.notification
-      arrived.push({ channel: 'push', to: message.token, subject: title, body })
-    } else arrived.push({ channel: 'sms', to: body.to!, subject: '', body: body.text! })
   })
   const smtp = createSocketServer((socket) => {
     socket.setEncoding('utf8')
@@ -59,8 +82,8 @@ export async function startMessagingProviders(): Promise<MessagingProviders> {
         held = held.slice(end + (inData ? 5 : 2))
         if (inData) {
           inData = false
-          arrived.push({ channel: 'email', to, ...mailOf(line) })
-          say('250 queued')
+          const { messageId, ...mail } = mailOf(line)
+          if (take(`email ${messageId}`, { channel: 'email', to, ...mail })) say('250 queued')
         } else if (/^(EHLO|HELO)/i.test(line)) say('250 simulator')
         else if (/^RCPT/i.test(line)) {
           to = /<([^>]*)>/.exec(line)?.[1] ?? ''
@@ -86,11 +109,20 @@ export async function startMessagingProviders(): Promise<MessagingProviders> {
       sms: { url },
       push: { url, project: 'sandbox' },
       email: { url: `smtp://127.0.0.1:${portOf(smtp)}`, from: 'Clinic <no-reply@clinic.example>' },
+      linkHosts: ['clinic.example'],
     },
     arrived,
+    get taken() {
+      return taken
+    },
     answer(next) {
       status = next
+      hang = undefined
     },
+    hangAt: (at) =>
+      new Promise((resolve) => {
+        hang = { at, begun: resolve }
+      }),
     async [Symbol.asyncDispose]() {
       http.closeAllConnections()
       await Promise.all([http, smtp].map((server) => new Promise((resolve) => server.close(resolve))))
@@ -98,7 +130,18 @@ export async function startMessagingProviders(): Promise<MessagingProviders> {
   }
 }
 
-function mailOf(data: string): { subject: string; body: string } {
+interface FcmMessage {
+  token: string
+  notification: { title: string; body: string }
+  android?: { notification: { tag: string } }
+}
+
+function mailOf(data: string): { messageId: string; subject: string; body: string } {
   const [head = '', ...body] = data.split('\r\n\r\n')
-  return { subject: /^subject: (.*)$/im.exec(head)?.[1] ?? '', body: body.join('\n\n').trim() }
+  const header = (name: string) => new RegExp(`^${name}: (.*)$`, 'im').exec(head)?.[1] ?? ''
+  return {
+    messageId: header('message-id'),
+    subject: header('subject'),
+    body: body.join('\n\n').trim(),
+  }
 }

@@ -7,7 +7,7 @@ export const communication: Inventory = {
     'communication.message': {
       subjectKey: ['patient_id'],
       personal: ['recipient'],
-      pseudonymous: ['id', 'channel', 'template', 'status', 'sent_at'],
+      pseudonymous: ['id', 'channel', 'template', 'status', 'sent_at', 'due_at', 'attempts', 'last_error'],
       none: ['tenant_id'],
       json: { variables: { '**': 'personal' } },
       retention: 'tenant:messages',
@@ -24,6 +24,7 @@ export const communication: Inventory = {
     },
     'communication.contact': {
       subjectKey: ['person_id'],
+      personal: ['push_token'],
       pseudonymous: ['id'],
       none: ['tenant_id'],
       retention: 'until-erased',
@@ -163,7 +164,7 @@ export const communication: Inventory = {
   },
   stores: {
     'outbox preflight': {
-      class: 'subject-key',
+      class: 'personal',
       holds: 'messages accepted while no database takes writes (`outbox.preflight`), until they are drained',
       retention: 'P1D',
     },

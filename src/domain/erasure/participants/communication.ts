@@ -11,7 +11,8 @@ export const communication: Participant = {
          member as (delete from communication.thread_participant where contact_id in (${CONTACT}) returning 1),
          thread as (update communication.thread set patient_id = $3 where patient_id = $1 returning 1),
          message as (
-           update communication.message set patient_id = $3, recipient = null, variables = '{}'
+           update communication.message set patient_id = $3, recipient = null, variables = '{}',
+             status = case status when 'queued' then 'cancelled' else status end
            where ${MESSAGE} returning 1),
          visit as (update communication.virtual_session set patient_id = $3 where patient_id = $1 returning 1)
        select (select count(*) from said)::int as thread_message, (select count(*) from refusal)::int as participant_refusal,
