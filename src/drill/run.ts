@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { BuiltMode } from '../catalog/failure-mode.ts'
 import { type ModeStatus, readStatus } from '../catalog/status.ts'
+import type { PreparedPostgres } from '../sandbox/servers/postgres.ts'
 import { createWorld, type TabibProcess, type World } from '../sandbox/world.ts'
 
 /**
@@ -43,6 +44,8 @@ export interface DrillOptions {
   catalog: readonly BuiltMode[]
   onStep?: (step: Step) => void
   signal?: AbortSignal
+  /** What the world's Postgres is copied from, for whoever runs many. */
+  prepared?: PreparedPostgres | undefined
 }
 
 const DETECT_S = 20
@@ -59,7 +62,7 @@ const POLL_MS = 200
  */
 export async function runDrill(mode: BuiltMode, options: DrillOptions): Promise<DrillJournal> {
   const journal = openJournal(mode, options)
-  await using world = await createWorld({ ...mode.drill.needs })
+  await using world = await createWorld({ ...mode.drill.needs, prepared: options.prepared })
   try {
     if (options.kind === 'control') await control(world, journal, options)
     else if (mode.kind === 'guard') await rehearseGuard(mode, world, journal, options)

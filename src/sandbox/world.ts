@@ -26,7 +26,7 @@ import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniServer, startPatroni } from './servers/patroni.ts'
 import { type PgBouncerServer, startPgBouncer } from './servers/pgbouncer.ts'
-import { makeRoles, type PostgresServer, startPostgres } from './servers/postgres.ts'
+import { makeRoles, type PostgresServer, type PreparedPostgres, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
 import { type KmsSimulator, startKms } from './simulators/kms.ts'
 import { type MessagingProviders, startMessagingProviders } from './simulators/messaging.ts'
@@ -155,6 +155,8 @@ export interface WorldOptions {
   natsMaxFileStore?: number | undefined
   /** Further Postgres settings. */
   postgresSettings?: Record<string, string> | undefined
+  /** Copies its Postgres from this instead of making one; neither a cluster nor a small disk begins so. */
+  prepared?: PreparedPostgres | undefined
   log?: Logger | undefined
 }
 
@@ -192,6 +194,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
 
 async function build(folder: SandboxFolder, options: WorldOptions): Promise<World> {
   const { proxied, diskMb = {} } = options
+  const prepared = options.cluster || diskMb.postgres !== undefined ? undefined : options.prepared
   const [{ postgres, cluster }, nats, redis] = await Promise.all([
     options.cluster
       ? startCluster(folder)
@@ -202,6 +205,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
           shiftable: options.clock,
           diskMb: diskMb.postgres,
           settings: options.postgresSettings,
+          copyOf: prepared,
         }).then((alone) => ({ postgres: alone, cluster: undefined })),
     startNats({
       folder,
@@ -212,7 +216,8 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     }),
     startRedis({ folder, proxied, diskMb: diskMb.redis }),
   ])
-  const { name, ownerUrl } = await postgres.createDatabase()
+  const name = prepared?.database ?? (await postgres.createDatabase()).name
+  const ownerUrl = postgres.url('tabib_owner', name)
   // A file of its own, so that the settings of whoever runs this do not reach into the sandbox.
   const configFile = join(folder.path, 'tabib.yaml')
   const secretFile = join(folder.path, 'key-store.secret')
@@ -380,7 +385,7 @@ async function startCluster(
 ): Promise<{ postgres: PostgresServer; cluster: PatroniServer }> {
   const members = ['n1', 'n2', 'n3'].map((name) => ({ name }))
   const cluster = await startPatroni({ folder, scope: 'main', synchronous: 'strict', members })
-  const roles = await makeRoles(cluster.adminUrl, cluster.hosts)
+  const roles = await makeRoles(cluster)
   const postgres = Object.create(
     cluster.members[0]!,
     Object.getOwnPropertyDescriptors(roles),

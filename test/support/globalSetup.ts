@@ -3,9 +3,10 @@ import { openNats } from '../../src/adapters/nats/client.ts'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { migrateUp } from '../../src/domain/schema/migrate.ts'
 import { openSandboxFolder } from '../../src/sandbox/folder.ts'
+import { preparePostgres } from '../../src/sandbox/prepared.ts'
 import { requirePrograms } from '../../src/sandbox/servers/find.ts'
 import { startNats } from '../../src/sandbox/servers/nats.ts'
-import { type SandboxRole, startPostgres } from '../../src/sandbox/servers/postgres.ts'
+import { type PreparedPostgres, type SandboxRole, startPostgres } from '../../src/sandbox/servers/postgres.ts'
 import { startRedis } from '../../src/sandbox/servers/redis.ts'
 
 declare module 'vitest' {
@@ -19,6 +20,8 @@ declare module 'vitest' {
     /** The shared NATS, with tabib's streams. A test that publishes takes `useNats`, or a stream of its own. */
     natsUrl: string
     redisUrl: string
+    /** What the worlds' own Postgres is copied from. */
+    prepared: PreparedPostgres
   }
 }
 
@@ -39,8 +42,15 @@ export default async function setup(project: TestProject): Promise<() => Promise
     'etcd',
   ])
   const folder = await openSandboxFolder()
-  const stop = async () => folder[Symbol.asyncDispose]()
+  let prepared: Awaited<ReturnType<typeof preparePostgres>> | undefined
+  const stop = async () => {
+    await prepared?.[Symbol.asyncDispose]()
+    await folder[Symbol.asyncDispose]()
+  }
   try {
+    prepared = await preparePostgres()
+    const { data, database, adminPassword, passwords } = prepared
+    project.provide('prepared', { data, database, adminPassword, passwords })
     const [postgres, nats, redis] = await Promise.all([
       startPostgres({ folder }),
       startNats({ folder }),

@@ -1,11 +1,11 @@
-import { afterAll, beforeAll } from 'vitest'
+import { afterAll, beforeAll, inject } from 'vitest'
 import { createWorld, type World, type WorldOptions } from '../../src/sandbox/world.ts'
 
 /** A world of a test file's own; call what it returns inside a test. */
 export function useWorld(options: WorldOptions = {}): () => World {
   let world: World | undefined
   beforeAll(async () => {
-    world = await createWorld(options)
+    world = await createWorld({ ...options, prepared: inject('prepared') })
   })
   afterAll(async () => {
     await world?.[Symbol.asyncDispose]()

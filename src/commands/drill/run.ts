@@ -44,6 +44,7 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
     const { assertSandboxAllowed } = await import('../../sandbox/world.ts')
     assertSandboxAllowed(await this.loadConfig())
     const { runDrill } = await import('../../drill/run.ts')
+    const { preparePostgres } = await import('../../sandbox/prepared.ts')
     const kind = this.flags.control
       ? 'control'
       : this.flags['without-mitigation']
@@ -52,6 +53,7 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
     const built = catalog.filter((mode): mode is BuiltMode => mode.state === 'built')
     const chosen = kind === 'control' ? built.slice(0, 1) : this.#chosen(built)
     const journals: DrillJournal[] = []
+    await using prepared = chosen.length > 1 ? await preparePostgres() : undefined
     for (const mode of chosen) {
       this.signal.throwIfAborted()
       this.note(
@@ -61,6 +63,7 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
         kind,
         catalog: built,
         signal: this.signal,
+        prepared,
         onStep: ({ name, ok, atS, detail }) =>
           this.note(
             `  ${mark(ok ? 'ok' : 'failed', process.stderr)} ${atS.toFixed(1).padStart(5)} s  ${name}${detail ? `: ${detail}` : ''}`,
