@@ -55,6 +55,7 @@ const { outputFiles } = await build({
     'bullmq',
     'fastify',
     'harfbuzzjs',
+    'ioredis',
     'node-pg-migrate',
     'pdfkit',
     'pino',

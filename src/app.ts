@@ -1,4 +1,5 @@
-import { type Logger, pino } from 'pino'
+import { createRequire } from 'node:module'
+import type { Logger } from 'pino'
 import { type Attachments, openAttachments } from './adapters/attachments/client.ts'
 import { openEmail } from './adapters/email/client.ts'
 import { type Bounds, type Fetch, type Http, openHttp } from './adapters/http/client.ts'
@@ -62,7 +63,8 @@ export interface AppOptions {
 }
 
 export function createApp(config: Config, options: AppOptions = {}): App {
-  const { log = createLogger(), onDisconnect = 'resume', maxConnections = 8 } = options
+  const { onDisconnect = 'resume', maxConnections = 8 } = options
+  let { log } = options
   const waits = openWaitLog()
   let db: Database | undefined
   let replica: Database | undefined
@@ -87,7 +89,10 @@ export function createApp(config: Config, options: AppOptions = {}): App {
     })
   const app: App = {
     config,
-    log,
+    get log() {
+      log ??= createLogger()
+      return log
+    },
     waits,
     get db() {
       db ??= open(required(config.databaseUrl, 'Postgres', 'TABIB_DATABASE_URL'))
@@ -175,6 +180,8 @@ export function createApp(config: Config, options: AppOptions = {}): App {
 
 /** JSON lines on stderr: stdout belongs to the command's data. What looks like a patient's is masked, wherever it stands. */
 export function createLogger(level = process.env.TABIB_LOG_LEVEL ?? 'info'): Logger {
+  // Loaded by whoever logs: most commands end without a line.
+  const { pino } = createRequire(import.meta.url)('pino') as typeof import('pino')
   return pino(
     {
       level,

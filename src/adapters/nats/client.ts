@@ -1,26 +1,21 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import {
-  type Consumer,
-  type ConsumerConfig,
-  type ConsumerInfo,
+import type {
+  Consumer,
+  ConsumerConfig,
+  ConsumerInfo,
   JetStreamApiError,
-  type JetStreamManager,
-  type JsMsg,
-  jetstream,
-  jetstreamManager,
-  type StreamConfig,
-  type StreamInfo,
+  JetStreamManager,
+  JsMsg,
+  StreamConfig,
+  StreamInfo,
 } from '@nats-io/jetstream'
 import type { NatsConnectionImpl } from '@nats-io/nats-core/internal'
-import {
-  connect,
-  createInbox,
-  headers,
-  type Msg,
-  type MsgHdrs,
-  type NatsConnection,
-} from '@nats-io/transport-node'
+import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TabibError } from '../../errors.ts'
+
+// Loaded by whoever connects: most commands ask Postgres alone.
+const transport = () => import('@nats-io/transport-node')
+const jetStream = () => import('@nats-io/jetstream')
 
 export interface NatsOptions {
   /** One URL or several, comma-separated; `nats://user:password@host:port`. */
@@ -173,31 +168,35 @@ export function openNats(options: NatsOptions): Nats {
     )
 
   const connection = (): Promise<NatsConnection> => {
-    opening ??= connect({
-      ...credentials(servers),
-      name: options.name ?? 'tabib',
-      timeout: timeoutMs,
-      reconnect: options.onDisconnect !== 'fail',
-      maxReconnectAttempts: options.onDisconnect === 'fail' ? 0 : -1,
-      reconnectTimeWait: 250,
-      reconnectJitter: 250,
-      waitOnFirstConnect: false,
-      ignoreClusterUpdates: true,
-    }).then(
-      (nc) => {
-        void nc.closed().then(() => {
+    opening ??= transport()
+      .then(({ connect }) =>
+        connect({
+          ...credentials(servers),
+          name: options.name ?? 'tabib',
+          timeout: timeoutMs,
+          reconnect: options.onDisconnect !== 'fail',
+          maxReconnectAttempts: options.onDisconnect === 'fail' ? 0 : -1,
+          reconnectTimeWait: 250,
+          reconnectJitter: 250,
+          waitOnFirstConnect: false,
+          ignoreClusterUpdates: true,
+        }),
+      )
+      .then(
+        (nc) => {
+          void nc.closed().then(() => {
+            opening = undefined
+            managing = undefined
+            online?.resolve()
+          })
+          void watch(nc)
+          return nc
+        },
+        (cause) => {
           opening = undefined
-          managing = undefined
-          online?.resolve()
-        })
-        void watch(nc)
-        return nc
-      },
-      (cause) => {
-        opening = undefined
-        throw unreachable(cause)
-      },
-    )
+          throw unreachable(cause)
+        },
+      )
     return opening
   }
   const watch = async (nc: NatsConnection): Promise<void> => {
@@ -218,9 +217,10 @@ export function openNats(options: NatsOptions): Nats {
   }
   const manager = async (): Promise<JetStreamManager> => {
     const nc = await live()
-    managing ??= jetstreamManager(nc, { checkAPI: false })
+    managing ??= jetStream().then(({ jetstreamManager }) => jetstreamManager(nc, { checkAPI: false }))
     return managing
   }
+  const client = async () => (await jetStream()).jetstream(await connection())
   // Every call of JetStream's API made here may be made twice, and a cluster that elects a leader asks for just that.
   const jetStreamCall = async <T>(call: (jsm: JetStreamManager) => Promise<T>): Promise<T> => {
     const deadline = performance.now() + timeoutMs
@@ -255,14 +255,14 @@ export function openNats(options: NatsOptions): Nats {
       return (await connection()).info?.max_payload ?? 1_048_576
     },
     async openPublisher({ ackTimeoutMs = 5_000 } = {}) {
-      return openPublisher(await connection(), ackTimeoutMs, unreachable)
+      const { createInbox } = await transport()
+      return openPublisher(await connection(), `${createInbox()}.`, ackTimeoutMs, unreachable)
     },
     store: ({ subject, messageId, headers: wanted, payload }) =>
       jetStreamCall(async () => {
-        const all = headers()
+        const all = (await transport()).headers()
         for (const [name, value] of wanted) all.set(name, value)
-        const js = jetstream(await connection())
-        const { seq, duplicate } = await js.publish(subject, payload, {
+        const { seq, duplicate } = await (await client()).publish(subject, payload, {
           msgID: messageId,
           headers: all,
           timeout: 5_000,
@@ -299,8 +299,7 @@ export function openNats(options: NatsOptions): Nats {
       }),
     consumerInfo: (stream, durable) =>
       jetStreamCall((jsm) => unlessNotFound(jsm.consumers.info(stream, durable))),
-    consumer: (stream, durable) =>
-      jetStreamCall(async () => jetstream(await connection()).consumers.get(stream, durable)),
+    consumer: (stream, durable) => jetStreamCall(async () => (await client()).consumers.get(stream, durable)),
     message: (stream, seq) =>
       jetStreamCall(async (jsm) => {
         const found = await unlessNotFound(jsm.streams.getMessage(stream, { seq }))
@@ -318,7 +317,7 @@ export function openNats(options: NatsOptions): Nats {
       const last = info?.state.last_seq ?? 0
       if (!info || info.state.messages === 0 || (typeof from === 'number' && from > last)) return
       const ordered = await jetStreamCall(async () =>
-        jetstream(await connection()).consumers.get(stream, {
+        (await client()).consumers.get(stream, {
           ...(typeof from === 'number'
             ? { opt_start_seq: Math.max(from, info.state.first_seq) }
             : { opt_start_time: from.toISOString() }),
@@ -411,11 +410,11 @@ const CLOSING_BRACE = 0x7d
  */
 function openPublisher(
   nc: NatsConnection,
+  inbox: string,
   ackTimeoutMs: number,
   unreachable: (cause: unknown) => TabibError,
 ): Publisher {
   const { protocol } = nc as NatsConnectionImpl
-  const inbox = `${createInbox()}.`
   // Whoever waits, in the order of sending: `waiting[0]` sent the message `first`. Settled ones leave a hole until all
   // before them are settled too: cheaper than a Map with an entry a message.
   let waiting: (Sender | undefined)[] = []
@@ -615,7 +614,9 @@ const isNotFound = (error: unknown): boolean =>
   error instanceof Error && /not found|no message found/i.test(error.message)
 
 const isUnavailable = (error: unknown): boolean =>
-  error instanceof JetStreamApiError && TRANSIENT_ERR_CODES.has(error.code)
+  error instanceof Error &&
+  error.name === 'JetStreamApiError' &&
+  TRANSIENT_ERR_CODES.has((error as JetStreamApiError).code)
 
 const isTransportError = (error: unknown): boolean =>
   error instanceof Error &&

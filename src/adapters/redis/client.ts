@@ -1,4 +1,5 @@
-import { Redis } from 'ioredis'
+import { createRequire } from 'node:module'
+import type { Redis } from 'ioredis'
 import { TabibError } from '../../errors.ts'
 
 export type { Redis }
@@ -16,7 +17,9 @@ export function openRedis({
   name?: string
   queue?: boolean
 }): Redis {
-  const redis = new Redis(url, {
+  // Loaded by whoever uses it: most commands ask Postgres alone.
+  const ioredis = createRequire(import.meta.url)('ioredis') as typeof import('ioredis')
+  const redis = new ioredis.Redis(url, {
     connectionName: name,
     lazyConnect: true,
     connectTimeout: 5_000,
