@@ -13,9 +13,8 @@ import type { NatsConnectionImpl } from '@nats-io/nats-core/internal'
 import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TabibError } from '../../errors.ts'
 
-// Loaded by whoever connects: most commands ask Postgres alone.
-const transport = () => import('@nats-io/transport-node')
-const jetStream = () => import('@nats-io/jetstream')
+// Most commands ask Postgres alone.
+const library = () => import('./library.ts')
 
 export interface NatsOptions {
   /** One URL or several, comma-separated; `nats://user:password@host:port`. */
@@ -168,7 +167,7 @@ export function openNats(options: NatsOptions): Nats {
     )
 
   const connection = (): Promise<NatsConnection> => {
-    opening ??= transport()
+    opening ??= library()
       .then(({ connect }) =>
         connect({
           ...credentials(servers),
@@ -217,10 +216,10 @@ export function openNats(options: NatsOptions): Nats {
   }
   const manager = async (): Promise<JetStreamManager> => {
     const nc = await live()
-    managing ??= jetStream().then(({ jetstreamManager }) => jetstreamManager(nc, { checkAPI: false }))
+    managing ??= library().then(({ jetstreamManager }) => jetstreamManager(nc, { checkAPI: false }))
     return managing
   }
-  const client = async () => (await jetStream()).jetstream(await connection())
+  const client = async () => (await library()).jetstream(await connection())
   // Every call of JetStream's API made here may be made twice, and a cluster that elects a leader asks for just that.
   const jetStreamCall = async <T>(call: (jsm: JetStreamManager) => Promise<T>): Promise<T> => {
     const deadline = performance.now() + timeoutMs
@@ -255,12 +254,12 @@ export function openNats(options: NatsOptions): Nats {
       return (await connection()).info?.max_payload ?? 1_048_576
     },
     async openPublisher({ ackTimeoutMs = 5_000 } = {}) {
-      const { createInbox } = await transport()
+      const { createInbox } = await library()
       return openPublisher(await connection(), `${createInbox()}.`, ackTimeoutMs, unreachable)
     },
     store: ({ subject, messageId, headers: wanted, payload }) =>
       jetStreamCall(async () => {
-        const all = (await transport()).headers()
+        const all = (await library()).headers()
         for (const [name, value] of wanted) all.set(name, value)
         const { seq, duplicate } = await (await client()).publish(subject, payload, {
           msgID: messageId,
