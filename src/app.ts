@@ -161,7 +161,9 @@ export function createApp(config: Config, options: AppOptions = {}): App {
     onRefused: (refusal) => {
       // Not waited for: whoever asked may hold a lock on the very incident. `dispose` waits.
       const report = reportRefusal(app.db, { ...refusal, tenantId, residency: config.residency })
-        .catch((err) => log.error({ err, host: refusal.host }, 'a refused connection could not be reported'))
+        .catch((err) =>
+          app.log.error({ err, host: refusal.host }, 'a refused connection could not be reported'),
+        )
         .finally(() => reports.delete(report))
       reports.add(report)
     },
