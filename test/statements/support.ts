@@ -96,12 +96,12 @@ export async function linesPage(lines: readonly string[]): Promise<Buffer> {
   return written()
 }
 
-// Its own, round text of the other direction, and the marks that keep it in order.
-const BIDI_CONTROLS = /\p{Bidi_Control}/gu
+/** Without the marks that keep a text in order for its readers, and those that they add themselves. */
+export const withoutControls = (text: string): string => text.replace(/\p{Bidi_Control}/gu, '')
 
 /** What pdftotext reads in a PDF, without the controls of direction. */
 export async function textOf(pdf: Buffer, ...argv: string[]): Promise<string> {
   const { pdftotext } = await requirePrograms(['pdftotext'])
   const { stdout } = await execa(pdftotext, [...argv, '-', '-'], { input: pdf })
-  return stdout.replace(BIDI_CONTROLS, '')
+  return withoutControls(stdout)
 }

@@ -72,6 +72,9 @@ const STAND_IN: Record<string, string> = {
   BN: '\u00ad',
 }
 
+/** A character's class (UAX #9, Bidi_Class) by its short name. */
+export const bidiClassOf = (char: string): string => bidi.getBidiCharTypeName(char)
+
 /**
  * Embedding levels of one paragraph (UAX #9, P2 to I2, and L1 for separators): one for each UTF-16 unit, or one for all.
  * Always of the whole paragraph: a line's levels depend on what stands before and after it.
@@ -108,8 +111,8 @@ const LEFT_TO_RIGHT = [
   String.raw`\p{Nd}{4}-\p{Nd}{2}(?:-\p{Nd}{2}(?:[T ]\p{Nd}{2}:\p{Nd}{2}(?::\p{Nd}{2})?(?:Z|[+-]\p{Nd}{2}:?\p{Nd}{2})?)?)?`,
   // +93 (0)70 123 4567, 0799-123-456
   String.raw`(?:\+|(?=[0\u0660\u06f0]))\p{Nd}(?:[ ()-]{0,2}\p{Nd}){6,14}`,
-  // 12-AB-34; RX-2231/7 and a.b@clinic.af are left to right by their first letter. Bounded, or 1-1-1-… would take forever.
-  String.raw`(?=[\w./:@#+-]{0,99}[A-Za-z])\d[A-Za-z0-9]{0,49}(?:[-_./:@#+]{1,3}[A-Za-z0-9]{1,50}){1,20}`,
+  // 100mg, 12-AB-34; RX-2231/7 and a.b@clinic.af are left to right by their first letter. Bounded, or 1-1-1-… would take forever.
+  String.raw`(?=[\w./:@#+-]{0,99}[A-Za-z])\d[A-Za-z0-9]{0,49}(?:[-_./:@#+]{1,3}[A-Za-z0-9]{1,50}){0,20}`,
   // -500, -500 AFN
   String.raw`[+\u2212-]\p{Nd}+(?:[.,\u066b\u066c]\p{Nd}+)*(?: [A-Z]{3}(?![\p{L}\p{N}]))?`,
 ]
@@ -119,7 +122,7 @@ const CODE_OR_LETTER = new RegExp(
 )
 
 const MAY_HAVE_CODE =
-  /[+\u2212-]\p{Nd}|[+0\u0660\u06f0]\p{Nd}{2}|\p{Nd}[ ()-]\p{Nd}|[A-Za-z0-9][-_./:@#+]+[A-Za-z0-9]/u
+  /[+\u2212-]\p{Nd}|[+0\u0660\u06f0]\p{Nd}{2}|\p{Nd}[ ()-]\p{Nd}|\d[A-Za-z]|[A-Za-z0-9][-_./:@#+]+[A-Za-z0-9]/u
 
 /**
  * Isolates dates, telephone numbers, codes and signed numbers among right-to-left letters (UAX #9 HL3): after an Arabic letter
@@ -157,43 +160,4 @@ export function reorder<T extends { level: number }>(parts: readonly T[]): T[] {
     }
   }
   return visual
-}
-
-/** Which way a character makes pdftotext read: its own table of bidirectional classes, in three groups. */
-export type Leaning = Direction | 'neutral'
-
-/** The leaning of a text's first character. */
-export function leaningOf(text: string): Leaning {
-  const char = String.fromCodePoint(text.codePointAt(0)!)
-  // Taken for a currency sign as others are, which it was in earlier versions of Unicode.
-  if (char === '؋') return 'ltr'
-  const type = bidi.getBidiCharTypeName(char)
-  if (type === 'R' || type === 'AL') return 'rtl'
-  return /^(L|EN|AN|ES|ET|CS)$/.test(type) ? 'ltr' : 'neutral'
-}
-
-/** What stands beside a boundary within a line. */
-export interface Side {
-  leaning: Leaning
-  isRtl: boolean
-}
-
-const [LRM, RLM] = ['\u200e', '\u200f']
-
-/**
- * What must stand between two neighbours of a line so that pdftotext, which sees no levels, puts the line back in logical
- * order. On a right-to-left page it goes from the right: letters and neutrals are turned round up to the first
- * left-to-right letter or number, then nothing is up to the next right-to-left letter; spaces and brackets on the border
- * so end up on the wrong side of it. pdf.js leaves these marks out of what it reads.
- */
-export function readerMark(page: Direction, left: Side | undefined, right: Side | undefined): string {
-  if (page === 'ltr') {
-    if (left === undefined || right === undefined || left.isRtl === right.isRtl) return ''
-    if (right.leaning !== 'neutral') return ''
-    return left.isRtl ? LRM : RLM
-  }
-  if (left === undefined || (right !== undefined && !left.isRtl && !right.isRtl)) return ''
-  const rightRuns = right !== undefined && (!right.isRtl || right.leaning === 'ltr')
-  if (rightRuns && left.leaning !== 'rtl') return RLM
-  return !left.isRtl && left.leaning === 'neutral' ? LRM : ''
 }

@@ -6,8 +6,12 @@ import type { Line } from './layout.ts'
 import { type EmbeddedFont, embedFont, type Ink } from './pdf-font.ts'
 import { createWriter, type PdfReference } from './pdf-writer.ts'
 import { isPng, packPng } from './png.ts'
+import { MARK_LAST, type Reading, readingsOf } from './readers.ts'
 
 export const PAGE = { width: 595.28, height: 841.89 }
+
+// In ems; to be clear of the tallest glyphs.
+const APART = 2
 
 /** An element of the structure tree that may still get children; nothing of it is kept once it is closed. */
 export interface Tag {
@@ -60,6 +64,8 @@ export function createCanvas(
   /** Selected on this page, as the operator that selects it. */
   let font = ''
   const inks: Ink[] = []
+  /** What was drawn last: how PDFium must read it, and on which line. */
+  let last: { line: Reading['line']; y: number } = { line: undefined, y: 0 }
 
   function fontFor(face: Face) {
     let found = embedded.get(face)
@@ -107,6 +113,9 @@ export function createCanvas(
     const parts: Shaped[] = []
     for (const piece of pieces) for (const part of piece.parts) if (part.clusters.length > 0) parts.push(part)
     if (parts.length === 0) return ''
+    const readings = readingsOf(parts)
+    let line = Math.abs(y - last.y) < size ? last.line : undefined
+    let isAlone = false
     let before: Shaped | undefined
     let own = fontFor(parts[0]!.face)
     let array = `${selected(own.name, size)}[(`
@@ -114,13 +123,24 @@ export function createCanvas(
     let at = 0
     for (let i = 0; i < parts.length; i++) {
       const part = parts[i]!
-      if (before !== undefined) {
-        if (part.face !== before.face) {
-          own = fontFor(part.face)
-          array += `)] TJ ${selected(own.name, size)}[(`
-        }
-        array += own.font.markBetween(before, part)
+      const reading = readings[i]!
+      if (before !== undefined && part.face !== before.face) {
+        own = fontFor(part.face)
+        array += `)] TJ ${selected(own.name, size)}[(`
       }
+      const mark = own.font.markBetween(before, part)
+      // To PDFium the marks are letters, those that it must not read with a code.
+      const goesBefore = line === 'rtl'
+      if (goesBefore) array += mark
+      if (reading.isAlone !== isAlone) {
+        isAlone = reading.isAlone
+        array += `)] TJ ${isAlone ? '/Span BMC' : 'EMC'} [(`
+      }
+      if (reading.line !== undefined && reading.line !== line) {
+        if (line !== undefined) array += apart(own.font, x + at * size, y, size)
+        line = reading.line
+      }
+      if (!goesBefore) array += mark
       if (!isTakenIn(part, before, parts[i + 1])) {
         const after = parts[i + 1]
         const takesIn = after !== undefined && isTakenIn(after, part, parts[i + 2])
@@ -132,7 +152,17 @@ export function createCanvas(
       before = part
     }
     array += own.font.markBetween(before, undefined)
-    return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array})] TJ ET${inked}`
+    last = { line, y }
+    return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array})] TJ ${isAlone ? 'EMC ' : ''}ET${inked}`
+  }
+
+  /**
+   * Draws spaces far above a line, which for PDFium ends the line there; other readers leave such spaces out, and what follows
+   * stands where it would without. Two, since PDFium takes one by itself to have no width, and leaves it out.
+   */
+  function apart(font: EmbeddedFont, x: number, y: number, size: number): string {
+    const at = (baseline: number) => `1 0 0 -1 ${round(x)} ${round(baseline)} Tm [(`
+    return `)] TJ ${at(y - APART * size)}${font.space().repeat(2)})] TJ ${at(y)}`
   }
 
   function selected(name: string, size: number): string {
@@ -284,7 +314,6 @@ function isTakenIn(space: Shaped, left: Shaped | undefined, right: Shaped | unde
     MARK_LAST.test(right.clusters[0]?.text ?? '')
   )
 }
-const MARK_LAST = /.\p{M}$/su
 
 function pathOf(face: Face, glyphId: number): string {
   let [penX, penY] = [0, 0]

@@ -1,6 +1,6 @@
 import * as hb from 'harfbuzzjs'
-import { leaningOf, type Side } from './bidi.ts'
 import { type Face, openFace } from './face.ts'
+import { kindsOf, leaningOf, type Side } from './readers.ts'
 
 /** A glyph where HarfBuzz puts it, in font units. */
 export interface Glyph {
@@ -12,8 +12,8 @@ export interface Glyph {
 
 /** Glyphs that stand for some characters together: a letter, a letter with its marks, a ligature. */
 export interface Cluster extends Side {
-  /** In logical order. */
-  text: string
+  /** Of its characters (readers.ts). */
+  kinds: number
   /** From left to right. */
   glyphs: Glyph[]
   /** In font units. */
@@ -26,13 +26,15 @@ export interface Cluster extends Side {
 export interface Shaped {
   face: Face
   isRtl: boolean
+  /** Of all clusters. */
+  kinds: number
   /** From left to right. */
   clusters: Cluster[]
   /** In ems. */
   width: number
   /** Characters that no font has: U+FFFD is drawn for them, and copies as what it stands for. */
   missing: string[]
-  /** The codes of all clusters; empty where one has none, or a mark must stand between two (bidi.ts). */
+  /** The codes of all clusters; empty where one has none, or a mark must stand between two (readers.ts). */
   code: string
 }
 
@@ -161,15 +163,17 @@ const NONE: string[] = []
 function shapedOf(face: Face, isRtl: boolean, clusters: Cluster[], missing: string[]): Shaped {
   let width = 0
   let code = ''
+  let kinds = 0
   let isCoded = true
   for (let i = 0; i < clusters.length; i++) {
     const cluster = clusters[i]!
     width += cluster.advance
     code += cluster.code
+    kinds |= cluster.kinds
     const isMarked = isRtl && i > 0 && cluster.leaning !== 'rtl' && clusters[i - 1]!.leaning !== 'rtl'
     if (cluster.code === '' || isMarked) isCoded = false
   }
-  return { face, isRtl, clusters, width: width / face.unitsPerEm, missing, code: isCoded ? code : '' }
+  return { face, isRtl, kinds, clusters, width: width / face.unitsPerEm, missing, code: isCoded ? code : '' }
 }
 
 function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean, face: Face): Cluster[] {
@@ -196,11 +200,14 @@ function clustersOf(buffer: hb.Buffer, chars: string[], isRtl: boolean, face: Fa
       last.glyphs = isRtl ? [...placed, ...last.glyphs] : [...last.glyphs, ...placed]
       last.advance += advance
     } else if (text !== '') {
-      clusters.push({ text, isRtl, leaning: leaningOf(text), glyphs: placed, advance, code: '' })
+      clusters.push({ text, isRtl, leaning: leaningOf(text), kinds: 0, glyphs: placed, advance, code: '' })
     }
     first = end
   }
-  for (const cluster of clusters) cluster.code = codeOf(cluster, face)
+  for (const cluster of clusters) {
+    cluster.code = codeOf(cluster, face)
+    cluster.kinds = kindsOf(cluster.text)
+  }
   return isRtl ? clusters.reverse() : clusters
 }
 

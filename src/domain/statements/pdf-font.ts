@@ -1,7 +1,8 @@
-import { type Direction, readerMark } from './bidi.ts'
+import type { Direction } from './bidi.ts'
 import type { Face } from './face.ts'
 import { type Cluster, codeString, perMille, type Shaped } from './fonts.ts'
 import type { PdfWriter } from './pdf-writer.ts'
+import { readerMark } from './readers.ts'
 
 /** A glyph that is drawn and stands for no text, where its text has been given to its neighbour: in ems from the start. */
 export interface Ink {
@@ -133,6 +134,12 @@ export function embedFont(writer: PdfWriter, face: Face, tag: string, page: Dire
     return string
   }
 
+  /** What stands within a string for a space. */
+  function space(): string {
+    isUsed[face.blank] = 1
+    return codeString(face.blank)
+  }
+
   function finish(): void {
     const codes: Code[] = []
     for (let id = 0; id < isUsed.length; id++) {
@@ -163,7 +170,7 @@ export function embedFont(writer: PdfWriter, face: Face, tag: string, page: Dire
     )
   }
 
-  return { reference, encode, markBetween, finish }
+  return { reference, encode, markBetween, space, finish }
 }
 
 /** A string of a TJ array as it grows, and where it has come to, in font units. */
