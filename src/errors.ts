@@ -38,6 +38,7 @@ export const ERROR_CODES = {
   TEMPLATE_NOT_FOUND: EXIT.usage,
   POSTGRES_UNREACHABLE: EXIT.unreachable,
   POOL_EXHAUSTED: EXIT.unreachable,
+  NOT_REPLICATED: EXIT.unreachable,
   PGBOUNCER_UNREACHABLE: EXIT.unreachable,
   NATS_UNREACHABLE: EXIT.unreachable,
   REDIS_UNREACHABLE: EXIT.unreachable,

@@ -15,8 +15,8 @@ export const outboxPreflight: ContinuousWorker<'drain'> = {
   async run(app, loop) {
     let backOffMs = POLL_MS
     while (!loop.signal.aborted) {
-      const { drained, refused, stopped } = await drain(app, loop)
-      if (stopped === undefined) loop.passed({ drained, refused: refused.length })
+      const { drained, erased, refused, stopped } = await drain(app, loop)
+      if (stopped === undefined) loop.passed({ drained, erased, refused: refused.length })
       else if (!loop.signal.aborted) loop.failed(stopped)
       backOffMs = stopped === undefined ? POLL_MS : Math.min(backOffMs * 2, LONGEST_BACK_OFF_MS)
       // With jitter, so that not all hosts come at one moment to a server that is just back.
@@ -25,14 +25,14 @@ export const outboxPreflight: ContinuousWorker<'drain'> = {
     }
   },
   async once(app, loop) {
-    const { drained, refused } = await drain(app, loop)
-    return { drained, refused: refused.length }
+    const { drained, erased, refused } = await drain(app, loop)
+    return { drained, erased, refused: refused.length }
   },
 }
 
 async function drain(app: App, { signal }: Loop): Promise<Drained> {
   const { preflight } = app.config.outbox
-  if (preflight === undefined) return { drained: 0, refused: [], stopped: undefined }
+  if (preflight === undefined) return { drained: 0, erased: 0, refused: [], stopped: undefined }
   const { db } = app
   return drainPreflight(preflight.folder, { make: (write) => makeWaiting({ db }, write), signal })
 }

@@ -15,6 +15,7 @@ import {
   readPreflight,
   readSegment,
 } from '../../src/domain/outbox/preflight.ts'
+import { TabibError } from '../../src/errors.ts'
 import { mountSmallDisk } from '../../src/sandbox/faults/disk.ts'
 import { openSandboxFolder } from '../../src/sandbox/folder.ts'
 import { makeTenant } from '../../src/sandbox/tenants.ts'
@@ -230,6 +231,19 @@ test('what Postgres refuses for good holds nobody up, is kept, and is made once 
   await makeTenant(database, nobody)
   expect(await drain(true)).toMatchObject({ drained: 1, refused: [] })
   expect(await readdir(folder)).toEqual([])
+})
+
+test('what waits for a patient who was erased meanwhile is neither made nor kept', async () => {
+  await using preflight = open()
+  const [erased, other] = [write(1), write(2)]
+  for (const one of [erased, other]) await preflight.accept(one)
+  const made: string[] = []
+  const make = async ({ id }: AcceptedWrite) => {
+    if (id === erased.id) throw new TabibError('SUBJECT_ERASED', 'they have been erased')
+    made.push(id)
+  }
+  expect(await drainPreflight(folder, { make })).toMatchObject({ drained: 1, erased: 1, refused: [] })
+  expect([made, await readdir(folder)]).toEqual([[other.id], []])
 })
 
 test('without a preflight a write is refused, to be asked for again', async () => {

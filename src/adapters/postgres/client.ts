@@ -64,13 +64,16 @@ const types: pg.CustomTypesConfig = {
  * are tried again for half a second, with growing pauses and jitter; other statements are never repeated.
  *
  * @throws TabibError POSTGRES_UNREACHABLE when no connection can be made (safe to retry), POOL_EXHAUSTED when all there
- * may be are taken (safe to retry), NOT_AUTHORISED when the server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
+ * may be are taken (safe to retry), NOT_REPLICATED when a commit's wait for its synchronous standby was cancelled: done here, and
+ * lost if this host is, NOT_AUTHORISED when the server refuses the role or a privilege, LOCKED on a lock time-out, TIMED_OUT on the server's own for a statement. Other server errors pass through as pg's
  * `DatabaseError`, whose `code` is the SQLSTATE.
  */
 export function openDatabase(options: DatabaseOptions): Database {
   const where = describeUrl(options.url)
   const { connectTimeoutMs = 5_000 } = options
   let found: Promise<pg.Pool> | undefined
+  /** Connections whose last statement was told that its commit waits no longer for its synchronous standby. */
+  const unreplicated = new WeakSet<pg.PoolClient>()
   const pools = hostUrls(options.url).map((url) => {
     const pool = new pg.Pool({
       connectionString: url,
@@ -85,6 +88,12 @@ export function openDatabase(options: DatabaseOptions): Database {
       ...(options.answerWithinMs === undefined ? {} : { query_timeout: options.answerWithinMs }),
       allowExitOnIdle: true,
       types,
+    })
+    pool.on('connect', (client) => {
+      client.on('notice', ({ routine }) => {
+        // By its source: the words are in the server's own language.
+        if (routine === 'SyncRepWaitForLSN') unreplicated.add(client)
+      })
     })
     // A pooled connection that dies while idle is replaced at the next query; the host may lead no longer.
     pool.on('error', () => {
@@ -145,7 +154,10 @@ export function openDatabase(options: DatabaseOptions): Database {
       if (values) config.values = values
       // Behind a pooler the next transaction has another server connection, where the statement was never prepared.
       if (name && !(await isBehindPooler(client))) config.name = name
-      return (await client.query(config)).rows as R[]
+      unreplicated.delete(client)
+      const { rows } = await client.query(config)
+      if (unreplicated.has(client)) throw notReplicated(where)
+      return rows as R[]
     } catch (cause) {
       throw failed(cause)
     }
@@ -348,6 +360,18 @@ export function isDatabaseAway(error: unknown): boolean {
     error instanceof TabibError && (error.code === 'POSTGRES_UNREACHABLE' || error.code === 'POOL_EXHAUSTED')
   )
 }
+
+const notReplicated = (where: string): TabibError =>
+  new TabibError(
+    'NOT_REPLICATED',
+    `Postgres at ${where} has committed this alone: the wait for a synchronous standby was cancelled, and a failover may take it back`,
+    {
+      suggestions: ['tabib cluster diagnose'],
+      ref: 'runbooks/billing/fm-01-postgres-primary-down.md',
+      // What has an Idempotency-Key may be asked again; of all else nobody knows.
+      retryable: false,
+    },
+  )
 
 const UNREACHABLE_STATES = new Set([
   // Ended by the server: idle for too long, in a transaction or out of one.

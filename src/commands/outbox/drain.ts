@@ -45,8 +45,8 @@ export default class OutboxDrain extends TabibCommand<typeof OutboxDrain> {
   }
 }
 
-const drainedText = ({ drained, refused }: Drained): string =>
+const drainedText = ({ drained, erased, refused }: Drained): string =>
   [
-    `${mark(refused.length > 0 ? 'warning' : 'ok')} ${drained} accepted writes made, ${refused.length} refused`,
+    `${mark(refused.length > 0 ? 'warning' : 'ok')} ${drained} accepted writes made, ${refused.length} refused${erased > 0 ? `, ${erased} dropped: the patient was erased` : ''}`,
     ...refused.slice(0, 10).map(({ id, why }) => `    ${id}: ${why}`),
   ].join('\n')

@@ -28,7 +28,7 @@ const TTL_MS = 24 * 3_600_000
  * Redis answers when it can. What it lacks the database has, and puts back.
  *
  * @throws TabibError IDEMPOTENCY_KEY_REUSED, REQUEST_IN_PROGRESS while another request holds the key; whatever `work`
- * throws. POSTGRES_UNREACHABLE does not say whether it was done: ask again with the same key.
+ * throws. POSTGRES_UNREACHABLE and NOT_REPLICATED do not say whether it was done, or lasts: ask again with the same key.
  */
 export async function answerOnce(
   { db, cache }: { db: Database; cache?: AnswerCache | undefined },
@@ -91,7 +91,14 @@ async function keptAnswer(
     [tenantId, route, key],
     `idempotency_kept_${service}`,
   )
-  return row && { ...row, body: read(row.body) }
+  if (!row) return undefined
+  // It may be on no standby yet, after a wait that was cancelled: a commit that writes WAL waits for all before it.
+  await tx.query(
+    `select pg_logical_emit_message(true, 'tabib', '') where current_setting('synchronous_standby_names') <> ''`,
+    [],
+    'idempotency_await_standby',
+  )
+  return { ...row, body: read(row.body) }
 }
 
 /** Deletes a key that has expired; what is younger, the table's policy keeps. */

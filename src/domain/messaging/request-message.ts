@@ -38,7 +38,9 @@ export async function requestMessage(
   try {
     return await makeMessage({ db }, call, message)
   } catch (error) {
-    if (!isDatabaseAway(error)) throw error
+    // What the primary alone has, the preflight keeps too, until a standby has it.
+    const alone = error instanceof TabibError && error.code === 'NOT_REPLICATED'
+    if (!alone && !isDatabaseAway(error)) throw error
     return wait(preflight, call, message)
   }
 }

@@ -83,6 +83,8 @@ export function openPreflight({ folder, maxBytes }: { folder: string; maxBytes: 
         for (const { reject } of batch) reject(full(folder, reasonOf(cause), cause))
       }
     }
+    // At once: whoever was just answered may ask for the next before anything else happens.
+    flushing = undefined
   }
 
   const store = async (bytes: Buffer): Promise<void> => {
@@ -117,9 +119,7 @@ export function openPreflight({ folder, maxBytes }: { folder: string; maxBytes: 
     accept: (write) =>
       new Promise((resolve, reject) => {
         queue.push({ write, frame: frameOf(write), resolve, reject })
-        flushing ??= flush().finally(() => {
-          flushing = undefined
-        })
+        flushing ??= flush()
       }),
     async [Symbol.asyncDispose]() {
       await flushing
@@ -283,6 +283,8 @@ export async function readPreflight(folder: string): Promise<PreflightState> {
 /** What became of a folder's writes. */
 export interface Drained {
   drained: number
+  /** Whose subject was erased meanwhile: neither made nor kept. */
+  erased: number
   refused: { id: string; why: string }[]
   /** Why it stopped before the end: Postgres takes no writes still. */
   stopped: string | undefined
@@ -301,7 +303,7 @@ export async function drainPreflight(
     signal,
   }: { make(write: AcceptedWrite): Promise<void>; again?: boolean; signal?: AbortSignal | undefined },
 ): Promise<Drained> {
-  const result: Drained = { drained: 0, refused: [], stopped: undefined }
+  const result: Drained = { drained: 0, erased: 0, refused: [], stopped: undefined }
   for (const { name, size, changedMs } of await segmentsIn(folder, again ? [REFUSED] : [])) {
     if (size === 0 && Date.now() - changedMs < ABANDONED_MS) continue
     const path = await seal(folder, name)
@@ -315,6 +317,10 @@ export async function drainPreflight(
         result.drained += 1
       } catch (error) {
         if (mayPass(error)) return { ...result, stopped: (error as Error).message }
+        if (error instanceof TabibError && error.code === 'SUBJECT_ERASED') {
+          result.erased += 1
+          continue
+        }
         refused.push(write)
         result.refused.push({ id: write.id, why: (error as Error).message })
       }
@@ -340,7 +346,7 @@ async function madeBySomebody(make: () => Promise<void>): Promise<void> {
 /** Whether the same write may be made later. Whatever is no refusal of ours or of Postgres is a fault of the wire. */
 const mayPass = (error: unknown): boolean =>
   error instanceof TabibError
-    ? error.retryable || ['POSTGRES_UNREACHABLE', 'NOT_AUTHORISED', 'MIGRATION_REQUIRED'].includes(error.code)
+    ? error.retryable || ['NOT_REPLICATED', 'NOT_AUTHORISED', 'MIGRATION_REQUIRED'].includes(error.code)
     : !/^(22|23|42501)/.test((error as { code?: string }).code ?? '')
 
 async function seal(folder: string, name: string): Promise<string | undefined> {
