@@ -2,6 +2,7 @@ import { hostname } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import { openScheduler, type Schedule, type Scheduler } from './adapters/redis/scheduler.ts'
 import type { App } from './app.ts'
+import { assertMigrated } from './domain/schema/migrate.ts'
 import { type Heartbeat, type Instance, recordHeartbeat } from './domain/workers/heartbeat.ts'
 import { acquirePassLease, type PassLease, releasePassLease, renewPassLease } from './domain/workers/lease.ts'
 import { TabibError } from './errors.ts'
@@ -87,6 +88,8 @@ const PASS_LIMIT_MS = 300_000
 const SHORTEST_BACK_OFF_MS = 1_000
 const LONGEST_BACK_OFF_MS = 60_000
 const SHORTEST_NAP_MS = 100
+// How long a worker that could not begin looks away: the database is back meanwhile, and waits for it.
+const LONGEST_WAIT_MS = 2_000
 // How much later than due a job of the scheduler may begin before the timer makes the pass.
 const LONGEST_PATIENCE_MS = 5_000
 // A pass that nothing here or elsewhere has begun so long after it was due: the worker itself hangs.
@@ -114,13 +117,19 @@ export interface Fleet {
 
 /**
  * Starts workers; whatever fails, they go on until they are drained. Without Redis, or while it is away, a scheduled
- * worker keeps its cadence by a timer of its own.
+ * worker keeps its cadence by a timer of its own. Where the database was not seen to be `migrated`, since it is away, each
+ * begins only once it is.
  */
-export function startWorkers(app: App, workers: readonly Worker[], instance: Instance): Fleet {
+export function startWorkers(
+  app: App,
+  workers: readonly Worker[],
+  instance: Instance,
+  { migrated = true }: { migrated?: boolean } = {},
+): Fleet {
   const url = workers.every(isContinuous) ? undefined : app.config.redisUrl
   const scheduler =
     url === undefined ? undefined : openScheduler({ url, warn: (message) => app.log.warn(message) })
-  const running = workers.map((worker) => startWorker(app, worker, instance, scheduler))
+  const running = workers.map((worker) => startWorker(app, worker, instance, { scheduler, migrated }))
   return {
     running,
     get scheduled() {
@@ -147,11 +156,14 @@ function startWorker(
   app: App,
   worker: Worker,
   instance: Instance,
-  scheduler: Scheduler | undefined,
+  { scheduler, migrated }: { scheduler: Scheduler | undefined; migrated: boolean },
 ): RunningWorker {
   const stop = new AbortController()
   const site = openSite(app, worker, instance, stop.signal)
-  const work = isContinuous(worker) ? runLoops(site, worker) : runSchedule(site, worker, scheduler)
+  const work = (async () => {
+    if (!migrated) await untilMigrated(site, worker)
+    await (isContinuous(worker) ? runLoops(site, worker) : runSchedule(site, worker, scheduler))
+  })()
   void site.beat()
   site.log.info('started')
   return {
@@ -311,6 +323,19 @@ function openSite(app: App, worker: Worker, instance: Instance, signal: AbortSig
       await writing
       await write(true)
     },
+  }
+}
+
+/** Waits for a database that this version fits; meanwhile every loop is heard from, and fails. */
+async function untilMigrated({ app, signal, loop }: Site, worker: Worker): Promise<void> {
+  const names = isContinuous(worker) ? worker.cadence.loops : [worker.name]
+  while (!signal.aborted) {
+    try {
+      return await assertMigrated(app)
+    } catch (error) {
+      for (const name of names) loop(name).failed(error)
+      await nap(Math.min(LONGEST_WAIT_MS, backOffMs(1)), signal)
+    }
   }
 }
 

@@ -304,6 +304,19 @@ test('/readyz says which server is away; /livez asks none; /metrics counts what 
   await until(async () => (await statusOf(`${url}/readyz`)) === 200)
 }, 60_000)
 
+test('started while Postgres is away a worker is live and not ready, and begins once it is back', async () => {
+  await world().postgres.kill()
+  await using process = world().spawn(['worker', 'run', 'outbox-relay'])
+  const url = await urlOf(process)
+  const readyz = (await (await fetch(`${url}/readyz`)).json()) as { reasons: object }
+  expect(Object.keys(readyz.reasons)).toContain('postgres')
+  expect(await statusOf(`${url}/livez`)).toBe(200)
+  await world().postgres.restart()
+  const before = await published()
+  await world().produce('billing', { count: 1 })
+  await until(async () => (await published()) === before + 1)
+}, 60_000)
+
 test('a worker that was killed fires tabib/worker-stopped, and one run by cron quiets it', async () => {
   await world().owner.query('delete from tabib.worker_heartbeat')
   const process = await world().startWorkers(['outbox-monitor'])

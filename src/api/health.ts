@@ -6,6 +6,7 @@ import { TabibError } from '../errors.ts'
 import type { Fleet } from '../worker.ts'
 
 const ANSWER_WITHIN_MS = 2_000
+const AWAY: readonly string[] = ['POSTGRES_UNREACHABLE', 'POOL_EXHAUSTED']
 
 /**
  * `/livez`: 503 when a worker of this process hangs, so that it is started again. It asks no server, whose absence no
@@ -35,34 +36,45 @@ export function healthRoutes(
       needsNats ? reasonOf('nats', app.nats.ping()) : undefined,
     ])
     const erasures = postgres ? undefined : await reasonOf('erasures', guard.assertApplied())
+    // A database that answers and does not fit is no absence that the preflight bridges.
+    const waits = worksWithoutPostgres && postgres?.isAway === true
     const lacks = verifiers.flatMap((one) => one.lacks())
     const keys = lacks.length > 0 ? lacks.join('; ') : undefined
-    const waits = postgres !== undefined && worksWithoutPostgres
     const reasons = {
-      ...(postgres && !waits && { postgres }),
-      ...(nats && { nats }),
+      ...(postgres && !waits && { postgres: postgres.why }),
+      ...(nats && { nats: nats.why }),
       ...(keys && { keys }),
-      ...(erasures && { erasures }),
+      ...(erasures && { erasures: erasures.why }),
     }
     const ready = Object.keys(reasons).length === 0
     // Scheduled workers go on by their own timers meanwhile, so this alone is no reason to be taken out of service.
     const degraded = {
       ...(fleet.scheduled === false && { redis: 'the schedule is away; own timers stand in' }),
-      ...(waits && { postgres: `messages wait in the preflight, all else is refused: ${postgres}` }),
+      ...(waits && { postgres: `messages wait in the preflight, all else is refused: ${postgres.why}` }),
     }
     return reply.code(ready ? 200 : 503).send({ ready, reasons, degraded })
   })
 }
 
+interface Reason {
+  why: string
+  /** Nobody answers; otherwise somebody does, and cannot be used. */
+  isAway: boolean
+}
+
 /** Why a system cannot be used, in words that hold no secret; undefined when it can. */
-async function reasonOf(system: string, asking: Promise<unknown>): Promise<string | undefined> {
+async function reasonOf(system: string, asking: Promise<unknown>): Promise<Reason | undefined> {
   let timer: NodeJS.Timeout | undefined
-  const late = new Promise<string>((resolve) => {
-    timer = setTimeout(() => resolve(`no answer within ${ANSWER_WITHIN_MS / 1_000} s`), ANSWER_WITHIN_MS)
+  const late = new Promise<Reason>((resolve) => {
+    const why = `no answer within ${ANSWER_WITHIN_MS / 1_000} s`
+    timer = setTimeout(() => resolve({ why, isAway: true }), ANSWER_WITHIN_MS)
   })
   const answer = asking.then(
     () => undefined,
-    (error: unknown) => (error instanceof TabibError ? error.message : `${system} answered with an error`),
+    (error: unknown) => ({
+      why: error instanceof TabibError ? error.message : `${system} answered with an error`,
+      isAway: error instanceof TabibError && AWAY.includes(error.code),
+    }),
   )
   return Promise.race([answer, late]).finally(() => clearTimeout(timer))
 }

@@ -10,9 +10,23 @@ export async function metricsRoute(server: FastifyInstance, app: App, fleet: Fle
   await catalogMetrics(app, registry)
   workerMetrics(fleet, registry)
   waitMetrics(app, registry)
+  answerMetrics(server, registry)
   server.get('/metrics', async (_request, reply) =>
     reply.type(registry.contentType).send(await registry.metrics()),
   )
+}
+
+function answerMetrics(server: FastifyInstance, registry: Registry): void {
+  const answers = new Counter({
+    name: 'tabib_api_answers_total',
+    help: 'Requests that this process answered, by route and status: 503 while what they need is away, 202 for what waits in the preflight.',
+    labelNames: ['method', 'route', 'status'],
+    registers: [registry],
+  })
+  server.addHook('onResponse', async ({ method, routeOptions: { url } }, { statusCode }) => {
+    // Only routes that there are: callers can write anything.
+    if (url?.startsWith('/api/')) answers.inc({ method, route: url, status: statusCode })
+  })
 }
 
 function waitMetrics({ waits }: App, registry: Registry): void {

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import * as z from 'zod'
 import type { App } from '../app.ts'
 import { answeredBefore, answerOnce, type Work } from '../domain/idempotency/once.ts'
+import { keysKeptIn } from '../domain/keys/kept-keys.ts'
 import { publishedKeys } from '../domain/keys/key-set.ts'
 import { openVerifier, type Verifier } from '../domain/keys/verifier.ts'
 import { admit } from '../domain/sessions/admit.ts'
@@ -21,14 +22,20 @@ export interface SessionApi extends AsyncDisposable {
   lacks(): string[]
 }
 
-/** @param instance names this replica, and stays the same when it is started again in its place. */
+/**
+ * Where messages wait while Postgres is away, the keys are kept that verify their senders, for a process that starts then.
+ *
+ * @param instance names this replica, and stays the same when it is started again in its place.
+ */
 export async function openSessionApi(app: App, instance: string): Promise<SessionApi> {
   const { db, config } = app
+  const { preflight } = config.outbox
   const open = ({ purpose }: { purpose: string }) =>
     openVerifier({
       purpose,
       load: () => publishedKeys(app, { purpose }),
       attest: { db, instance },
+      kept: preflight && keysKeptIn(preflight.folder, purpose),
       ...(config.natsUrl === undefined ? {} : { nats: app.nats }),
     })
   const [callers, joins] = await Promise.all([open(SERVICE_TOKEN), open(JOIN_TOKEN)])

@@ -45,7 +45,10 @@ export default failureMode({
       await world.postgres.kill()
       await clients.answered(202, 100)
       const accepted = await clients.killApi()
-      const newest = (await readdir(folder)).sort().at(-1)!
+      const newest = (await readdir(folder))
+        .filter((name) => name.endsWith('.open'))
+        .sort()
+        .at(-1)!
       await appendFile(join(folder, newest), Buffer.from('5442504600000200deadbeef7b22', 'hex'))
       return {
         accepted,

@@ -2,7 +2,7 @@ import { Args, Flags } from '@oclif/core'
 import type { App } from '../../app.ts'
 import { TabibCommand } from '../../command.ts'
 import { openProcessReport } from '../../domain/cluster/process-report.ts'
-import { assertMigrated } from '../../domain/schema/migrate.ts'
+import { assertMigrated, isMigrated } from '../../domain/schema/migrate.ts'
 import { EXIT, TabibError } from '../../errors.ts'
 import { toJson } from '../../render.ts'
 import { runOnce, startWorkers, thisInstance, type Worker } from '../../worker.ts'
@@ -42,10 +42,11 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   async run(): Promise<void> {
     const chosen = this.#chosen()
     const app = await this.openApp()
-    await assertMigrated(app)
+    const migrated = this.flags.once ? await assertMigrated(app).then(() => true) : await isMigrated(app)
+    if (!migrated) this.note('Postgres is away; the workers begin once it is back')
     const unwatch = this.#watchSignals()
     try {
-      await (this.flags.once ? this.#once(app, chosen) : this.#run(app, chosen))
+      await (this.flags.once ? this.#once(app, chosen) : this.#run(app, chosen, { migrated }))
     } finally {
       unwatch()
     }
@@ -68,12 +69,12 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
     })
   }
 
-  async #run(app: App, chosen: readonly Worker[]): Promise<void> {
+  async #run(app: App, chosen: readonly Worker[], { migrated }: { migrated: boolean }): Promise<void> {
     const { drainTimeoutMs, ...configured } = app.config.worker
     const { host = configured.host, port = configured.port } = this.flags
     const instance = thisInstance(this.config.version)
     await using _report = openProcessReport(app, { ...instance, what: 'worker' })
-    const fleet = startWorkers(app, chosen, instance)
+    const fleet = startWorkers(app, chosen, instance, { migrated })
     let left: string[] = []
     try {
       const { serve } = await import('../../api/server.ts')

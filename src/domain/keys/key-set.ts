@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { JWK } from 'jose'
-import { publicMembers } from '../../adapters/keystore/client.ts'
+import * as z from 'zod'
+import { publicMembers, SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 
 /** A JWK Set (RFC 7517 section 5) with two members of our own, which other readers pass over. */
@@ -11,6 +12,13 @@ export interface KeySet {
   /** A JWS by each key: who verifies it holds that key and can use it. It is no token, and never expires. */
   probes: string[]
 }
+
+/** A key set that another process wrote. */
+export const keySetSchema = z.looseObject({
+  keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), alg: z.enum(SIGNING_ALGORITHMS) })),
+  revoked: z.array(z.string()).default([]),
+  probes: z.array(z.string()).default([]),
+})
 
 /** Keeps a probe from passing for a token (RFC 8725 section 3.11). */
 export const PROBE_TYPE = 'tabib-probe+jws'

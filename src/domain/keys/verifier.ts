@@ -3,13 +3,13 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { compactVerify, decodeProtectedHeader, errors, importJWK, type JWTPayload, jwtVerify } from 'jose'
 import * as z from 'zod'
 import type { Fetch } from '../../adapters/http/client.ts'
-import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { type Announcement, announcementSubject } from './announce.ts'
 import { attestKeys, type VerifierReport } from './attest.ts'
-import { jwksHash, type KeySet, PROBE_TYPE } from './key-set.ts'
+import type { KeptKeys } from './kept-keys.ts'
+import { jwksHash, type KeySet, keySetSchema, PROBE_TYPE } from './key-set.ts'
 
 export interface VerifierOptions {
   purpose: string
@@ -25,6 +25,8 @@ export interface VerifierOptions {
   nats?: Pick<Nats, 'listen'>
   /** How often the key set is loaded in the background. */
   reloadEveryMs?: number
+  /** Where the last good keys outlive this process, for one that starts while none can be loaded. */
+  kept?: KeptKeys | undefined
   /** For how long the last good keys are used while none can be loaded; afterwards nothing is accepted. */
   hardLimitMs?: number
 }
@@ -54,6 +56,7 @@ export interface Verifier extends AsyncDisposable {
 
 const RELOAD_EVERY_MS = 10_000
 const ATTEST_EVERY_MS = 3_000
+const KEEP_EVERY_MS = 60_000
 const HARD_LIMIT_MS = 3_600_000
 const LOAD_WITHIN_MS = 5_000
 /** Tokens with keys that are not held cost the issuer at most one load in this time, however many there are. */
@@ -80,10 +83,14 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     load,
     attest,
     nats,
+    kept,
     reloadEveryMs = RELOAD_EVERY_MS,
     hardLimitMs = HARD_LIMIT_MS,
   } = options
   let keys: Keys | undefined
+  /** As it was loaded, of these keys. */
+  let keySet: KeySet | undefined
+  let keptAt = Number.NEGATIVE_INFINITY
   /** Announced as revoked, and when: a load that began later knows better. */
   let announced = new Map<string, number>()
   const revokedEver = new Set<string>()
@@ -105,7 +112,8 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     lastBeganAt = beganAt
     try {
       const signal = AbortSignal.any([stop.signal, AbortSignal.timeout(LOAD_WITHIN_MS)])
-      keys = { ...(await proveKeys(await load(signal), keys)), loadedAt: beganAt }
+      keySet = await load(signal)
+      keys = { ...(await proveKeys(keySet, keys)), loadedAt: beganAt }
       // A database that was restored to before a revocation does not say any more what it said.
       for (const kid of keys.revoked) revokedEver.add(kid)
       announced = new Map([...announced].filter(([, at]) => at >= beganAt))
@@ -117,6 +125,21 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
       loadLater()
     }
     if (keys.hash !== attested?.hash) said = say()
+    if (beganAt - keptAt > KEEP_EVERY_MS) await keep()
+  }
+  const keep = async (): Promise<void> => {
+    if (!kept || !keySet || !keys) return
+    keptAt = keys.loadedAt
+    await kept.keep({ ...keySet, revoked: [...new Set([...revokedEver, ...announced.keys()])] })
+  }
+  /** The keys that an earlier process left, with the age that they have by now. */
+  const takeKept = async (): Promise<void> => {
+    const found = await kept?.read()
+    if (!found || found.ageMs > hardLimitMs) return
+    keySet = found.keySet
+    keys = { ...(await proveKeys(keySet, undefined)), loadedAt: performance.now() - found.ageMs }
+    for (const kid of keys.revoked) revokedEver.add(kid)
+    wasReady = keys.unproved.length === 0
   }
   /** Every load, whoever asked for it, puts the next one off: until it is due, or until the back-off is over. */
   const loadLater = (): void => {
@@ -164,6 +187,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
     listening ??= nats?.listen(announcementSubject(purpose), (_, payload) => {
       for (const kid of readAnnouncement(payload).revoked)
         if (announced.size < MOST_ANNOUNCED) announced.set(kid, performance.now())
+      void keep()
       reload().catch(() => {})
     })
     // NATS may be away when the process starts; asked again before the next load.
@@ -207,7 +231,7 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   }
 
   listen()
-  await reload().catch(() => {})
+  await reload().catch(takeKept)
   await said
   const attesting = setInterval(() => {
     said = say()
@@ -282,12 +306,6 @@ export function keySetAt(url: string, fetch: Fetch): VerifierOptions['load'] {
     return keySet
   }
 }
-
-const keySetSchema = z.looseObject({
-  keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), alg: z.enum(SIGNING_ALGORITHMS) })),
-  revoked: z.array(z.string()).default([]),
-  probes: z.array(z.string()).default([]),
-})
 
 interface Key {
   key: Awaited<ReturnType<typeof importJWK>>

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Nats } from '../../adapters/nats/client.ts'
-import type { Database } from '../../adapters/postgres/client.ts'
+import { type Database, isDatabaseAway } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { packageRoot } from '../../package-root.ts'
 import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
@@ -84,6 +84,20 @@ export async function assertMigrated({ db }: { db: Database }): Promise<void> {
       suggestions: ['tabib migrate status', 'tabib migrate up'],
     },
   )
+}
+
+/**
+ * Whether `assertMigrated` holds; false while nobody can tell, since the database is away.
+ * @throws TabibError MIGRATION_REQUIRED, and whatever waiting would not mend.
+ */
+export async function isMigrated(systems: { db: Database }): Promise<boolean> {
+  try {
+    await assertMigrated(systems)
+    return true
+  } catch (error) {
+    if (isDatabaseAway(error)) return false
+    throw error
+  }
 }
 
 /** What tabib's own login (not the owner's) still needs, each as a sentence with the statement to run; reads only. */
