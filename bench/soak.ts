@@ -1,16 +1,17 @@
-// npm run soak [-- outbox|cluster|keys|ledger|payments|erasure] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+// npm run soak [-- outbox|cluster|states|keys|ledger|payments|erasure] [--rounds n] [--seed n]: what the tests run a short version of, for long.
 import { randomUUID } from 'node:crypto'
 import { copyFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
 import { runChaos } from '../src/drill/chaos.ts'
+import { ASYNCHRONOUS_STATES, runClusterStates, SYNCHRONOUS_STATES } from '../src/drill/cluster-states.ts'
 import { runErasures } from '../src/drill/erasures.ts'
 import { runFailovers } from '../src/drill/failovers.ts'
 import { runVerifications } from '../src/drill/ledger-verifications.ts'
 import { runPayments } from '../src/drill/payments.ts'
 import { runRotations } from '../src/drill/rotations.ts'
 import { ensureKey } from '../src/sandbox/visit.ts'
-import { createWorld, type World } from '../src/sandbox/world.ts'
+import { createWorld, type World, type WorldOptions } from '../src/sandbox/world.ts'
 import { quantile } from './measurement.ts'
 
 interface Options {
@@ -45,6 +46,16 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
       ]),
     )
     return { result: { ...run, seconds }, ok: run.lost.length === 0 && run.twoLeaders === 0 }
+  },
+  /** Every state that a cluster can be in, made for real: what is said of it, and what becomes of the command that is printed. */
+  async states(world, { rounds, ...options }) {
+    const states = await runClusterStates(world, SYNCHRONOUS_STATES.slice(0, rounds), options)
+    await using loose = await createWorld({
+      proxied: true,
+      cluster: { synchronous: false, settings: { postgresql: { use_pg_rewind: false } } },
+    })
+    states.push(...(await runClusterStates(loose, ASYNCHRONOUS_STATES.slice(0, rounds), options)))
+    return { result: { states }, ok: states.every(({ amiss }) => amiss.length === 0) }
   },
   /** A thousand verifications of a ledger that is posted to at the same time: each finds nothing. */
   async ledger(world, { rounds = 1_000, signal, say }) {
@@ -106,6 +117,12 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   },
 }
 
+const WORLDS: Record<string, WorldOptions> = {
+  cluster: { cluster: true },
+  // A store with a majority to lose, links to cut and disks to fill.
+  states: { cluster: { etcdMembers: 3 }, proxied: true, diskMb: { postgres: 300 } },
+}
+
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { rounds: { type: 'string' }, seed: { type: 'string', default: '1' } },
@@ -119,7 +136,7 @@ if (!soak) {
 const stop = new AbortController()
 process.once('SIGINT', () => stop.abort(new Error('interrupted')))
 
-await using world = await createWorld({ cluster: name === 'cluster' })
+await using world = await createWorld(WORLDS[name])
 const { result, ok } = await soak(world, {
   rounds: values.rounds === undefined ? undefined : Number(values.rounds),
   seed: Number(values.seed),

@@ -1,8 +1,9 @@
+import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import type { Logger } from 'pino'
 import { type Attachments, openAttachments } from './adapters/attachments/client.ts'
 import { openEmail } from './adapters/email/client.ts'
-import { type Bounds, type Fetch, type Http, openHttp } from './adapters/http/client.ts'
+import { type Bounds, type Fetch, type Http, openHttp, type Tls } from './adapters/http/client.ts'
 import type { KeyStore } from './adapters/keystore/client.ts'
 import { type Nats, type NatsOptions, openNats } from './adapters/nats/client.ts'
 import { openPager, type Pager } from './adapters/pager/client.ts'
@@ -10,7 +11,7 @@ import { type Database, editUrl, openDatabase } from './adapters/postgres/client
 import { openPush } from './adapters/push/client.ts'
 import { openRedis, type Redis } from './adapters/redis/client.ts'
 import { openSms } from './adapters/sms/client.ts'
-import type { Config } from './config.ts'
+import type { Config, TlsFiles } from './config.ts'
 import { openWaitLog, type WaitLog } from './domain/cluster/pool-wait.ts'
 import { type ErasureSecret, openErasureSecret } from './domain/erasure/secret.ts'
 import type { Channels } from './domain/messaging/dispatch.ts'
@@ -35,9 +36,10 @@ export interface App extends AsyncDisposable {
   readonly attachments: Attachments | undefined
   /**
    * The way out by HTTP. With a tenant: no further than the regions that it allows; without: to the platform's own
-   * networks, for what carries no tenant's data. What is refused becomes an incident.
+   * networks, for what carries no tenant's data. What is refused becomes an incident. With files of a certificate it
+   * believes their authority and shows itself by them.
    */
-  fetch(tenantId?: string): Fetch
+  fetch(tenantId?: string, certificate?: TlsFiles): Fetch
   /** The ways to a tenant's patients, no further than its regions; each takes what the guard has checked, and nothing else. */
   channels(tenantId: string): Channels
   /** Opened when first asked for. @throws TabibError CONFIG_INVALID when none is configured. */
@@ -130,8 +132,9 @@ export function createApp(config: Config, options: AppOptions = {}): App {
       })
       return erasureSecret
     },
-    fetch(tenantId) {
-      return wayOut().within(boundsOf(tenantId))
+    fetch(tenantId, certificate) {
+      const tls = certificate && (() => readTls(certificate))
+      return wayOut().within({ ...boundsOf(tenantId), tls })
     },
     channels(tenantId) {
       const { sms, push, email } = config.messaging
@@ -201,6 +204,20 @@ async function openConfiguredKeyStore(
 ): Promise<KeyStore> {
   const { openKeyStore } = await import('./adapters/keystore/client.ts')
   return openKeyStore({ url: required(store, 'key store', 'TABIB_KEY_STORE'), secretFile, fetch })
+}
+
+async function readTls({ ca, certificate, key }: TlsFiles): Promise<Tls> {
+  const read = (file: string | undefined) =>
+    file === undefined
+      ? undefined
+      : readFile(file, 'utf8').catch((cause: NodeJS.ErrnoException) => {
+          throw new TabibError(
+            'CONFIG_INVALID',
+            `cluster: the certificate ${file} cannot be read: ${cause.code}`,
+          )
+        })
+  const [authority, cert, secret] = await Promise.all([read(ca), read(certificate), read(key)])
+  return { ca: authority, cert, key: secret }
 }
 
 function required(url: string | undefined, system: string, variable: string): string {

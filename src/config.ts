@@ -125,6 +125,14 @@ const residency = z.strictObject({
 })
 export type Residency = z.output<typeof residency>
 
+/** Files in PEM: the authority that signed a server's certificate, and what tabib shows it of itself. */
+const tlsFiles = z
+  .strictObject({ ca: z.string().optional(), certificate: z.string().optional(), key: z.string().optional() })
+  .refine(({ certificate, key }) => (certificate === undefined) === (key === undefined), {
+    message: 'certificate and key belong together',
+  })
+export type TlsFiles = z.output<typeof tlsFiles>
+
 /** The Patroni cluster that this context's Postgres is. See docs/cluster.md. */
 const cluster = z.strictObject({
   /** REST API of its members; any that answers will do. */
@@ -137,6 +145,9 @@ const cluster = z.strictObject({
   namespace: z.string().regex(/^\/.+/, 'a path such as /service').default('/service'),
   /** File with the `user:password` that Patroni wants of who changes something. */
   credentialsFile: z.string().optional(),
+  /** Of Patroni's REST API, and of etcd where that has none of its own below. */
+  tls: tlsFiles.optional(),
+  etcdTls: tlsFiles.optional(),
 })
 export type ClusterConfig = z.output<typeof cluster>
 
@@ -583,10 +594,20 @@ export function loadConfig(sources: ConfigSources = {}): Config {
               'etcdCredentialsFile',
               ownCluster.etcdCredentialsFile && beside(ownCluster.etcdCredentialsFile),
             ),
+            ...defined('tls', ownCluster.tls && tlsBeside(ownCluster.tls, beside)),
+            ...defined('etcdTls', ownCluster.etcdTls && tlsBeside(ownCluster.etcdTls, beside)),
           },
     runbookBaseUrl: file.data.runbookBaseUrl ?? '',
     external: urls.length > 0 || name !== 'none',
   })
+}
+
+function tlsBeside({ ca, certificate, key }: TlsFiles, beside: (path: string) => string): TlsFiles {
+  return {
+    ...defined('ca', ca && beside(ca)),
+    ...defined('certificate', certificate && beside(certificate)),
+    ...defined('key', key && beside(key)),
+  }
 }
 
 function preflightOf(
@@ -689,8 +710,8 @@ function isLoopback(text: string): boolean {
 const storeBeside = (store: string | undefined, beside: (path: string) => string) =>
   store?.replace(/^file:(.+)$/, (_, folder: string) => `file:${beside(folder)}`)
 
-function defined<K extends string>(key: K, value: string | undefined): { [key in K]?: string } {
-  return value === undefined ? {} : ({ [key]: value } as { [key in K]?: string })
+function defined<K extends string, V>(key: K, value: V | undefined): { [key in K]?: V } {
+  return value === undefined ? {} : ({ [key]: value } as { [key in K]?: V })
 }
 
 function invalid(problems: Problem[]): TabibError {

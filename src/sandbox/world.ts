@@ -24,7 +24,7 @@ import { plantHistory } from './ledger-history.ts'
 import { type PlantedPatient, plantPatients } from './patients.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
-import { type PatroniServer, startPatroni } from './servers/patroni.ts'
+import { type PatroniOptions, type PatroniServer, startPatroni } from './servers/patroni.ts'
 import { type PgBouncerServer, startPgBouncer } from './servers/pgbouncer.ts'
 import { makeRoles, type PostgresServer, type PreparedPostgres, startPostgres } from './servers/postgres.ts'
 import { type RedisServer, startRedis } from './servers/redis.ts'
@@ -139,8 +139,8 @@ export interface ProduceOptions {
 
 export interface WorldOptions {
   natsNodes?: 1 | 3 | undefined
-  /** Runs Postgres as a Patroni cluster of three, strictly synchronous, with etcd. */
-  cluster?: boolean | undefined
+  /** Runs Postgres as a Patroni cluster of three, strictly synchronous unless told otherwise, with etcd. */
+  cluster?: boolean | Pick<PatroniOptions, 'synchronous' | 'etcdMembers' | 'settings'> | undefined
   /** Lets the clock of Postgres be moved. */
   clock?: boolean | undefined
   /** Keeps keys in a KMS instead of encrypted files. */
@@ -197,7 +197,11 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
   const prepared = options.cluster || diskMb.postgres !== undefined ? undefined : options.prepared
   const [{ postgres, cluster }, nats, redis] = await Promise.all([
     options.cluster
-      ? startCluster(folder)
+      ? startCluster(folder, {
+          ...(options.cluster === true ? {} : options.cluster),
+          proxied,
+          diskMb: diskMb.postgres,
+        })
       : startPostgres({
           folder,
           proxied,
@@ -382,15 +386,16 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
 
 async function startCluster(
   folder: SandboxFolder,
+  options: Omit<PatroniOptions, 'scope' | 'members'>,
 ): Promise<{ postgres: PostgresServer; cluster: PatroniServer }> {
   const members = ['n1', 'n2', 'n3'].map((name) => ({ name }))
-  const cluster = await startPatroni({ folder, scope: 'main', synchronous: 'strict', members })
+  const cluster = await startPatroni({ folder, scope: 'main', synchronous: 'strict', ...options, members })
   const roles = await makeRoles(cluster)
   const postgres = Object.create(
     cluster.members[0]!,
     Object.getOwnPropertyDescriptors(roles),
   ) as PostgresServer
-  await cluster.synchronised()
+  if (options.synchronous !== false) await cluster.synchronised()
   return { postgres, cluster }
 }
 

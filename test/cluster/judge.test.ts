@@ -23,7 +23,8 @@ function member(
     timeline: 3,
     lsn: 1_000n,
     paused: false,
-    dcsLastSeen: 1_000,
+    storeSilentS: 1,
+    startedAt: name,
     tags,
     watchdogFailed: false,
     replicas: [],
@@ -39,6 +40,7 @@ function member(
     port: 5432,
     nextXid: undefined,
     takesWrites: undefined,
+    diskFull: undefined,
     configured: true,
     own: own === 'silent' ? silent : { read: true, value: said },
   }
@@ -61,12 +63,13 @@ function cluster(
     scope: 'main',
     systemIdentifier: '7',
     members,
-    nowMs: 1_000_000,
+    unlisted: [],
     settings: {
       read: true,
       value: {
         ttlS: 30,
         loopWaitS: 10,
+        retryTimeoutS: 10,
         maximumLag: 1_048_576n,
         synchronous: false,
         strict: false,
@@ -217,7 +220,7 @@ describe('who leads, who would, and why not', () => {
     ['a pause', member('n2'), { paused: true }, 'the cluster is paused: Patroni changes no leader'],
     [
       'a store out of its reach',
-      member('n2', { dcsLastSeen: 900 }),
+      member('n2', { storeSilentS: 100 }),
       {},
       'has not reached the store for 100 s',
     ],
@@ -361,7 +364,7 @@ describe('who leads, who would, and why not', () => {
 
   test.each([
     ['creating replica', 'warning', 'patronictl list main    # does it come to run?'],
-    ['start failed', 'error', 'patronictl reinit main n2'],
+    ['start failed', 'error', expect.stringMatching(/^ssh n2 journalctl .* patronictl reinit main n2$/)],
   ])('a member that is %s is not built anew without need', (postgres, severity, fix) => {
     const state = cluster([primary('n1'), member('n2', { state: postgres })], { store: { leader: 'n1' } })
     expect(diagnose(state).findings[0]).toMatchObject({ id: 'cluster/member-unfit', severity, fix })
@@ -385,13 +388,42 @@ describe('who leads, who would, and why not', () => {
     expect(ids(state)).toEqual(['cluster/sync-missing', 'cluster/no-successor'])
   })
 
+  test('a member that the store’s list has lost is told of where the configuration names it', () => {
+    const state = cluster([primary('n1', 'n2'), member('n2')], { store: { leader: 'n1' } })
+    state.unlisted = [
+      { address: 'n3:8008', host: 'n3', own: silent },
+      { address: 'n4:8008', host: 'n4', own: member('n4', { storeSilentS: 40 }).own },
+    ]
+    expect(diagnose(state).findings.map(({ id, object, message }) => [id, object, message])).toMatchObject([
+      ['cluster/member-unlisted', 'member n3:8008', expect.stringContaining('does not answer: x: refused')],
+      [
+        'cluster/member-unlisted',
+        'member n4:8008',
+        expect.stringContaining('has not reached the store for 40 s'),
+      ],
+      ['cluster/not-strict', 'cluster main', expect.anything()],
+    ])
+  })
+
+  test('a leader that does not reach the store steps down, and one that has taken the lock is being promoted', () => {
+    const alone = member('n1', { role: 'primary', storeSilentS: 21 })
+    expect(ids(cluster([alone, member('n2')], { store: { leader: 'n1' } }))).toContain(
+      'cluster/store-unreached',
+    )
+    const next = cluster([member('n1'), member('n2')], { store: { leader: 'n1' } })
+    expect(diagnose(next)).toMatchObject({
+      verdict: 'electing',
+      says: 'nobody leads; n1 has taken the lock and is being promoted',
+    })
+  })
+
   test('a replica on an old timeline that streams from nobody is to be built anew', () => {
     const state = cluster([primary('n1', 'n3'), member('n2', { timeline: 2, lsn: 900n }), member('n3')], {
       store: { leader: 'n1' },
     })
     expect(diagnose(state).findings[0]).toMatchObject({
       id: 'cluster/timeline-behind',
-      fix: 'patronictl reinit main n2',
+      fix: expect.stringMatching(/^patronictl list main .* patronictl reinit main n2$/),
     })
   })
 

@@ -26,6 +26,15 @@ export interface Bounds {
   networks(): Promise<readonly string[] | undefined>
   /** Told of every request that was refused, before it fails. */
   onRefused(refusal: Refusal): void
+  /** Asked for each request, since certificates are renewed: whom to believe, and who asks. */
+  tls?: (() => Promise<Tls>) | undefined
+}
+
+/** PEM texts: the authority to believe instead of the system's, and a client's own certificate. */
+export interface Tls {
+  ca?: string | undefined
+  cert?: string | undefined
+  key?: string | undefined
 }
 
 /** Opens a TCP connection for a protocol that is no HTTP. */
@@ -49,19 +58,19 @@ export interface Http extends AsyncDisposable {
 /** Opens nothing, and loads nothing, until it is used. */
 export function openHttp({ lookup = systemLookup as LookupFunction }: HttpOptions = {}): Http {
   const agents = new Map<string, Promise<Agent>>()
-  const agentFor = (networks: readonly string[]): Promise<Agent> => {
-    const key = networks.join()
-    const agent = agents.get(key) ?? guardedAgent(networks, lookup)
+  const agentFor = (networks: readonly string[] | undefined, tls: Tls | undefined): Promise<Agent> => {
+    const key = JSON.stringify([networks, tls])
+    const agent = agents.get(key) ?? guardedAgent(networks, lookup, tls)
     agents.set(key, agent)
     return agent
   }
   return {
     within: (bounds) => async (input, init) => {
-      const allowed = await bounds.networks()
-      if (allowed === undefined) return fetch(input, init)
+      const [allowed, tls] = await Promise.all([bounds.networks(), bounds.tls?.()])
+      if (allowed === undefined && tls === undefined) return fetch(input, init)
       // Of the same package as the agent: Node's own fetch may be of a version that does not understand it.
       const { fetch: guarded } = (await import('undici')) as unknown as { fetch: Fetch }
-      const dispatcher = await agentFor(allowed)
+      const dispatcher = await agentFor(allowed, tls)
       try {
         return await guarded(input, { ...init, dispatcher } as object)
       } catch (error) {
@@ -126,10 +135,15 @@ function guardOf(networks: readonly string[], lookup: LookupFunction): Guard {
   }
 }
 
-async function guardedAgent(networks: readonly string[], lookup: LookupFunction): Promise<Agent> {
+async function guardedAgent(
+  networks: readonly string[] | undefined,
+  lookup: LookupFunction,
+  tls: Tls = {},
+): Promise<Agent> {
   const { Agent, buildConnector } = await import('undici')
+  if (networks === undefined) return new Agent({ connect: { ...tls, lookup } })
   const guard = guardOf(networks, lookup)
-  const connect = buildConnector({ lookup: guard.lookup })
+  const connect = buildConnector({ ...tls, lookup: guard.lookup })
   return new Agent({
     connect(options, done) {
       // The URL parser has made numeric forms (0x7f.1, 2130706433) dotted by now.

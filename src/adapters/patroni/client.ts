@@ -40,8 +40,10 @@ export interface PatroniNode {
   lsn: bigint | undefined
   /** Whether Patroni leaves everything to the operator. */
   paused: boolean
-  /** Unix seconds at which it last spoke with the store. */
-  dcsLastSeen: number | undefined
+  /** Seconds since it last spoke with the store, by its own clock. */
+  storeSilentS: number | undefined
+  /** When its Postgres was started, in its own words: the same by whatever address it is asked. */
+  startedAt: string | undefined
   tags: Record<string, unknown>
   /** Whether it is to have a watchdog and has none that works. */
   watchdogFailed: boolean
@@ -53,6 +55,7 @@ export interface PatroniNode {
 export interface PatroniSettings {
   ttlS: number
   loopWaitS: number
+  retryTimeoutS: number
   maximumLag: bigint
   synchronous: boolean
   /** Commits wait while there is no synchronous standby. */
@@ -119,6 +122,7 @@ const node = z.object({
     .default({}),
   pause: z.boolean().default(false),
   dcs_last_seen: z.number().optional(),
+  postmaster_start_time: z.string().nullish(),
   tags: z.record(z.string(), z.unknown()).default({}),
   watchdog_failed: z.boolean().default(false),
   replication: z
@@ -134,6 +138,7 @@ const flag = z
 const settings = z.object({
   ttl: numeral.default(30),
   loop_wait: numeral.default(10),
+  retry_timeout: numeral.default(10),
   maximum_lag_on_failover: numeral.default(1_048_576),
   synchronous_mode: flag,
   synchronous_mode_strict: flag,
@@ -147,13 +152,22 @@ const settings = z.object({
 
 /** The only client of Patroni's REST API (version 3). */
 export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: PatroniOptions): Patroni {
-  const get = async <T>(base: string, path: string, shape: z.ZodType<T>): Promise<T> => {
+  /** `at`: Unix seconds of the answer by the member's own clock, where it tells. */
+  const ask = async <T>(
+    base: string,
+    path: string,
+    shape: z.ZodType<T>,
+  ): Promise<{ body: T; at: number }> => {
     const response = await fetch(`${base.replace(/\/+$/, '')}${path}`, {
       signal: AbortSignal.timeout(timeoutMs),
     })
     // /patroni answers 503 with the same body where Postgres is down.
-    return shape.parse(await response.json())
+    const told = Date.parse(response.headers.get('date') ?? '')
+    const at = (Number.isNaN(told) ? Date.now() : told) / 1_000
+    return { body: shape.parse(await response.json()), at }
   }
+  const get = async <T>(base: string, path: string, shape: z.ZodType<T>): Promise<T> =>
+    (await ask(base, path, shape)).body
   // All at once: in a disaster some of them are gone, and waiting for each in turn would take too long.
   const first = async <T>(ask: (base: string) => Promise<T>, of: readonly string[] = urls): Promise<T> => {
     try {
@@ -191,6 +205,7 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
         return {
           ttlS: own.ttl,
           loopWaitS: own.loop_wait,
+          retryTimeoutS: own.retry_timeout,
           maximumLag: BigInt(Math.trunc(own.maximum_lag_on_failover)),
           synchronous: own.synchronous_mode,
           strict: own.synchronous_mode_strict,
@@ -202,7 +217,7 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
     node: (url) =>
       first(
         async (base) => {
-          const own = await get(base, '/patroni', node)
+          const { body: own, at } = await ask(base, '/patroni', node)
           const { location, received_location: received, replayed_location: replayed } = own.xlog
           const [reached] = [received ?? 0n, replayed ?? 0n].sort((a, b) => (a > b ? -1 : 1)) as [bigint]
           return {
@@ -213,7 +228,8 @@ export function openPatroni({ urls, fetch, timeoutMs = 5_000, credentials }: Pat
             timeline: own.timeline ?? undefined,
             lsn: location ?? (reached > 0n ? reached : undefined),
             paused: own.pause,
-            dcsLastSeen: own.dcs_last_seen,
+            storeSilentS: own.dcs_last_seen === undefined ? undefined : Math.max(0, at - own.dcs_last_seen),
+            startedAt: own.postmaster_start_time ?? undefined,
             tags: own.tags,
             watchdogFailed: own.watchdog_failed,
             replicas: own.replication.map(({ application_name: name, state, sync_state: sync }) => ({

@@ -43,7 +43,7 @@ export default class ClusterFailover extends ClusterSwitchover {
     const cluster = requireCluster(app.config)
     if (cluster.etcd.length > 0) {
       const { namespace } = cluster
-      await forgetBegun(await openStore(app.fetch(), cluster), { namespace, scope: led.scope }, this.runId)
+      await forgetBegun(await openStore(app, cluster), { namespace, scope: led.scope }, this.runId)
     }
     return led
   }

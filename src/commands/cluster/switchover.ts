@@ -69,7 +69,7 @@ export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitch
     const cluster = requireCluster(app.config)
     if (cluster.etcd.length === 0 || app.config.databaseUrl === undefined) return
     const { namespace } = cluster
-    const taken = await takeBegun(app, await openStore(app.fetch(), cluster), { namespace, scope })
+    const taken = await takeBegun(app, await openStore(app, cluster), { namespace, scope })
     for (const run of taken) {
       this.note(
         `${mark('warning', process.stderr)} run ${run} began a failover and ended before the trail had it: tabib audit list --run ${run}`,

@@ -4,7 +4,7 @@ import type { Nats } from '../../adapters/nats/client.ts'
 import { openPatroni } from '../../adapters/patroni/client.ts'
 import { type Database, describeUrl, type Queryable } from '../../adapters/postgres/client.ts'
 import { openRedis, redisTime } from '../../adapters/redis/client.ts'
-import type { Config } from '../../config.ts'
+import type { Config, TlsFiles } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { eventStreamOf } from '../../service.ts'
 import { type ClockOffset, clockOffset, sampleClock } from './clock-offset.ts'
@@ -33,7 +33,7 @@ export interface ClockReader {
   >
   db: Database
   nats: Nats
-  fetch(): Fetch
+  fetch(tenantId?: undefined, certificate?: TlsFiles): Fetch
 }
 
 const SAMPLES = 4
@@ -134,7 +134,11 @@ export async function postgresTime(db: Queryable): Promise<number> {
 async function memberClocks({ config, fetch }: ClockReader): Promise<Clock[]> {
   const { cluster } = config
   if (!cluster) return []
-  const patroni = openPatroni({ urls: cluster.patroni, fetch: fetch(), timeoutMs: LIMIT_MS })
+  const patroni = openPatroni({
+    urls: cluster.patroni,
+    fetch: fetch(undefined, cluster.tls),
+    timeoutMs: LIMIT_MS,
+  })
   // Where Patroni is silent the database itself is asked all the same.
   const members = await patroni.cluster().then(
     (found) => found.members,

@@ -16,6 +16,8 @@ export interface Candidate {
   /** Whether an operator may still make it the leader: it runs, is of this cluster, and Patroni takes it as a candidate. */
   canBeMade: boolean
   region: string | undefined
+  /** Whether it could lead and would fail at the first write. Undefined where nobody can tell. */
+  diskFull: boolean | undefined
   /** WAL in bytes that the furthest known position has and it has not; undefined where its own is unknown. */
   lostBytes: bigint | undefined
   /** Transactions in them; undefined where nobody who has them can be asked. */
@@ -59,12 +61,15 @@ export function diagnose(state: ClusterState): Diagnosis {
     verdict === 'leaderless' && best
       ? `tabib cluster failover --candidate ${quote(best.name)} --confirm ${quote(scope)} --reason "<why>"`
       : undefined
+  const promoted = candidates.find(({ name, wouldLead }) => name === held && wouldLead)
   const says = {
     led: `${leader?.name} leads`,
     electing:
       held === undefined
         ? `nobody leads; ${candidates[0]?.name} will within seconds`
-        : `${held} holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within ${ttlOf(state)} s and ${candidates[0]?.name} will lead`,
+        : promoted
+          ? `nobody leads; ${held} has taken the lock and is being promoted`
+          : `${held} holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within ${ttlOf(state)} s and ${candidates[0]?.name} will lead`,
     leaderless: best
       ? `nobody leads and nobody will by itself; ${bestText(best, candidates)}`
       : `nobody leads, and nobody can be made to: ${state.store?.read === false ? noStore(state.store.error) : 'no member is fit'}`,
@@ -106,10 +111,10 @@ export function lossText({ lostBytes, lostTransactions, keepsAcknowledged }: Can
   return `${lostBytes} bytes, ${transactions}`
 }
 
-// A Postgres outlives its Patroni and takes writes still.
+// A Postgres outlives its Patroni and takes writes still; and one that is a replica leads nobody, whatever is said of it.
 const leads = (state: ClusterState, { own, takesWrites }: MemberState): boolean =>
   own.read
-    ? (own.value.role === 'primary' || own.value.role === 'standby_leader') &&
+    ? (own.value.role === 'standby_leader' || (own.value.role === 'primary' && takesWrites !== false)) &&
       own.value.state === 'running' &&
       stranger(state, own.value) === undefined
     : takesWrites === true
@@ -120,9 +125,9 @@ function stranger(state: ClusterState, { scope, systemIdentifier }: PatroniNode)
   return `has another database (system identifier ${systemIdentifier}, not ${state.systemIdentifier})`
 }
 
-/** Why the store could not be read: only silence says that it has no majority. */
+/** Why the store could not be read. Silence may be of the way there: beyond it somebody may lead. */
 const noStore = ({ code, message }: TabibError): string =>
-  code === 'ETCD_UNREACHABLE' ? 'the store has no majority' : message
+  code === 'ETCD_UNREACHABLE' ? 'the store has no majority, or is out of reach from here' : message
 
 const storeIsLost = ({ store }: ClusterState): boolean =>
   store?.read === false && store.error.code === 'ETCD_UNREACHABLE'
@@ -150,6 +155,9 @@ function lockOf({ store, members }: ClusterState): string | undefined {
 
 const isPaused = ({ settings }: ClusterState): boolean => settings.read && settings.value.paused
 
+const ttlText = ({ settings }: ClusterState): string =>
+  settings.read ? `${settings.value.ttlS} s` : 'its time to live'
+
 const ttlOf = ({ settings }: ClusterState): number => (settings.read ? settings.value.ttlS : 30)
 
 // No leader, or one that is gone: the others wait for its key to run out and then choose.
@@ -175,6 +183,7 @@ function candidacy(state: ClusterState, member: MemberState): Candidate {
     maySucceed: barred.length === 0,
     canBeMade: impossible.length === 0 && !storeIsLost(state),
     region: typeof member.tags.region === 'string' ? member.tags.region : undefined,
+    diskFull: member.diskFull,
     lostBytes,
     lostTransactions: lostTransactions(state, member, lostBytes),
     timeline: own?.timeline,
@@ -231,7 +240,7 @@ function mayNotLead(state: ClusterState, member: MemberState, lostBytes: bigint 
   const own = member.own.value
   const reasons: string[] = []
   if (state.settings.read) {
-    const { paused, maximumLag, checkTimeline, standbyCluster, ttlS } = state.settings.value
+    const { paused, maximumLag, checkTimeline, standbyCluster } = state.settings.value
     if (paused) reasons.push('the cluster is paused: Patroni changes no leader')
     const last = state.store?.read ? state.store.value.lastLsn : undefined
     // What the leader last wrote to the store counts, not what others have.
@@ -251,12 +260,11 @@ function mayNotLead(state: ClusterState, member: MemberState, lostBytes: bigint 
           : 'is no synchronous standby',
       )
     }
-    const seen = own.dcsLastSeen
-    if (seen !== undefined && state.nowMs / 1_000 - seen > ttlS) {
-      reasons.push(`has not reached the store for ${Math.round(state.nowMs / 1_000 - seen)} s`)
-    }
+    if (missesStore(state, own))
+      reasons.push(`has not reached the store for ${Math.round(own.storeSilentS!)} s`)
   }
-  if (storeIsLost(state)) reasons.push('the store has no majority: nobody can take the leader key')
+  const lost = state.store?.read === false && storeIsLost(state) ? state.store.error : undefined
+  if (lost) reasons.push(`${noStore(lost)}: nobody here can take the leader key`)
   const pending = state.store?.read ? state.store.value.pending : undefined
   if (pending?.candidate !== undefined && pending.candidate !== member.name) {
     const awaited = state.members.find(({ name }) => name === pending.candidate)
@@ -267,6 +275,12 @@ function mayNotLead(state: ClusterState, member: MemberState, lostBytes: bigint 
   }
   return reasons
 }
+
+/** A member reads the store once a loop, and gives up after its time for retries. */
+const missesStore = ({ settings }: ClusterState, { storeSilentS }: PatroniNode): boolean =>
+  settings.read &&
+  storeSilentS !== undefined &&
+  storeSilentS > settings.value.loopWaitS + settings.value.retryTimeoutS
 
 /** Those that Patroni compares with: they answer, run, and may lead. A former leader in synchronous mode may have more. */
 function rivals(state: ClusterState): MemberState[] {
@@ -324,6 +338,7 @@ function rank(candidates: Candidate[]): Candidate[] {
     (a, b) =>
       Number(b.wouldLead) - Number(a.wouldLead) ||
       Number(b.canBeMade) - Number(a.canBeMade) ||
+      Number(a.diskFull ?? false) - Number(b.diskFull ?? false) ||
       Number(b.keepsAcknowledged) - Number(a.keepsAcknowledged) ||
       (b.timeline ?? 0) - (a.timeline ?? 0) ||
       (lost(a) < lost(b) ? -1 : lost(a) > lost(b) ? 1 : 0),
@@ -353,8 +368,20 @@ function judgeLeadership(
   }
   const [leader] = leaders
   if (leader) {
+    const lock = state.store?.read ? state.store.value.leader : leader.name
     return leader.own.read
-      ? []
+      ? lock === leader.name
+        ? []
+        : [
+            finding({
+              id: 'cluster/leader-unlocked',
+              severity: 'critical',
+              object: `member ${leader.name}`,
+              message: `says that it leads, and the store names ${lock ?? 'nobody'}: one of them is about to change, or does not tell the truth`,
+              evidence: { lock: lock ?? null },
+              fix: `patronictl list ${quote(scope)}    # still so after ${ttlText(state)}: ${stopping(scope, leader)}`,
+            }),
+          ]
       : [
           finding({
             id: 'cluster/leader-unwatched',
@@ -450,7 +477,7 @@ function judgeStore(state: ClusterState, leader: MemberState | undefined): Findi
         severity: storeIsLost(state) ? 'critical' : 'error',
         object,
         message: storeIsLost(state)
-          ? `${store.error.message}: without a majority the leader steps down within ${ttlOf(state)} s and nobody follows it`
+          ? `${store.error.message}: ${noStore(store.error)}. Without a majority the leader steps down within ${ttlText(state)} and nobody follows it; beyond a cut in the network another may lead`
           : `${store.error.message}: who may take over is told by the members alone`,
         fix: store.error.suggestions[0] ?? null,
       }),
@@ -462,9 +489,9 @@ function judgeStore(state: ClusterState, leader: MemberState | undefined): Findi
     found.push(
       finding({
         id: 'cluster/sync-missing',
-        severity: 'error',
+        severity: acknowledgement(state) === 'strict' ? 'critical' : 'error',
         object,
-        message: `no synchronous standby: if ${leader.name} dies now, nobody may take over`,
+        message: `no synchronous standby: ${acknowledgement(state) === 'strict' ? 'every commit waits until a replica streams, and ' : ''}if ${leader.name} dies now, nobody may take over`,
         evidence: { sync },
         fix: `patronictl list ${quote(scope)}    # does a replica catch up and become Sync Standby?`,
       }),
@@ -519,9 +546,9 @@ function judgeMembers(
           id: member.own.read ? 'cluster/member-unfit' : 'cluster/member-silent',
           severity: changing ? 'warning' : 'error',
           object,
-          message: `${unfit}${rewinding ? '; a former leader whose rewind fails looks so' : ''}`,
+          message: `${unfit}${rewinding ? '; so looks a former leader whose rewind fails, and a disk that is full' : ''}`,
           fix: rewinding
-            ? `patronictl reinit ${quote(scope)} ${quote(name)}`
+            ? `ssh ${quote(member.host)} journalctl -u patroni -n 50    # only if it cannot be rewound: patronictl reinit ${quote(scope)} ${quote(name)}`
             : changing
               ? `patronictl list ${quote(scope)}    # does it come to run?`
               : `ssh ${quote(member.host)} systemctl status patroni`,
@@ -541,7 +568,8 @@ function judgeMembers(
             ? `is on timeline ${own.timeline} and the leader on ${newestTimeline(state)}: it follows nobody`
             : 'streams from nobody',
           evidence: { timeline: own.timeline, lostBytes },
-          fix: `patronictl reinit ${quote(scope)} ${quote(name)}`,
+          // Right after a change of leader it needs a moment; to make it anew takes the data that it has.
+          fix: `patronictl list ${quote(scope)}    # still so after a minute: patronictl reinit ${quote(scope)} ${quote(name)}`,
         }),
       ]
     }
@@ -559,6 +587,50 @@ function judgeMembers(
     }
     return []
   })
+  for (const { name, host, own } of state.members) {
+    if (!own.read || storeIsLost(state) || !missesStore(state, own.value)) continue
+    found.push(
+      finding({
+        id: 'cluster/store-unreached',
+        severity: 'error',
+        object: `member ${name}`,
+        message: `has not reached the store for ${Math.round(own.value.storeSilentS!)} s: ${name === leader?.name ? 'it steps down, and another leads' : 'it cannot lead, and leaves the list'} within ${ttlText(state)}`,
+        evidence: { storeSilentS: own.value.storeSilentS },
+        fix: `ssh ${quote(host)} journalctl -u patroni -n 50`,
+      }),
+    )
+  }
+  for (const { name, host, diskFull } of state.members) {
+    if (!diskFull) continue
+    const [next] = candidates.filter((one) => one.maySucceed && one.diskFull === false)
+    const leads = name === leader?.name
+    found.push(
+      finding({
+        id: 'cluster/disk-full',
+        severity: leads ? 'critical' : 'error',
+        object: `member ${name}`,
+        message: `its disk is full: ${leads ? 'it leads, and writes fail or it stops' : 'it stops at the next WAL that it receives, and cannot lead for long'}`,
+        fix:
+          leads && next
+            ? `tabib cluster switchover --candidate ${quote(next.name)} --confirm ${quote(scope)} --reason "<why>"    # or make room: ssh ${quote(host)} df -h`
+            : `ssh ${quote(host)} df -h`,
+      }),
+    )
+  }
+  for (const { address, host, own } of state.unlisted) {
+    const silent = own.read
+      ? `answers, and has not reached the store for ${Math.round(own.value.storeSilentS ?? 0)} s`
+      : own.error.message.replace(/^Patroni gave no answer: /, 'does not answer: ')
+    found.push(
+      finding({
+        id: 'cluster/member-unlisted',
+        severity: 'error',
+        object: `member ${address}`,
+        message: `is configured, and the list of members in the store has it no more; it ${own.read ? (stranger(state, own.value) ?? silent) : silent}`,
+        fix: `ssh ${quote(host)} systemctl status patroni`,
+      }),
+    )
+  }
   for (const { name, host, configured } of state.members) {
     if (configured) continue
     found.push(

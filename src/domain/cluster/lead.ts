@@ -26,7 +26,7 @@ import {
   requireCluster,
   storePrefix,
 } from './observe.ts'
-import { takesWrites } from './writable.ts'
+import { type TakesWrites, takesWrites } from './writable.ts'
 
 /** What changing a leader needs; an App is one. NATS is asked only where the configuration has it. */
 export interface LeadSystems extends ClusterReader {
@@ -79,6 +79,8 @@ export function planLead(
   if (verdict === 'divided') throw refuse(says)
   const unwatched = diagnosis.findings.find(({ id }) => id === 'cluster/leader-unwatched')
   if (unwatched) throw refuse(`${unwatched.object}: ${unwatched.message}`, [unwatched.fix!])
+  const unlocked = diagnosis.findings.find(({ id }) => id === 'cluster/leader-unlocked')
+  if (unlocked) throw refuse(`${unlocked.object} ${unlocked.message}`)
   if (kind === 'switchover' && leader === undefined) {
     throw refuse(`${says}; a switchover wants a leader`, ['tabib cluster failover --dry-run'])
   }
@@ -205,12 +207,12 @@ export async function lead(
 ): Promise<Led> {
   const cluster = requireCluster(app.config)
   const { patroni: urls, etcd, credentialsFile, namespace } = cluster
-  const fetch = app.fetch()
+  const fetch = app.fetch(undefined, cluster.tls)
   const credentials =
     credentialsFile === undefined
       ? undefined
       : await readCredentials('cluster.credentialsFile', credentialsFile)
-  const store = etcd.length === 0 ? undefined : await openStore(fetch, cluster)
+  const store = etcd.length === 0 ? undefined : await openStore(app, cluster)
   await using _alone = store && (await claim(store, { ...plan, namespace, by }))
   const state = plan.kind === 'failover' ? await lockRunsOut(app, plan, signal) : await observeCluster(app)
   const member = state.members.find(({ name }) => name === plan.candidate)
@@ -256,8 +258,8 @@ async function asked(
 export async function askedMember(app: ClusterReader, plan: LeadPlan, member: MemberState): Promise<string> {
   if (URL.canParse(member.apiUrl) && isConfigured(app.config, new URL(member.apiUrl).hostname))
     return member.apiUrl
-  const { patroni: urls } = requireCluster(app.config)
-  const patroni = openPatroni({ urls, fetch: app.fetch(), timeoutMs: 2_000 })
+  const { patroni: urls, tls } = requireCluster(app.config)
+  const patroni = openPatroni({ urls, fetch: app.fetch(undefined, tls), timeoutMs: 2_000 })
   for (const url of urls) {
     const own = await patroni.node(url).catch(() => undefined)
     if (own?.scope === plan.scope && own.systemIdentifier === plan.systemIdentifier) return url
@@ -315,21 +317,27 @@ async function verify(
 ): Promise<Led> {
   const { scope, candidate } = plan
   let writableAfterMs: number | undefined
+  let unwritable: string | undefined
   // Long enough for a former leader to be rewound and to stream again.
   const deadline = startedAt + VERIFY_MS
   for (;;) {
     const state = await observeCluster(app)
     const diagnosis = diagnose(state)
     const member = state.members.find(({ name }) => name === candidate)
-    if (diagnosis.leader === candidate)
-      writableAfterMs ??= await writable(app, state, { candidate, startedAt })
+    if (diagnosis.leader === candidate && writableAfterMs === undefined) {
+      const answer = await writable(app, state, candidate)
+      if (answer.value === 1) writableAfterMs = Math.round(performance.now() - startedAt)
+      unwritable = answer.why
+    }
     const followers = member?.own.read ? member.own.value.replicas : []
     const inState = (pattern: RegExp) =>
       followers.filter((one) => pattern.test(one.state)).map(({ name }) => name)
     const replicas = inState(/streaming/)
     const amiss = [
       ...(diagnosis.leader === candidate ? [] : [diagnosis.says]),
-      ...(writableAfterMs === undefined ? [`${candidate} takes no writes`] : []),
+      ...(writableAfterMs === undefined
+        ? [`${candidate} takes no writes${unwritable === undefined ? '' : `: ${unwritable}`}`]
+        : []),
       ...(replicas.length === 0 ? [`nobody streams from ${candidate}`] : []),
       ...inState(/startup|catchup/).map((name) => `${name} catches up still`),
     ]
@@ -419,14 +427,9 @@ async function processesBack({ db }: LeadSystems, signal: AbortSignal): Promise<
 const takesNoClients = (app: ClusterReader, { settings }: ClusterState): boolean =>
   app.config.databaseUrl === undefined || (settings.read && settings.value.standbyCluster)
 
-async function writable(
-  app: ClusterReader,
-  state: ClusterState,
-  { candidate, startedAt }: { candidate: string; startedAt: number },
-): Promise<number | undefined> {
-  const elapsed = () => Math.round(performance.now() - startedAt)
+async function writable(app: ClusterReader, state: ClusterState, candidate: string): Promise<TakesWrites> {
   const member = state.members.find(({ name }) => name === candidate)
-  if (takesNoClients(app, state) || !member?.configured) return elapsed()
+  if (takesNoClients(app, state) || !member?.configured) return { value: 1 }
   await using db = memberDatabase(app.config, state, candidate)
-  return (await takesWrites({ db })).value === 1 ? elapsed() : undefined
+  return await takesWrites({ db })
 }

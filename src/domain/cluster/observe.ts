@@ -1,3 +1,4 @@
+import { lookup } from 'node:dns/promises'
 import { readFile } from 'node:fs/promises'
 import { isIPv6 } from 'node:net'
 import { type Etcd, openEtcd } from '../../adapters/etcd/client.ts'
@@ -10,9 +11,10 @@ import {
   type PatroniSettings,
 } from '../../adapters/patroni/client.ts'
 import { type Database, hostUrls, openDatabase } from '../../adapters/postgres/client.ts'
-import type { ClusterConfig, Config } from '../../config.ts'
+import type { ClusterConfig, Config, TlsFiles } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import type { Reading } from '../residency/judge.ts'
+import { hasFullDisk } from './writable.ts'
 
 /** One member: as the store lists it, as it says itself, and how far its Postgres is. */
 export interface MemberState extends ListedMember {
@@ -24,6 +26,8 @@ export interface MemberState extends ListedMember {
   nextXid: bigint | undefined
   /** Whether its Postgres is no replica, whatever its Patroni says. Undefined where it cannot be asked. */
   takesWrites: boolean | undefined
+  /** Whether there is no room for some hundred kB where its data is. Undefined where it cannot be asked. */
+  diskFull: boolean | undefined
   /** Whether the configuration names its host; otherwise its Postgres is not asked. */
   configured: boolean
 }
@@ -45,16 +49,17 @@ export interface ClusterState {
   scope: string
   systemIdentifier: string
   members: MemberState[]
+  /** Members that the configuration names and the store's list does not: their keys there have run out. */
+  unlisted: { address: string; host: string; own: Reading<PatroniNode> }[]
   settings: Reading<PatroniSettings>
   /** Undefined where the configuration names no etcd. */
   store: Reading<StoreState> | undefined
-  nowMs: number
 }
 
 /** What a cluster is read from; an App is one. */
 export interface ClusterReader {
   config: Pick<Config, 'cluster' | 'databaseUrl' | 'residency'>
-  fetch(): Fetch
+  fetch(tenantId?: undefined, certificate?: TlsFiles): Fetch
 }
 
 // In a disaster somebody waits for every answer.
@@ -78,9 +83,9 @@ export function requireCluster({ cluster }: Pick<Config, 'cluster'>): ClusterCon
  * @throws TabibError CONFIG_INVALID, PATRONI_UNREACHABLE when no member answers at all.
  */
 export async function observeCluster(app: ClusterReader): Promise<ClusterState> {
-  const { patroni: urls, etcd, namespace, etcdCredentialsFile } = requireCluster(app.config)
-  const fetch = app.fetch()
-  const patroni = openPatroni({ urls, fetch, timeoutMs: LIMIT_MS })
+  const ownCluster = requireCluster(app.config)
+  const { patroni: urls, etcd, namespace, tls } = ownCluster
+  const patroni = openPatroni({ urls, fetch: app.fetch(undefined, tls), timeoutMs: LIMIT_MS })
   const [cluster, settings] = await Promise.all([reading(patroni.cluster()), reading(patroni.settings())])
   if (!cluster.read) return withoutList(patroni, urls, { settings, error: cluster.error })
   const { scope, systemIdentifier } = cluster.value
@@ -96,9 +101,36 @@ export async function observeCluster(app: ClusterReader): Promise<ClusterState> 
     ),
     etcd.length === 0
       ? undefined
-      : reading(readStore(openStore(fetch, { etcd, etcdCredentialsFile }), storePrefix(namespace, scope))),
+      : reading(readStore(openStore(app, ownCluster), storePrefix(namespace, scope))),
   ])
-  return { scope, systemIdentifier, members, settings, store, nowMs: Date.now() }
+  const unlisted = await unlistedOf(patroni, urls, members)
+  return { scope, systemIdentifier, members, unlisted, settings, store }
+}
+
+/** Which of the configured URLs are none of the listed members', by whatever name they are reached. */
+async function unlistedOf(
+  patroni: Patroni,
+  urls: readonly string[],
+  members: readonly MemberState[],
+): Promise<ClusterState['unlisted']> {
+  const placeOf = ({ hostname, host, protocol, port }: URL, address = hostname) =>
+    host && `${address.replace(/^\[|\]$/g, '')}:${port || (protocol === 'https:' ? 443 : 80)}`
+  const listed = new Set(
+    members.flatMap(({ apiUrl }) => (URL.canParse(apiUrl) ? [placeOf(new URL(apiUrl))] : [])),
+  )
+  const started = new Set(members.flatMap(({ own }) => (own.read ? [own.value.startedAt] : [])))
+  const found = await Promise.all(
+    urls.map(async (text) => {
+      const url = new URL(text)
+      const addresses = await lookup(url.hostname.replace(/^\[|\]$/g, ''), { all: true }).catch(() => [])
+      const places = [placeOf(url), ...addresses.map(({ address }) => placeOf(url, address))]
+      if (places.some((place) => listed.has(place))) return []
+      const own = await reading(patroni.node(text))
+      const known = own.read && own.value.startedAt !== undefined && started.has(own.value.startedAt)
+      return known ? [] : [{ address: url.host, host: url.hostname, own }]
+    }),
+  )
+  return found.flat()
 }
 
 /** Where the store keeps a cluster; Patroni takes a namespace with any slashes. */
@@ -115,7 +147,7 @@ async function withoutList(
     urls.map(async (apiUrl): Promise<MemberState> => {
       const own = await reading(patroni.node(apiUrl))
       const { role, state, tags } = own.read ? own.value : { role: '', state: '', tags: {} }
-      const unknown = { port: undefined, nextXid: undefined, takesWrites: undefined, configured: true }
+      const unknown = { port: undefined, ...UNASKED, configured: true }
       const { host: name, hostname: host } = new URL(apiUrl)
       return { name, role, state, tags, apiUrl, host, ...unknown, own }
     }),
@@ -131,8 +163,8 @@ async function withoutList(
     systemIdentifier,
     members,
     settings,
+    unlisted: [],
     store: { read: false, error: unread },
-    nowMs: Date.now(),
   }
 }
 
@@ -181,9 +213,15 @@ export function openMember(
 
 /** etcd as the configuration names it, with its user where it wants one. @throws TabibError CONFIG_INVALID */
 export async function openStore(
-  fetch: Fetch,
-  { etcd, etcdCredentialsFile }: Pick<ClusterConfig, 'etcd' | 'etcdCredentialsFile'>,
+  app: Pick<ClusterReader, 'fetch'>,
+  {
+    etcd,
+    etcdCredentialsFile,
+    tls,
+    etcdTls = tls,
+  }: Pick<ClusterConfig, 'etcd' | 'etcdCredentialsFile' | 'tls' | 'etcdTls'>,
 ): Promise<Etcd> {
+  const fetch = app.fetch(undefined, etcdTls)
   const credentials =
     etcdCredentialsFile === undefined
       ? undefined
@@ -240,20 +278,23 @@ async function readStore(etcd: Promise<Etcd>, prefix: string): Promise<StoreStat
   }
 }
 
+type Asked = Pick<MemberState, 'nextXid' | 'takesWrites' | 'diskFull'>
+const UNASKED: Asked = { nextXid: undefined, takesWrites: undefined, diskFull: undefined }
+
 async function askPostgres(
   config: Pick<Config, 'databaseUrl' | 'cluster'>,
   member: ListedMember,
-): Promise<Pick<MemberState, 'nextXid' | 'takesWrites'>> {
+): Promise<Asked> {
   await using db = openMember(config, member)
-  if (!db) return { nextXid: undefined, takesWrites: undefined }
+  if (!db) return UNASKED
   try {
     const [row] = await db.query<{ xid: string; writes: boolean }>(
       'select pg_snapshot_xmax(pg_current_snapshot())::text as xid, not pg_is_in_recovery() as writes',
     )
-    return { nextXid: row && BigInt(row.xid), takesWrites: row?.writes }
+    return { nextXid: row && BigInt(row.xid), takesWrites: row?.writes, diskFull: await hasFullDisk(db) }
   } catch {
     // A member whose Postgres is down, or that knows other logins, is judged by its position alone.
-    return { nextXid: undefined, takesWrites: undefined }
+    return UNASKED
   }
 }
 

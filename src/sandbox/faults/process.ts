@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { TabibError } from '../../errors.ts'
 
@@ -34,6 +34,58 @@ export function resumeTree(pid: number): void {
   for (const one of processTree(pid).reverse()) send(one, 'SIGCONT')
 }
 
+/**
+ * Which of several processes, or a descendant of it, has the TCP connection that comes from `port` on 127.0.0.1. Undefined where
+ * none has, or the system does not tell (only Linux does, of processes that this one may look into).
+ */
+export function ownerOfConnection(
+  port: number,
+  owners: Iterable<{ name: string; pids: readonly number[] }>,
+): string | undefined {
+  if (process.platform !== 'linux') return undefined
+  // proc_pid_net_tcp(5): the address is hexadecimal, a loopback address in the order of the host; then, in the eighth and the
+  // tenth field, the user and the inode.
+  const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const entries = readFileSync('/proc/net/tcp', 'latin1').split('\n')
+  const fields = entries.map((line) => line.trim().split(/\s+/)).find(([, address]) => address === local)
+  if (fields === undefined) return undefined
+  const socket = `socket:[${fields[9]}]`
+  // To look into each process takes a while: none of another user has it.
+  const mayOwn = (pid: number) => userOf(pid) === Number(fields[7])
+  let all: ProcessEntry[] | undefined
+  for (const { name, pids } of owners) {
+    for (const root of pids.filter(mayOwn)) {
+      all ??= listProcesses()
+      if (processTree(root, all).some((pid) => holds(pid, socket))) return name
+    }
+  }
+  return undefined
+}
+
+function userOf(pid: number): number | undefined {
+  try {
+    return statSync(`/proc/${pid}`).uid
+  } catch {
+    return undefined
+  }
+}
+
+function holds(pid: number, file: string): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === file)
+  } catch {
+    return false
+  }
+}
+
+function linkOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return undefined
+  }
+}
+
 // The parent first, so that it makes no child between the listing and the signal.
 function stopTree(pid: number): number[] {
   send(pid, 'SIGSTOP')
@@ -55,8 +107,7 @@ async function gone(pids: number[]): Promise<void> {
   }
 }
 
-function processTree(root: number): number[] {
-  const all = listProcesses()
+function processTree(root: number, all = listProcesses()): number[] {
   const pids = [root]
   // The list grows while it is walked; each process has one parent, so it is walked once.
   for (const pid of pids) pids.push(...all.filter(({ parent }) => parent === pid).map((entry) => entry.pid))

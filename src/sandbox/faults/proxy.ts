@@ -4,6 +4,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 
 export type Direction = 'to-server' | 'to-client'
 
+/** Which connections a fault is for, by their owner as `ownerOf` told it; all of them when left out. */
+export type Whose = (owner: string | undefined) => boolean
+
 /** A TCP link in front of a server that can be made as bad as a network can be. Starts out passing everything. */
 export interface Link extends AsyncDisposable {
   /** Port on 127.0.0.1; kept while the link refuses. */
@@ -15,9 +18,9 @@ export interface Link extends AsyncDisposable {
   /** Drops what is connected and answers new connections with ECONNREFUSED. */
   refuse(): Promise<void>
   /** Each piece of at most 64 KiB waits `delayMs`, and no more than `bytesPerS` pass in either direction. */
-  slow(link: { delayMs?: number; bytesPerS?: number }): void
+  slow(link: { delayMs?: number; bytesPerS?: number }, whose?: Whose): void
   /** Nothing passes in either direction, connections stay open, new ones are taken and hear nothing. */
-  partition(): void
+  partition(whose?: Whose): void
   /** Resets every connection now; returns how many there were. */
   drop(): number
   /**
@@ -31,18 +34,24 @@ export interface Link extends AsyncDisposable {
 export async function openLink({
   targetPort,
   port = 0,
+  ownerOf = () => undefined,
 }: {
   targetPort: number
   port?: number
+  /** Who has made a connection, by its own port: so a link that several use may be bad for some of them alone. */
+  ownerOf?: (clientPort: number) => string | undefined
 }): Promise<Link> {
-  const pairs = new Set<{ client: Socket; upstream: Socket }>()
+  const pairs = new Set<Pair>()
+  const everybody = () => true
   let delayMs = 0
   let bytesPerS = Number.POSITIVE_INFINITY
+  let isSlow: Whose = everybody
   let healed: Promise<void> | undefined
+  let isCut: Whose = everybody
   let heal = () => {}
   let cut: { left: number; direction: Direction; done: () => void } | undefined
 
-  const reset = (pair: { client: Socket; upstream: Socket }) => {
+  const reset = (pair: Pair) => {
     pairs.delete(pair)
     pair.client.resetAndDestroy()
     pair.upstream.resetAndDestroy()
@@ -52,16 +61,19 @@ export async function openLink({
     for (const pair of [...pairs]) reset(pair)
     return count
   }
-  const carry = async (pair: { client: Socket; upstream: Socket }, direction: Direction) => {
+  const passes = async ({ owner }: Pair) => {
+    while (healed && isCut(owner)) await healed
+  }
+  const carry = async (pair: Pair, direction: Direction) => {
     const [from, to] = direction === 'to-server' ? [pair.client, pair.upstream] : [pair.upstream, pair.client]
     let freeAt = 0
     for await (const chunk of from.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-      if (delayMs > 0 || bytesPerS !== Number.POSITIVE_INFINITY) {
+      if ((delayMs > 0 || bytesPerS !== Number.POSITIVE_INFINITY) && isSlow(pair.owner)) {
         const now = performance.now()
         freeAt = Math.max(freeAt, now) + (chunk.length / bytesPerS) * 1_000
         await delay(freeAt - now + delayMs)
       }
-      while (healed) await healed
+      await passes(pair)
       if (cut?.direction === direction) {
         if (chunk.length >= cut.left) {
           const { left, done } = cut
@@ -75,19 +87,29 @@ export async function openLink({
         cut.left -= chunk.length
       }
       if (to.destroyed) return
-      if (!to.write(chunk)) await Promise.race([once(to, 'drain'), once(to, 'close')])
+      if (!to.write(chunk)) await writable(to)
     }
     to.end()
   }
   const accept = (client: Socket) => {
     const upstream = createConnection({ host: '127.0.0.1', port: targetPort, allowHalfOpen: true })
-    const pair = { client, upstream }
+    const { remotePort = 0 } = client
+    let owner: { name: string | undefined } | undefined
+    const pair: Pair = {
+      client,
+      upstream,
+      // Looked for only once a fault is for some alone.
+      get owner() {
+        owner ??= { name: ownerOf(remotePort) }
+        return owner.name
+      },
+    }
     pairs.add(pair)
     for (const socket of [client, upstream]) {
       socket.setNoDelay(true)
       socket.on('error', () => {
         // A partition hides the other side's death too, until it heals.
-        if (!healed) reset(pair)
+        if (!healed || !isCut(pair.owner)) reset(pair)
       })
       socket.once('close', () => {
         if (client.destroyed && upstream.destroyed) pairs.delete(pair)
@@ -96,7 +118,7 @@ export async function openLink({
     for (const direction of ['to-server', 'to-client'] as const) {
       // A socket that breaks while it is read ends the pair; both sides have heard.
       carry(pair, direction).catch(async () => {
-        while (healed) await healed
+        await passes(pair)
         reset(pair)
       })
     }
@@ -122,14 +144,19 @@ export async function openLink({
       drop()
       await closed
     },
-    slow(speed) {
+    slow(speed, whose = everybody) {
+      isSlow = whose
       delayMs = speed.delayMs ?? 0
       bytesPerS = speed.bytesPerS ?? Number.POSITIVE_INFINITY
     },
-    partition() {
-      healed ??= new Promise((resolve) => {
+    partition(whose = everybody) {
+      isCut = whose
+      const healOthers = heal
+      healed = new Promise((resolve) => {
         heal = resolve
       })
+      // Whoever waits looks again whether it is for them.
+      healOthers()
     },
     drop,
     dropAfter: (bytes, direction) =>
@@ -143,6 +170,20 @@ export async function openLink({
     },
   }
   return link
+}
+
+interface Pair {
+  client: Socket
+  upstream: Socket
+  readonly owner: string | undefined
+}
+
+async function writable(to: Socket): Promise<void> {
+  const either = new AbortController()
+  const { signal } = either
+  await Promise.race([once(to, 'drain', { signal }), once(to, 'close', { signal })])
+  // Takes the other's listener away.
+  either.abort()
 }
 
 async function listen(port: number, accept: (client: Socket) => void): Promise<Server> {

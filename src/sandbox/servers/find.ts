@@ -56,6 +56,7 @@ const PROGRAMS = {
     brew: 'alertmanager',
     units: ['prometheus-alertmanager'],
   },
+  openssl: { names: ['openssl'], apt: 'openssl', dnf: 'openssl', brew: 'openssl', units: [] },
   patroni: { names: ['patroni'], apt: 'patroni', dnf: 'patroni', brew: 'patroni', units: ['patroni'] },
   etcd: { names: ['etcd'], apt: 'etcd-server', dnf: 'etcd', brew: 'etcd', units: ['etcd'] },
   'softhsm2-util': { names: ['softhsm2-util'], apt: 'softhsm2', dnf: 'softhsm', brew: 'softhsm', units: [] },
