@@ -89,13 +89,7 @@ async function rehearseAlert(
   journal.note('fault injected')
   try {
     const limitS = drill.deadlineS?.detect ?? DETECT_S
-    const firing = await waitFor(
-      world,
-      options,
-      [mode],
-      limitS,
-      (seen) => verdictOf(seen, mode.id) === 'firing',
-    )
+    const firing = await waitForVerdict(world, options, mode, 'firing', limitS)
     journal.expect(
       'detected',
       firing.met,
@@ -116,7 +110,7 @@ async function rehearseAlert(
 
     const recoverS = cured ? (drill.deadlineS?.recover ?? RECOVER_S) : UNCURED_S
     const recoveringAt = performance.now()
-    const calm = await waitFor(world, options, [mode], recoverS, (seen) => verdictOf(seen, mode.id) === 'ok')
+    const calm = await waitForVerdict(world, options, mode, 'ok', recoverS)
     journal.expect(
       'recovered',
       calm.met,
@@ -152,13 +146,7 @@ async function rehearseGuard(
   try {
     const wanted = drill.alarms ? 'firing' : 'ok'
     const limitS = drill.alarms && options.kind === 'drill' ? (drill.deadlineS?.detect ?? DETECT_S) : 0
-    const { all } = await waitFor(
-      world,
-      options,
-      [mode],
-      limitS,
-      (seen) => verdictOf(seen, mode.id) === wanted,
-    )
+    const { all } = await waitForVerdict(world, options, mode, wanted, limitS)
     if (options.kind === 'without-mitigation') {
       // The detector proves itself here: harm was done, and it must say so.
       journal.entry.detectS = seconds(injectedAt)
@@ -228,6 +216,15 @@ function unrelated(mode: BuiltMode, all: ModeStatus[], journal: Journal): void {
   journal.entry.alongside = others.filter((id) => !wrong.includes(id))
   journal.expect('no unrelated alarm', wrong.length === 0, wrong.join(', ') || 'none')
 }
+
+/** Asks the one mode's detector alone: the others cost more than what they are waited beside. */
+const waitForVerdict = (
+  world: World,
+  options: DrillOptions,
+  mode: BuiltMode,
+  verdict: ModeStatus['verdict'],
+  limitS: number,
+) => waitFor(world, options, [mode], limitS, (seen) => verdictOf(seen, mode.id) === verdict)
 
 async function waitFor(
   world: World,
