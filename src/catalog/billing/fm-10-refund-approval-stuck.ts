@@ -24,7 +24,10 @@ export default failureMode({
       return { value: undecided24h, evidence: totals }
     },
     fires: { above: REFUNDS_LIMIT },
-    says: (count) => `through all of the last 24 hours ${count} refunds or more were undecided`,
+    says: (count) =>
+      count === 0
+        ? 'no refund was undecided through all of the last 24 hours'
+        : `at any time of the last 24 hours at least ${count} refunds were undecided`,
     entails: [],
   },
   mitigate: { worker: 'refund-watch', command: ['refunds', 'escalate', '--yes'] },
