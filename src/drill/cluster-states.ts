@@ -14,6 +14,8 @@ export interface ClusterState {
   /** Makes it; disposing undoes it. */
   make(cluster: PatroniServer, world: World): Promise<Made>
   verdict: Diagnosis['verdict']
+  /** The finding whose fix is pasted; the diagnosis's own command when left out. */
+  paste?: string | undefined
   /** How the printed command ends: 0 or 1 where it brings the cluster back. */
   exits?: readonly number[] | undefined
   /** Findings that there must be, as `<id>` or `<id> <member>`; `!<id>`: that there must not be. */
@@ -90,15 +92,17 @@ async function runState(world: World, state: ClusterState): Promise<SeenState> {
     if (result.amiss.length === 0 || performance.now() > deadline) break
     await delay(POLL_MS)
   }
-  if (last.command) {
-    const argv = last.command.replace('"<why>"', 'rehearsal').split(' ').slice(1)
+  const fix = last.findings.find(({ id }) => id === `cluster/${state.paste}`)?.fix ?? undefined
+  const command = state.paste === undefined ? last.command : fix
+  if (command) {
+    const [line = ''] = command.split('    #')
+    const argv = line.replace('"<why>"', 'rehearsal').split(' ').slice(1)
     const { exitCode, envelope } = await world.tabib(argv)
     const { result: led, error } = envelope as { result?: { leader: string; amiss: string[] }; error?: Error }
     result.pasted = led
       ? `${led.leader} leads${led.amiss.length > 0 ? `; ${led.amiss.join('; ')}` : ''}`
       : `exit ${exitCode}: ${error?.message}`
-    if (!(state.exits ?? [0, 1]).includes(exitCode ?? -1))
-      result.amiss.push(`${last.command}: ${result.pasted}`)
+    if (!(state.exits ?? [0, 1]).includes(exitCode ?? -1)) result.amiss.push(`${line}: ${result.pasted}`)
   }
   return result
 }
@@ -176,11 +180,12 @@ const state = (
   ) => Promise<AsyncDisposable & { view?: Made['view'] }>,
   verdict: Diagnosis['verdict'],
   findings: (roles: Roles) => string[],
-  { exits }: Pick<ClusterState, 'exits'> = {},
+  { exits, paste }: Pick<ClusterState, 'exits' | 'paste'> = {},
 ): ClusterState => ({
   name,
   verdict,
   exits,
+  paste,
   findings,
   async make(cluster, world) {
     const who = await roles(cluster)
@@ -260,6 +265,7 @@ export const SYNCHRONOUS_STATES: readonly ClusterState[] = [
     },
     'led',
     ({ leader }) => [`disk-full ${leader.name}`],
+    { paste: 'disk-full' },
   ),
   state(
     'the disk of the synchronous standby is full',
@@ -299,9 +305,10 @@ export const SYNCHRONOUS_STATES: readonly ClusterState[] = [
     async ({ leader }, cluster) => {
       await patronictl(cluster, ['pause'])
       await leader.killNode()
+      // In a pause Patroni starts nothing.
       return undo(
-        () => leader.restart(),
         () => patronictl(cluster, ['resume']),
+        () => leader.restart(),
       )
     },
     'leaderless',
@@ -361,7 +368,7 @@ export const ASYNCHRONOUS_STATES: readonly ClusterState[] = [
       const cut = leader.isolate(['store', 'members'])
       await using alone = openMember(world.app.config, { host: '127.0.0.1', port: leader.postgresPort })!
       await alone.query(`select pg_logical_emit_message(true, 'alone', repeat('x', 100000))`)
-      await until(async () => (await ledBy(cluster)) !== leader.name)
+      await until(async () => ![undefined, leader.name].includes(await ledBy(cluster)))
       await cut[Symbol.asyncDispose]()
       return undo(() => patronictl(cluster, ['reinit', '--force'], leader.name))
     },

@@ -130,16 +130,28 @@ async function clear(path: string): Promise<void> {
     const [pid, start] = name.split('-')
     if (startTimeOf(Number(pid)) === start) await killTree(Number(pid))
   }
-  for (const mount of await mountsBelow(path)) await promisify(execFile)('umount', ['-l', mount])
+  for (const mount of await mountsBelow(path)) {
+    await promisify(execFile)('umount', ['-l', mount]).catch(async (error) => {
+      // Another start may have done it meanwhile.
+      if ((await mountsBelow(path)).includes(mount)) throw error
+    })
+  }
   await rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 50 })
 }
 
 async function mountsBelow(path: string): Promise<string[]> {
   const table = await readFile('/proc/self/mounts', 'utf8').catch(() => '')
-  return table
-    .split('\n')
-    .map((line) => line.split(' ')[1] ?? '')
-    .filter((mount) => mount.startsWith(`${path}/`))
+  return (
+    table
+      .split('\n')
+      // proc_pid_mounts(5): blanks in a path are written in octal.
+      .map((line) =>
+        (line.split(' ')[1] ?? '').replace(/\\(\d{3})/g, (_, octal) =>
+          String.fromCharCode(Number.parseInt(octal, 8)),
+        ),
+      )
+      .filter((mount) => mount.startsWith(`${path}/`))
+  )
 }
 
 async function openBase(): Promise<string> {

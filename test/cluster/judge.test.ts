@@ -127,7 +127,7 @@ describe('who leads, who would, and why not', () => {
     expect(diagnose(state).candidates[0]).toMatchObject({ name: 'n3', wouldLead: true, lostBytes: 0n })
     expect(whyNot(state, 'n2')).toBe('n3 has more')
     expect(diagnose(state).says).toBe(
-      'n1 holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within 30 s and n3 will lead',
+      'n1 holds the lock and does not answer; unless it does again, the lock runs out within 30 s and n3 will lead',
     )
   })
 
@@ -405,7 +405,7 @@ describe('who leads, who would, and why not', () => {
     ])
   })
 
-  test('a leader that does not reach the store steps down, and one that has taken the lock is being promoted', () => {
+  test('a leader that does not reach the store steps down, and who holds the lock and would lead is about to', () => {
     const alone = member('n1', { role: 'primary', storeSilentS: 21 })
     expect(ids(cluster([alone, member('n2')], { store: { leader: 'n1' } }))).toContain(
       'cluster/store-unreached',
@@ -413,7 +413,7 @@ describe('who leads, who would, and why not', () => {
     const next = cluster([member('n1'), member('n2')], { store: { leader: 'n1' } })
     expect(diagnose(next)).toMatchObject({
       verdict: 'electing',
-      says: 'nobody leads; n1 has taken the lock and is being promoted',
+      says: 'nobody leads; n1 holds the lock: it is about to lead, or has just stepped down',
     })
   })
 

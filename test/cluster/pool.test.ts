@@ -1,7 +1,11 @@
+import { randomUUID } from 'node:crypto'
+import { join } from 'node:path'
+import { execa } from 'execa'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { openPgBouncer } from '../../src/adapters/pgbouncer/client.ts'
 import { type Database, openDatabase, type Wait } from '../../src/adapters/postgres/client.ts'
+import { holdTarget } from '../../src/domain/audit/operation.ts'
 import { applyEnd, planEnd } from '../../src/domain/cluster/end-session.ts'
 import { diagnosePool } from '../../src/domain/cluster/judge-pool.ts'
 import { observePool } from '../../src/domain/cluster/pool.ts'
@@ -9,6 +13,7 @@ import { connectionsFor } from '../../src/domain/cluster/pool-size.ts'
 import { openWaitLog, poolWait } from '../../src/domain/cluster/pool-wait.ts'
 import { redactSql } from '../../src/domain/cluster/redact-sql.ts'
 import { listSessions } from '../../src/domain/cluster/sessions.ts'
+import { packageRoot } from '../../src/package-root.ts'
 import { type PgBouncerServer, startPgBouncer } from '../../src/sandbox/servers/pgbouncer.ts'
 import { useDatabase } from '../support/database.ts'
 
@@ -291,4 +296,48 @@ describe('a console', () => {
       message: expect.stringMatching(/what answers there is no pgbouncer/),
     })
   })
+})
+
+test('the command ends the session that is named, once, for one operator at a time, and the trail has it', {
+  timeout: 30_000,
+}, async () => {
+  await using stuck = await idle('stuck-export')
+  const env = { TABIB_DATABASE_URL: database.url('tabib'), TABIB_ACTOR: 'laila@ops' }
+  const argv = ['cluster', 'pool', '--terminate', String(stuck.pid), '--reason', 'export hangs', '--json']
+  const end = async (...confirm: string[]) => {
+    const { exitCode, stdout } = await execa(join(packageRoot(), 'bin/run.js'), [...argv, ...confirm], {
+      env,
+      reject: false,
+    })
+    return { exitCode, ...JSON.parse(stdout) }
+  }
+  const held = { target: `session:${stuck.pid}`, runId: randomUUID(), actor: 'ahmad@ops' }
+  {
+    await using _first = await holdTarget(database.db, { ...held, command: 'cluster pool' })
+    expect(await end('--confirm', String(stuck.pid))).toMatchObject({
+      exitCode: 5,
+      error: { code: 'LOCKED', message: expect.stringContaining('ahmad@ops runs "cluster pool" on it') },
+    })
+  }
+  expect(await processOf('stuck-export')).toMatchObject({ pid: stuck.pid })
+  // Both at once: whoever comes second finds it held, or gone.
+  const both = await Promise.all([end('--confirm', String(stuck.pid)), end('--confirm', String(stuck.pid))])
+  const [done, late] = both.sort((a, b) => a.exitCode - b.exitCode)
+  expect(done).toMatchObject({ exitCode: 0, result: { ended: [{ pid: stuck.pid, outcome: 'ended' }] } })
+  expect([
+    [5, 'LOCKED'],
+    [2, 'NOT_FOUND'],
+    [0, undefined],
+  ]).toContainEqual([late.exitCode, late.error?.code])
+  if (late.exitCode === 0) expect(late.result.ended).toMatchObject([{ outcome: 'moved-on' }])
+  expect(await processOf('stuck-export')).toBeUndefined()
+  const trail = await database.db.query<{ phase: string; outcome: string | null }>(
+    `select record ->> 'phase' as phase, record ->> 'outcome' as outcome from tabib.audit
+     where run_id = $1 order by seq`,
+    [done.runId],
+  )
+  expect(trail).toEqual([
+    { phase: 'before', outcome: null },
+    { phase: 'after', outcome: 'ok' },
+  ])
 })

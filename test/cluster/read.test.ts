@@ -1,24 +1,30 @@
 import { createServer } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer } from 'node:net'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { openEtcd } from '../../src/adapters/etcd/client.ts'
 import { openPatroni } from '../../src/adapters/patroni/client.ts'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { diagnose } from '../../src/domain/cluster/judge.ts'
 import { askedMember, memberDatabase } from '../../src/domain/cluster/lead.ts'
 import { type ClusterReader, memberUrl, observeCluster } from '../../src/domain/cluster/observe.ts'
+import { takesWrites } from '../../src/domain/cluster/writable.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
 
 let cluster: PatroniServer
 beforeAll(async () => {
-  cluster = await startPatroni({ scope: 'main', members: [{ name: 'n1' }, { name: 'n 2' }] })
+  cluster = await startPatroni({
+    scope: 'main',
+    members: [{ name: 'n1' }, { name: 'n 2' }],
+    proxied: true,
+    diskMb: 250,
+  })
 }, 60_000)
 afterAll(() => cluster[Symbol.asyncDispose]())
 
-const reader = (namespace = '/service'): ClusterReader => ({
+const reader = (namespace = '/service', databaseUrl?: string): ClusterReader => ({
   config: {
     cluster: { patroni: cluster.urls, etcd: [cluster.etcd.url], namespace },
-    databaseUrl: undefined,
+    databaseUrl,
     residency: undefined,
   },
   fetch: () => fetch,
@@ -184,6 +190,43 @@ async function listening(host: string, heard: string[]) {
     [Symbol.asyncDispose]: () => new Promise<void>((resolve) => server.close(() => resolve())),
   }
 }
+
+describe('a member is told of', { timeout: 60_000 }, () => {
+  const said = async () => {
+    const { leader, verdict, findings } = diagnose(await observeCluster(reader(undefined, cluster.adminUrl)))
+    return [leader, verdict, ...findings.map(({ id, object }) => `${id} of ${object}`)]
+  }
+  const whole = ['n1', 'led', 'cluster/not-strict of cluster main']
+  const isSaid = (finding: string) =>
+    expect.poll(said, { timeout: 20_000 }).toEqual(expect.arrayContaining(['n1', 'led', finding]))
+  const second = () => cluster.members[1]!
+  const write = async (bytes: number) => {
+    await using db = openDatabase({ url: cluster.adminUrl })
+    await db.query(`select pg_logical_emit_message(true, 'test', repeat('x', $1))`, [bytes])
+  }
+  afterEach(() => expect.poll(said, { timeout: 30_000 }).toEqual(whole))
+
+  test.each([
+    ['cut off from everybody', ['store', 'members', 'clients'], 'cluster/member-silent'],
+    ['cut off from the store alone', ['store'], 'cluster/store-unreached'],
+  ] as const)('that is %s', async (_, from, finding) => {
+    await using _cut = second().isolate(from)
+    await isSaid(`${finding} of member n 2`)
+  })
+
+  test('that receives WAL too slowly to lead', async () => {
+    await using _slow = second().lag({ bytesPerS: 100_000 })
+    await write(3_000_000)
+    await isSaid('cluster/lag-over-maximum of member n 2')
+  })
+
+  test('whose disk is full, which Patroni does not see', async () => {
+    await using db = openDatabase({ url: cluster.adminUrl })
+    await using _full = await cluster.members[0]!.fillDisk()
+    await isSaid('cluster/disk-full of member n1')
+    expect(await takesWrites({ db })).toEqual({ value: 0, why: 'its disk is full' })
+  })
+})
 
 describe('an etcd that wants a user', () => {
   let store: PatroniServer

@@ -28,19 +28,14 @@ export default failureMode({
     needs: { cluster: true },
     // The leader dies right after a switchover, before a standby is named that may follow it: Patroni chooses nobody.
     inject: async (world): Promise<Disaster> => {
-      const { leader, standby } = await world.cluster!.synchronised()
       const relay = await world.startWorkers(['outbox-relay'])
       const writer = startWriter(world)
-      await fetch(`${leader.url}/switchover`, {
-        method: 'POST',
-        body: JSON.stringify({ leader: leader.name, candidate: standby.name }),
-      })
-      await standby.killNode()
+      const killed = await world.cluster!.strand()
       return {
         writer,
         async [Symbol.asyncDispose]() {
           await Promise.all([writer.stop(), relay[Symbol.asyncDispose]()])
-          await standby.restart()
+          await killed.restart()
         },
       }
     },

@@ -1,9 +1,18 @@
 import { Flags } from '@oclif/core'
 import { planned, severe, TabibCommand } from '../../command.ts'
-import type { Operation, OperationDetails } from '../../domain/audit/operation.ts'
-import { takeBegun } from '../../domain/cluster/begun.ts'
-import { type Candidate, lossText } from '../../domain/cluster/judge.ts'
-import { assertRegion, type LeadPlan, type Led, lead, planLead } from '../../domain/cluster/lead.ts'
+import { assertUnused, judgeApproval, useApproval } from '../../domain/approval/accept.ts'
+import { proveActor } from '../../domain/approval/prove.ts'
+import { type Operation, type OperationDetails, redactArgv } from '../../domain/audit/operation.ts'
+import { forgetBegun, takeBegun } from '../../domain/cluster/begun.ts'
+import { type Candidate, diagnose, lossText } from '../../domain/cluster/judge.ts'
+import {
+  assertRegion,
+  type LeadPlan,
+  type Led,
+  lead,
+  memberDatabase,
+  planLead,
+} from '../../domain/cluster/lead.ts'
 import { type ClusterState, observeCluster, openStore, requireCluster } from '../../domain/cluster/observe.ts'
 import { details, mark } from '../../render.ts'
 
@@ -58,9 +67,52 @@ export default class ClusterSwitchover extends TabibCommand<typeof ClusterSwitch
   protected recorded(
     work: (operation?: Operation) => Promise<Led>,
     details: Recorded,
-    _state: ClusterState,
+    state: ClusterState,
   ): Promise<Led> {
+    const { leader } = diagnose(state)
+    const isFull = state.members.some(({ name, diskFull }) => name === leader && diskFull === true)
+    if (isFull) return this.recordedAfterwards(work, details, state)
     return this.mutateAlone(details.targets[0]!, details, () => work())
+  }
+
+  /**
+   * For a trail whose database takes no writes until it is led anew: an approval is judged by what the candidate’s own Postgres knows of
+   * operators, and all is written down once it leads. Until then the store has it: should this process die, the next run
+   * takes it into the trail.
+   */
+  protected async recordedAfterwards(
+    work: (operation?: Operation) => Promise<Led>,
+    details: Recorded,
+    state: ClusterState,
+  ): Promise<Led> {
+    const app = await this.openApp()
+    const { planHash, candidate } = details
+    const demanded = app.config.approvalsRequired || this.flags.approval !== undefined
+    const consent = demanded ? await this.#consent(planHash, candidate, state) : undefined
+    const operation = { ...details, approver: consent?.claims.iss, actorProof: consent?.actorProof }
+    const led = await work({
+      ...{ ...operation, runId: this.runId, actor: this.actor, context: app.config.context },
+      ...{ command: this.commandName, argsRedacted: redactArgv(this.argv), version: this.config.version },
+    })
+    if (consent) await useApproval(app, consent.claims, { runId: this.runId, actor: this.actor })
+    await this.mutate(operation, async () => led)
+    const cluster = requireCluster(app.config)
+    if (cluster.etcd.length > 0) {
+      const { namespace } = cluster
+      await forgetBegun(await openStore(app, cluster), { namespace, scope: led.scope }, this.runId)
+    }
+    return led
+  }
+
+  async #consent(planHash: string, candidate: string, state: ClusterState) {
+    const { config, operatorKeyStore: keyStore } = await this.openApp()
+    const { actor, runId } = this
+    const { context } = config
+    const approval = await this.approvalOf(planHash)
+    await using db = memberDatabase(config, state, candidate)
+    const claims = await judgeApproval({ db }, { approval, planHash, context, actor })
+    await assertUnused({ db }, claims)
+    return { claims, actorProof: await proveActor({ db, keyStore }, { actor, planHash, context, runId }) }
   }
 
   /** Takes into the trail what another run began and did not live to record. */

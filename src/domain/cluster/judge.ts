@@ -68,8 +68,8 @@ export function diagnose(state: ClusterState): Diagnosis {
       held === undefined
         ? `nobody leads; ${candidates[0]?.name} will within seconds`
         : promoted
-          ? `nobody leads; ${held} has taken the lock and is being promoted`
-          : `${held} holds the lock and does not lead; unless its Patroni starts it again, the lock runs out within ${ttlOf(state)} s and ${candidates[0]?.name} will lead`,
+          ? `nobody leads; ${held} holds the lock: it is about to lead, or has just stepped down`
+          : `${held} holds the lock and ${isSilent(state, held) ? 'does not answer' : 'does not lead'}; unless it does again, the lock runs out within ${ttlOf(state)} s and ${candidates[0]?.name} will lead`,
     leaderless: best
       ? `nobody leads and nobody will by itself; ${bestText(best, candidates)}`
       : `nobody leads, and nobody can be made to: ${state.store?.read === false ? noStore(state.store.error) : 'no member is fit'}`,
@@ -152,6 +152,9 @@ function lockOf({ store, members }: ClusterState): string | undefined {
   if (store?.read) return store.value.leader
   return members.find(({ role }) => role === 'leader' || role === 'standby_leader')?.name
 }
+
+const isSilent = ({ members }: ClusterState, name: string): boolean =>
+  !members.some((one) => one.name === name && one.own.read)
 
 const isPaused = ({ settings }: ClusterState): boolean => settings.read && settings.value.paused
 
@@ -405,7 +408,9 @@ function judgeLeadership(
       message:
         verdict === 'electing'
           ? 'nobody leads at this moment'
-          : 'nobody leads, and Patroni will choose nobody: writes stop until somebody is made to',
+          : storeIsLost(state)
+            ? 'nobody here leads, and without the store Patroni chooses nobody'
+            : 'nobody leads, and Patroni will choose nobody: writes stop until somebody is made to',
       evidence: { lock: lockOf(state) ?? null },
       fix:
         command ??
@@ -618,15 +623,18 @@ function judgeMembers(
     )
   }
   for (const { address, host, own } of state.unlisted) {
-    const silent = own.read
-      ? `answers, and has not reached the store for ${Math.round(own.value.storeSilentS ?? 0)} s`
-      : own.error.message.replace(/^Patroni gave no answer: /, 'does not answer: ')
+    const how = !own.read
+      ? own.error.message.replace(/^Patroni gave no answer: /, 'does not answer: ')
+      : (stranger(state, own.value) ??
+        (missesStore(state, own.value)
+          ? `answers, and has not reached the store for ${Math.round(own.value.storeSilentS!)} s`
+          : 'answers, and is about to be there again'))
     found.push(
       finding({
         id: 'cluster/member-unlisted',
         severity: 'error',
         object: `member ${address}`,
-        message: `is configured, and the list of members in the store has it no more; it ${own.read ? (stranger(state, own.value) ?? silent) : silent}`,
+        message: `is configured, and the list of members in the store has it no more; it ${how}`,
         fix: `ssh ${quote(host)} systemctl status patroni`,
       }),
     )

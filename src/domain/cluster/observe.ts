@@ -87,7 +87,7 @@ export async function observeCluster(app: ClusterReader): Promise<ClusterState> 
   const { patroni: urls, etcd, namespace, tls } = ownCluster
   const patroni = openPatroni({ urls, fetch: app.fetch(undefined, tls), timeoutMs: LIMIT_MS })
   const [cluster, settings] = await Promise.all([reading(patroni.cluster()), reading(patroni.settings())])
-  if (!cluster.read) return withoutList(patroni, urls, { settings, error: cluster.error })
+  if (!cluster.read) return withoutList(patroni, ownCluster, { settings, error: cluster.error })
   const { scope, systemIdentifier } = cluster.value
   const [members, store] = await Promise.all([
     Promise.all(
@@ -140,7 +140,7 @@ export const storePrefix = (namespace: string, scope: string) =>
 /** The list of members is in the store: without its majority, who is configured tells of itself alone, by its address. */
 async function withoutList(
   patroni: Patroni,
-  urls: readonly string[],
+  { patroni: urls, etcd }: ClusterConfig,
   { settings, error }: { settings: ClusterState['settings']; error: TabibError },
 ): Promise<ClusterState> {
   const members = await Promise.all(
@@ -155,7 +155,9 @@ async function withoutList(
   const [first] = members.flatMap(({ own }) => (own.read ? own.value : []))
   if (!first) throw error
   const unread = new TabibError('ETCD_UNREACHABLE', 'no member reads the list of members from the store', {
-    suggestions: ['etcdctl endpoint status --cluster -w table'],
+    suggestions: [
+      `etcdctl${etcd.length > 0 ? ` --endpoints ${etcd.join()}` : ''} endpoint status --cluster -w table`,
+    ],
   })
   const { scope, systemIdentifier = '' } = first
   return {

@@ -3,7 +3,7 @@ import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 
 const COMMIT_WITHIN_MS = 2_500
-const LIMIT_MS = 3_000
+const LIMIT_MS = 4_000
 
 /** 1 where Postgres takes writes; otherwise 0, and why it does not. */
 export type TakesWrites = { value: number; why?: string }

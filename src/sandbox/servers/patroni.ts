@@ -86,6 +86,11 @@ export interface PatroniServer extends AsyncDisposable {
   readonly tls: Certificate | undefined
   /** All members' Postgres, as a URL names several hosts. */
   readonly hosts: string
+  /**
+   * Switches over and kills the new leader before it has named a synchronous standby, so that Patroni chooses nobody ever after;
+   * resolves with the one that was killed. @throws TabibError SERVER_FAILED when it named one first, three times.
+   */
+  strand(): Promise<PatroniNode>
   /** Resolves with the leader and its synchronous standby once there is one. */
   synchronised(): Promise<{ leader: PatroniNode; standby: PatroniNode }>
   /** What an operator does in a disaster: the standby cluster stands by no longer. Resolves when its leader leads. */
@@ -267,6 +272,7 @@ async function start(
     tls,
     hosts,
     adminUrl: `postgres://${authentication.superuser.username}:${authentication.superuser.password}@${hosts}/postgres`,
+    strand: () => strand(nodes, { storeUrl: etcds[0]!.url, scope }),
     synchronised: () => synchronised(nodes),
     promote: () => promote(nodes[0]!.url),
     leads: () => leads(nodes[0]!.url),
@@ -526,6 +532,37 @@ async function synchronised(
     }
     await delay(50)
   }
+}
+
+async function strand(
+  nodes: readonly PatroniNode[],
+  { storeUrl, scope }: { storeUrl: string; scope: string },
+): Promise<PatroniNode> {
+  const encode = (text: string) => Buffer.from(text).toString('base64')
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    const { leader, standby } = await synchronised(nodes)
+    // The third could follow at once; the former leader has to start anew first.
+    const others = nodes.filter((one) => one !== leader && one !== standby)
+    for (const one of others) await one.pauseNode()
+    const asked = fetch(`${leader.url}/switchover`, {
+      method: 'POST',
+      body: JSON.stringify({ leader: leader.name, candidate: standby.name }),
+    }).catch(() => {})
+    // Patroni answers a second late.
+    while (!(await leads(standby.url).catch(() => false))) await delay(10)
+    await standby.killNode()
+    for (const one of others) await one.resumeNode()
+    await asked
+    const response = await fetch(`${storeUrl}/v3/kv/range`, {
+      method: 'POST',
+      body: JSON.stringify({ key: encode(`/service/${scope}/sync`) }),
+    })
+    const { kvs = [] } = (await response.json()) as { kvs?: { value: string }[] }
+    const sync = JSON.parse(Buffer.from(kvs[0]?.value ?? '', 'base64').toString() || '{}')
+    if (sync.leader === standby.name && !sync.sync_standby) return standby
+    await standby.restart()
+  }
+  throw new TabibError('SERVER_FAILED', 'a leader named its standby before it could be killed, three times')
 }
 
 const SYNCHRONISED_LIMIT_MS = 30_000
