@@ -538,27 +538,28 @@ async function strand(
   nodes: readonly PatroniNode[],
   { storeUrl, scope }: { storeUrl: string; scope: string },
 ): Promise<PatroniNode> {
-  const encode = (text: string) => Buffer.from(text).toString('base64')
+  const key = Buffer.from(`/service/${scope}/sync`).toString('base64')
+  const named = async (): Promise<{ leader?: string; sync_standby?: string | null }> => {
+    const response = await fetch(`${storeUrl}/v3/kv/range`, { method: 'POST', body: JSON.stringify({ key }) })
+    const { kvs = [] } = (await response.json()) as { kvs?: { value: string }[] }
+    return JSON.parse(Buffer.from(kvs[0]?.value ?? '', 'base64').toString() || '{}')
+  }
   for (let attempt = 0; attempt < 3; attempt += 1) {
     const { leader, standby } = await synchronised(nodes)
     // The third could follow at once; the former leader has to start anew first.
     const others = nodes.filter((one) => one !== leader && one !== standby)
     for (const one of others) await one.pauseNode()
+    // Patroni answers a second late: the key itself is looked at.
     const asked = fetch(`${leader.url}/switchover`, {
       method: 'POST',
       body: JSON.stringify({ leader: leader.name, candidate: standby.name }),
     }).catch(() => {})
-    // Patroni answers a second late.
-    while (!(await leads(standby.url).catch(() => false))) await delay(10)
+    const deadline = performance.now() + SYNCHRONISED_LIMIT_MS
+    while ((await named()).leader !== standby.name && performance.now() < deadline) await delay(10)
     await standby.killNode()
     for (const one of others) await one.resumeNode()
     await asked
-    const response = await fetch(`${storeUrl}/v3/kv/range`, {
-      method: 'POST',
-      body: JSON.stringify({ key: encode(`/service/${scope}/sync`) }),
-    })
-    const { kvs = [] } = (await response.json()) as { kvs?: { value: string }[] }
-    const sync = JSON.parse(Buffer.from(kvs[0]?.value ?? '', 'base64').toString() || '{}')
+    const sync = await named()
     if (sync.leader === standby.name && !sync.sync_standby) return standby
     await standby.restart()
   }
