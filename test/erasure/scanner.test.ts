@@ -1,4 +1,4 @@
-import { gzipSync } from 'node:zlib'
+import { deflateSync, gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { identifiersOf, logLine } from '../../bench/erasure/log.ts'
@@ -224,6 +224,71 @@ describe('an identifier is found', () => {
     expect(mail.scan(JSON.stringify([...Buffer.from('"farida.ahmadi@example.af"')]))).toHaveLength(1)
   })
 
+  test.each([
+    ['phone', '<td><b>0700</b> <i class="x">123</i></td><td>456</td>'],
+    ['e-mail', 'farida.<wbr>ahmadi@<!-- not a robot -->example.af'],
+    ['phone', '{"dial":["0700","123","456"]}'],
+    ['name', `{"who":${JSON.stringify([...'Farida Ahmadi'])}}`],
+    ['e-mail', `{"sql":${JSON.stringify(`'farida.' || 'ahmadi@' || 'example.af'`)}}`],
+    ['phone', `tel = "0700" + '123' + "456"`],
+    ['phone', '[{"name":"phone_prefix","value":"0700"},{"name":"phone_rest","value":"123456"}]'],
+    ['phone', '<param name="cc" value="93"/><param name="nsn" value="700123456"/>'],
+    ['name', '[{"Key":"firstName","Value":"Farida"},{"Key":"lastName","Value":"Ahmadi"}]'],
+    ['e-mail', '{"email_user":"Farida.Ahmadi","seen":3,"email_domain":"example.af"}'],
+    ['e-mail', 'host=example.af id=7 user=farida.ahmadi'],
+    ['e-mail', '<local>farida.ahmadi</local><domain>example.af</domain>'],
+    ['e-mail', 'farida.ahmadi [at] example [dot] af'],
+    ['e-mail', 'farida.ahmadi @ example.af'],
+    ['e-mail', '"farida.ahmadi"@example.af'],
+    ['e-mail', 'bounce+farida.ahmadi=example.af@news.example'],
+    ['e-mail', 'SRS0=HHH=TT=example.af=farida.ahmadi@forward.example'],
+    ['e-mail', 'to: =?UTF-8?Q?farida.ahmadi=40example.af?='],
+    ['phone', '9.3700123456e10'],
+    ['phone', `0x${(93_700_123_456).toString(16)}`],
+    ['national-id', '{"tazkira_volume":"1400","tazkira_page":"0101","tazkira_no":"12345"}'],
+    ['e-mail', hexDump('seen farida.ahmadi@example.af today')],
+    ['e-mail', uuencoded('to farida.ahmadi@example.af, with love')],
+    ['e-mail', `<~${ascii85('to farida.ahmadi@example.af')}~>`],
+    ['e-mail', wordsOf('to farida.ahmadi@example.af', 4).join(' ')],
+    ['e-mail', octets('farida.ahmadi@example.af', 2, 8).join(' ')],
+    ['e-mail', octets('farida.ahmadi@example.af', 8, 3).join(' ')],
+    ['e-mail', octets('farida.ahmadi@example.af', 10, 3).join('')],
+    ['e-mail', [...'farida.ahmadi@example.af'].map((sign) => `\\00${hexOf(sign).padStart(4, '0')}`).join('')],
+    ['e-mail', [...'farida.ahmadi@example.af'].map((sign) => `\\${hexOf(sign).padStart(4, '0')}`).join('')],
+    ['e-mail', utf32('farida.ahmadi@example.af')],
+    ['e-mail', deflateSync('to farida.ahmadi@example.af')],
+    [
+      'e-mail',
+      Buffer.from('{"to":"farida.ahmadi@example.af"}')
+        .toString('base64')
+        .match(/.{1,24}/g)!
+        .join('\n'),
+    ],
+    [
+      'name',
+      'Farida Ahmadi'.replace(/[a-z]/g, (sign) => String.fromCodePoint(0x1d41a - 97 + sign.charCodeAt(0))),
+    ],
+  ])('as %s in %s', (kind, written) => {
+    const around = ['2026-11-24T15:41:03Z seen\n', '\nnext'].map((text) => Buffer.from(text)) as [
+      Buffer,
+      Buffer,
+    ]
+    expect(kindsIn(Buffer.concat([around[0], Buffer.from(written as string), around[1]]))).toContain(kind)
+    expect(subjectsIn(written)).toEqual([])
+  })
+
+  test('of a domain in another script, whichever way it is written', () => {
+    const scanner = openScanner(
+      KEY,
+      wantedOf('f', [{ kind: 'e-mail', value: 'farida@xn--mgba3a4f16a.example' }]),
+    )
+    for (const text of ['farida@ایران.example', 'to FARIDA@XN--MGBA3A4F16A.example,'])
+      expect(
+        scanner.scan(text).map(({ subject }) => subject),
+        text,
+      ).toEqual(['f'])
+  })
+
   test('in base64 that is hex but for some letters', () => {
     const paper = openScanner(KEY, wantedOf('somebody', [{ kind: 'phone', value: '+93760450870' }]))
     expect(paper.scan('ADAANwA2ADAANAA1ADAAOAA3ADA=')).toHaveLength(1)
@@ -405,4 +470,43 @@ test('encodings without end are cut short, and told', () => {
 
 async function* pieces(bytes: Buffer, size: number): AsyncGenerator<Buffer> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size)
+}
+
+const hexOf = (text: string): string => Buffer.from(text).toString('hex')
+const wordsOf = (text: string, bytes: number): string[] =>
+  hexOf(text).match(new RegExp(`.{1,${2 * bytes}}`, 'g'))!
+const octets = (text: string, base: number, size: number): string[] =>
+  [...Buffer.from(text)].map((byte) => byte.toString(base).padStart(size, '0'))
+const utf32 = (text: string): Buffer =>
+  Buffer.concat([...text].map((sign) => Buffer.from([0, 0, 0, sign.charCodeAt(0)])))
+
+function hexDump(text: string): string {
+  const lines = text.match(/.{1,16}/g)!
+  return lines
+    .map((line, n) => `${(16 * n).toString(16).padStart(8, '0')}  ${wordsOf(line, 1).join(' ')}  |${line}|`)
+    .join('\n')
+}
+
+function uuencoded(text: string): string {
+  const sign = (six: number) => String.fromCharCode(six === 0 ? 0x60 : 0x20 + six)
+  const threes = wordsOf(text, 3).map((word) => Number.parseInt(word.padEnd(6, '0'), 16))
+  const digits = threes.map((bits) => [18, 12, 6, 0].map((shift) => sign((bits >> shift) & 63)).join(''))
+  return `begin 644 note\n${sign(Buffer.byteLength(text))}${digits.join('')}\n\`\nend`
+}
+
+function ascii85(text: string): string {
+  return wordsOf(text, 4)
+    .map((word) => {
+      let rest = Number.parseInt(word.padEnd(8, '0'), 16)
+      const signs = Array.from({ length: 5 }, () => {
+        const value = rest % 85
+        rest = Math.floor(rest / 85)
+        return String.fromCharCode(33 + value)
+      })
+      return signs
+        .reverse()
+        .join('')
+        .slice(0, word.length / 2 + 1)
+    })
+    .join('')
 }

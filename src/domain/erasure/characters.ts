@@ -25,15 +25,18 @@ export function characters(): Characters {
 }
 let tables: Characters | undefined
 
-/** The kind of any code point; digits beyond the basic plane are mathematical ones. */
+/** The kind of any code point; digits and letters beyond the basic plane are mathematical ones. */
 export function kindOf({ kind }: Characters, codePoint: number): number {
   if (codePoint < 0x10000) return kind[codePoint]!
   if (codePoint >= 0x1d7ce && codePoint <= 0x1d7ff) return DIGIT
+  if (codePoint >= 0x1d400 && codePoint <= 0x1d6a3) return LETTER
   return codePoint >= 0xe0000 && codePoint <= 0xe01ef ? IGNORED : OTHER
 }
 
 export function foldOf({ fold }: Characters, codePoint: number): number {
-  return codePoint < 0x10000 ? fold[codePoint]! : (codePoint - 0x1d7ce) % 10
+  if (codePoint < 0x10000) return fold[codePoint]!
+  // Alphabets of 26 capitals and 26 small letters each.
+  return codePoint < 0x1d7ce ? 0x61 + ((codePoint - 0x1d400) % 26) : (codePoint - 0x1d7ce) % 10
 }
 
 /** Text with what is ignored left out and the rest folded; digits become ASCII, everything else keeps its place. */

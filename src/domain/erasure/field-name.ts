@@ -4,6 +4,8 @@ export const PHONE = 1
 export const PART = 2
 /** The part of a phone number that comes first: `country_code`, `area`. */
 export const DIAL = 4
+/** A part as well, of what another word of the name says: `tazkira_page`, and not every `page`. */
+const WEAK = 16
 /** A register's number: `tazkira`, `mrn`. */
 export const RECORD = 8
 
@@ -19,8 +21,24 @@ export function fieldBefore(bytes: Uint8Array, at: number, from: number): number
   if (end < first || OPENS[bytes[end]!] !== 2) return 0
   end--
   while (end >= first && OPENS[bytes[end]!] === 1) end--
-  return meaningOf(bytes, from, end + 1)
+  const meaning = meaningOf(bytes, from, end + 1)
+  return endsValue(bytes, end) ? meaning | namedBefore(bytes, from, end - 4) : meaning
 }
+
+/** What the name says in `{"name":"phone_prefix","value":"0700"}`, whose value is at `at`. */
+function namedBefore(bytes: Uint8Array, from: number, at: number): number {
+  let end = at - 1
+  const first = Math.max(from, at - 8)
+  while (end >= first && (OPENS[bytes[end]!] === 1 || bytes[end] === 0x2c || bytes[end] === 0x22)) end--
+  return end < first ? 0 : meaningOf(bytes, from, end + 1)
+}
+
+const endsValue = (bytes: Uint8Array, end: number): boolean =>
+  bytes[end] === 0x65 &&
+  bytes[end - 1] === 0x75 &&
+  bytes[end - 2] === 0x6c &&
+  bytes[end - 3] === 0x61 &&
+  (bytes[end - 4]! | 0x20) === 0x76
 
 /** What a free word before a number says: `tel 0700…`, `mobile no. 700…`. */
 export function labelBefore(bytes: Uint8Array, at: number, from: number): number {
@@ -54,9 +72,10 @@ function meaningOf(bytes: Uint8Array, from: number, end: number): number {
       meaning |= word ?? 0
       hash = EMPTY
     }
-    if (kind === 0) return meaning
+    if (kind === 0) break
   }
-  return meaning
+  if ((meaning & WEAK) === 0) return meaning
+  return meaning === WEAK ? 0 : (meaning & ~WEAK) | PART
 }
 
 const LONGEST_NAME = 48
@@ -89,7 +108,8 @@ const WORDS: Record<number, string> = {
     'تلفن تلیفون موبایل مبایل شماره تماس همراه ټلیفون شمېره',
   [PART]:
     'suffix rest id ids number num no nr code part head tail first last second local line subscriber operator network ' +
-    'ndc sn start end begin middle left right digits body value a b c d main',
+    'ndc sn nsn start end begin middle left right digits body value a b c d main',
+  [WEAK]: 'exchange station volume page row',
   [DIAL]: 'prefix country dial dialing dialling calling area cc idd ccode countrycode areacode region',
   [RECORD]:
     'tazkira tazkera tazkirah taskera nid national nationalid ssn passport identity mrn record chart file patient ' +

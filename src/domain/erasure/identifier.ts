@@ -1,3 +1,4 @@
+import { domainToUnicode } from 'node:url'
 import { foldText } from './characters.ts'
 
 export const IDENTIFIER_KINDS = [
@@ -47,7 +48,11 @@ export function canonicalForms({ kind, value }: Identifier, country: string): Ca
     case 'phone':
       return phoneForms(folded, country)
     case 'e-mail': {
-      const address = folded.trim().toLowerCase()
+      const [local, domain = ''] = folded
+        .trim()
+        .toLowerCase()
+        .split(/@(?=[^@]*$)/)
+      const address = `${local}@${/xn--/.test(domain) ? foldText(domainToUnicode(domain)) : domain}`
       if (!/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(address) || address.length > LONGEST) return []
       return [{ form: 'e-mail', value: address }]
     }

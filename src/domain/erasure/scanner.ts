@@ -1,3 +1,4 @@
+import { domainToUnicode } from 'node:url'
 import {
   type Characters,
   characters,
@@ -18,11 +19,36 @@ import {
   decodeUtf16,
   decompress,
   HEX,
+  plainArray,
   quadIsText,
-  textStretches,
+  textSize,
   undoEscapes,
   undoMojibake,
 } from './decode.ts'
+import {
+  BASE32_KINDS,
+  BASE85_KINDS,
+  beginsAsText,
+  decodeBase32,
+  decodeBase85,
+  decodeDump,
+  decodeFigures,
+  decodeHexWords,
+  decodeIndexed,
+  decodeUtf32,
+  decodeUu,
+  decompressBare,
+  isDumpLine,
+  isUuLine,
+  joinParts,
+  joinStrings,
+  mayBeBare,
+  mayBeCompressed,
+  SHORTEST_BASE32,
+  tagEnd,
+  undoCodePoints,
+  undoTags,
+} from './decode-rare.ts'
 import { DIAL, fieldBefore, labelBefore, PART, PHONE, RECORD } from './field-name.ts'
 import {
   type FingerprintKey,
@@ -94,6 +120,8 @@ const PIECE = 1 << 16
 const SHARED = 2048
 const MOST_SEEN = 100_000
 const SHORTEST_RUN = 12
+/** Base64 digits of a line after which it may go on in the next. */
+const SHORTEST_WRAP = 20
 /** Bytes from the end of a line of base64 to the next line of it. */
 const WIDEST_INDENT = 20
 const SHORTEST_HEX = 18
@@ -101,8 +129,12 @@ const SHORTEST_HEX = 18
 const SHORTEST_TEXT = 9
 /** Bytes from one sign between two pairs of a list to the next. */
 const SHORTEST_PAIR = 3
-const LONGEST_PAIR = 8
+const LONGEST_PAIR = 9
+const LONGEST_BYTE = 4
 const PROBE_LISTS = 16
+/** Base85 digits of nine bytes, and how far from a word's begin its first sign is looked for. */
+const SHORTEST_BASE85 = 12
+const FARTHEST_SIGN = 48
 const UNCOMPRESSED = 1 << 22
 /** What gzip begins with (RFC 1952). */
 const GZIP = Buffer.from([0x1f, 0x8b, 8])
@@ -185,7 +217,7 @@ class Pass implements Scanner {
   }
 
   scan(text: string | Uint8Array): Hit[] {
-    const bytes = typeof text === 'string' ? Buffer.from(text) : text
+    const bytes = plainArray(typeof text === 'string' ? Buffer.from(text) : text)
     this.#hits = []
     this.#seen.clear()
     for (let from = 0; from < bytes.length; ) {
@@ -272,6 +304,10 @@ class Pass implements Scanner {
     let firstHalf = 0
     let lastHalf = 0
     let mojibake = 0
+    let firstTag = -1
+    let lastTag = 0
+    let signedTo = from
+    let blockTo = from
     while (at < to) {
       const byte = bytes[at]!
       const sort = SORT[byte]!
@@ -292,9 +328,37 @@ class Pass implements Scanner {
           }
           if (codePoint === 0xff20 || codePoint === 0xfe6b) this.#address(bytes, at, at + 3, from, to, depth)
           if (byte === 0xc3 && MOJIBAKE.has(bytes[at + 1]!)) mojibake++
+          else if (byte === 0xda && bytes[at - 1] === 0x78) this.#zlib(bytes, at - 1, to, depth)
           at += sizeOf(codePoint)
           break
         }
+        case TAG: {
+          const end = tagEnd(bytes, at, to)
+          if (end > 0) {
+            if (firstTag < 0) firstTag = at
+            lastTag = end
+          }
+          if (bytes[at + 1] === 0x7e) this.#base85(bytes, at + 2, Math.min(to, at + SHARED), depth)
+          else if (at >= signedTo) signedTo = this.#signed(bytes, at, from, to, depth)
+          at++
+          break
+        }
+        case JOINT:
+          this.#joint(bytes, at, from, to, depth)
+          at++
+          break
+        case SIGN:
+          if (at >= signedTo) signedTo = this.#signed(bytes, at, from, to, depth)
+          at++
+          break
+        case NAMED:
+          if (addresses && endsDomain(bytes, at)) this.#splitAddress(bytes, at + 1, from, to, depth)
+          at++
+          break
+        case ZLIB:
+          if (bytes[at - 1] === 0x78) this.#zlib(bytes, at - 1, to, depth)
+          at++
+          break
         case AT_SIGN:
           if (addresses) this.#address(bytes, at, at + 1, from, to, depth)
           at++
@@ -317,6 +381,9 @@ class Pass implements Scanner {
             break
           }
           if (escapes + quoted + mojibake > 0) this.#line(bytes, line, at, depth, escapes, quoted, mojibake)
+          if (firstTag >= 0) this.#tagged(bytes, firstTag, lastTag, line, at, depth)
+          if (at >= blockTo) blockTo = this.#block(bytes, line, at, to, depth)
+          firstTag = -1
           escapes = 0
           quoted = 0
           mojibake = 0
@@ -326,10 +393,13 @@ class Pass implements Scanner {
         default:
           if (isEscape(bytes, at, to)) escapes++
           else if (isQuoted(bytes, at)) quoted++
+          else if (byte === 0x3d && addresses && endsDomain(bytes, at))
+            this.#splitAddress(bytes, at + 1, from, to, depth)
           at++
       }
     }
     if (escapes + quoted + mojibake > 0) this.#line(bytes, line, to, depth, escapes, quoted, mojibake)
+    if (firstTag >= 0) this.#tagged(bytes, firstTag, lastTag, line, to, depth)
     this.#wide(bytes, firstHalf, lastHalf, from, to, halves, depth)
   }
 
@@ -352,6 +422,80 @@ class Pass implements Scanner {
         this.#within('utf-16', into.bytes, 0, into.length, depth, firstHalf)
       }
     }
+    // Three halves a character.
+    if (3 * halves < 2 * (end - start)) return
+    for (const bigEndian of [false, true]) {
+      for (let shift = 0; shift < 4; shift++) {
+        decodeUtf32(bytes, start + shift, end, bigEndian, into)
+        this.#within('utf-32', into.bytes, 0, into.length, depth, firstHalf)
+      }
+    }
+  }
+
+  /** What begins like zlib (RFC 1950), among other bytes. */
+  #zlib(bytes: Uint8Array, at: number, to: number, depth: number): void {
+    const plain = decompress(bytes.subarray(at, to), UNCOMPRESSED)
+    if (plain) this.#within('zlib', plain, 0, plain.length, depth, at)
+  }
+
+  /** The text around tags of HTML or XML, without them: a number may go on behind one. */
+  #tagged(bytes: Uint8Array, first: number, last: number, from: number, to: number, depth: number): void {
+    const into = this.#scratch[depth + 1]!
+    undoTags(bytes, Math.max(from, first - LONGEST), Math.min(to, last + LONGEST), into)
+    this.#within('tags', into.bytes, 0, into.length, depth, first)
+  }
+
+  /** Parts that an array, a program's operator or a bracket keeps apart. */
+  #joint(bytes: Uint8Array, at: number, from: number, to: number, depth: number): void {
+    const byte = bytes[at]!
+    const into = this.#scratch[depth + 1]!
+    into.length = 0
+    if ((byte === 0x5b || byte === 0x28) && this.#has.addresses)
+      this.#spokenAddress(bytes, at, from, to, depth)
+    if (byte === 0x5b) {
+      const next = bytes[at + 1]
+      if (next === 0x22 || next === 0x27 || next === 0x5c || next === 0x20 || next === 10)
+        joinParts(bytes, at, from, to, into)
+    } else if (byte === 0x2b || byte === 0x7c) joinStrings(bytes, at, from, to, into)
+    if (into.length >= SHORTEST_TEXT) this.#within('parts', into.bytes, 0, into.length, depth, at)
+  }
+
+  /** Lines that are one file: uuencoded, after the one that ends at `at`, or dumped in hex, from `line` on. Returns where they end. */
+  #block(bytes: Uint8Array, line: number, at: number, to: number, depth: number): number {
+    const into = this.#scratch[depth + 1]!
+    if (isUuLine(bytes, at + 1, to)) {
+      const end = decodeUu(bytes, at + 1, to, into)
+      this.#stretches('uuencode', into, depth, at)
+      return end
+    }
+    if (!isDumpLine(bytes, line, at)) return at
+    const end = decodeDump(bytes, line, to, into)
+    this.#stretches('hex', into, depth, line)
+    return end
+  }
+
+  /** Base85, in a word with signs that words of people do not have. Returns where the word ends. */
+  #signed(bytes: Uint8Array, at: number, from: number, to: number, depth: number): number {
+    let start = at
+    const first = Math.max(from, at - FARTHEST_SIGN)
+    while (start > first && IN_BASE85[bytes[start - 1]!] !== 0) start--
+    let end = at + 1
+    while (end < to && IN_BASE85[bytes[end]!] !== 0) end++
+    if (end - start < SHORTEST_BASE85) return end
+    this.#base85(bytes, start, end, depth)
+    // `key=…`, `key:…`, `<~…~>`
+    for (let place = start, keys = 0; place < start + FARTHEST_SIGN && keys < 2; place++) {
+      if (OPENS_VALUE[bytes[place]!] === 0) continue
+      keys++
+      this.#base85(bytes, place + 1, end, depth)
+    }
+    return end
+  }
+
+  #base85(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    const into = this.#scratch[depth + 1]!
+    for (let kind = 0; kind < BASE85_KINDS && to - from >= SHORTEST_BASE85; kind++)
+      if (decodeBase85(kind, bytes, from, to, into)) this.#stretches('base85', into, depth, from)
   }
 
   #line(
@@ -369,6 +513,9 @@ class Pass implements Scanner {
     }
     if (quoted > 0 && undoEscapes(bytes, from, to, true, into)) {
       this.#within('quoted-printable', into.bytes, 0, into.length, depth, from)
+    }
+    if (escapes >= SHORTEST_TEXT && undoCodePoints(bytes, from, to, into)) {
+      this.#within('escapes', into.bytes, 0, into.length, depth, from)
     }
     if (mojibake > 0) {
       undoMojibake(bytes, from, to, into)
@@ -395,6 +542,11 @@ class Pass implements Scanner {
         plain = byte < 0xc2
         break
       }
+    }
+    if (count === 1 && bytes[start] === 0x30) {
+      const opens = bytes[start - 2] === 0x5c ? bytes[start - 3] : bytes[start - 2]
+      if (bytes[start - 1] === 0x22 && opens === 0x7b) this.#indexed(bytes, start, to, depth)
+      else if (bytes[start + 1] === 0x78) this.#hexNumber(bytes, start + 2, to, depth)
     }
     const meaning = fieldBefore(bytes, start, from)
     const previous = this.#parts[depth]!.at(-1)
@@ -479,12 +631,32 @@ class Pass implements Scanner {
       }
     }
     if (count <= LONGEST_NUMBER) this.#named(bytes, start, end, count, groups, from, depth, meaning)
-    if (groups >= SHORTEST_TEXT) {
+    if (groups >= SHORTEST_TEXT || count >= 3 * SHORTEST_TEXT) {
       const into = this.#scratch[depth + 1]!
       if (decodeList(bytes, start, to, false, into) > start)
         this.#stretches('list of bytes', into, depth, start)
+      decodeFigures(digits, count, (decoded) => this.#stretches('figures', decoded, depth, start), into)
     }
     return end
+  }
+
+  /** `{"0":48,"1":55,…}` */
+  #indexed(bytes: Uint8Array, at: number, to: number, depth: number): void {
+    const into = this.#scratch[depth + 1]!
+    decodeIndexed(bytes, at, to, into)
+    if (into.length >= SHORTEST_TEXT) this.#stretches('list of bytes', into, depth, at)
+  }
+
+  /** A whole phone number with its country's code as one number in hex; shorter ones would be anything. */
+  #hexNumber(bytes: Uint8Array, at: number, to: number, depth: number): void {
+    let value = 0
+    let end = at
+    while (end < to && end < at + 13 && HEX[bytes[end]!] !== 255) value = value * 16 + HEX[bytes[end++]!]!
+    if (end - at < 9 || end - at > 12 || this.#key === undefined) return
+    const canonical = { form: 'international', value: String(value) } as const
+    const found = this.#numberFound(NUMBER_DIGITS, value % 10 ** NUMBER_DIGITS)
+    const index = found < 0 ? -1 : this.#proved(found, canonical)
+    if (index >= 0) this.#hit(index, depth, at)
   }
 
   /** Hex digits in a list: `DB B0 DB B7`, `30:37`, `0x30, 0x37`, `U+06F0 U+06F7`. */
@@ -495,26 +667,27 @@ class Pass implements Scanner {
       for (let at = probe; at < probe + LONGEST_PAIR; at++) {
         const joint = bytes[at]!
         if (PAIR_JOINT[joint] === 0 || HEX[bytes[at - 1]!] === 255) continue
-        for (let period = SHORTEST_PAIR; period <= LONGEST_PAIR; period++) {
-          if (bytes[at + period] !== joint || bytes[at + 2 * period] !== joint) continue
-          if (HEX[bytes[at + period - 1]!] === 255) continue
-          let first = at
-          while (
-            first - period > from &&
-            bytes[first - period] === joint &&
-            HEX[bytes[first - period - 1]!] !== 255
-          )
-            first -= period
-          let start = first
-          while (start > from && start > first - LONGEST_PAIR && IN_PAIR[bytes[start - 1]!] === 1) start--
-          for (const begin of [start, first + 1]) {
-            const past = decodeList(bytes, begin, to, true, into)
-            if (past === begin) continue
-            this.#stretches('hex', into, depth, begin)
-            probe = Math.max(probe, past - PROBE_LISTS)
-            break
-          }
-          break
+        if ((IN_PAIR[bytes[at + 1]!]! | PAIR_JOINT[bytes[at + 1]!]!) === 0) break
+        let period = SHORTEST_PAIR
+        while (period <= LONGEST_PAIR && !(bytes[at + period] === joint && bytes[at + 2 * period] === joint))
+          period++
+        if (period > LONGEST_PAIR || HEX[bytes[at + period - 1]!] === 255) break
+        let first = at
+        while (
+          first - period > from &&
+          bytes[first - period] === joint &&
+          HEX[bytes[first - period - 1]!] !== 255
+        )
+          first -= period
+        let start = first
+        while (start > from && start > first - LONGEST_PAIR && IN_PAIR[bytes[start - 1]!] === 1) start--
+        for (const begin of start === first + 1 ? [start] : [start, first + 1]) {
+          const past = decodeList(bytes, begin, to, true, into)
+          if (past > begin) this.#stretches('hex', into, depth, begin)
+          const end = period > LONGEST_BYTE ? decodeHexWords(bytes, begin, to, into) : begin
+          if (end > begin && beginsAsText(into)) this.#stretches('hex', into, depth, begin)
+          probe = Math.max(probe, past - PROBE_LISTS, end - PROBE_LISTS)
+          if (past > begin) break
         }
         break
       }
@@ -561,9 +734,17 @@ class Pass implements Scanner {
     this.#words(bytes, start, end, depth)
   }
 
-  #stretches(encoding: string, decoded: Decoded, depth: number, at: number): void {
-    for (const [from, to] of textStretches(decoded, SHORTEST_TEXT)) {
-      this.#within(encoding, decoded.bytes, from, to, depth, at)
+  /** Passes over the stretches of text in what was decoded. */
+  #stretches(encoding: string, { bytes, length }: Decoded, depth: number, at: number): void {
+    let from = 0
+    for (let place = 0; place <= length; ) {
+      const size = place < length ? textSize(bytes, place, length) : 0
+      if (size > 0) {
+        place += size
+        continue
+      }
+      if (place - from >= SHORTEST_TEXT) this.#within(encoding, bytes, from, place, depth, at)
+      from = ++place
     }
   }
 
@@ -636,7 +817,8 @@ class Pass implements Scanner {
       isLoose(bytes[this.#groupEnd[first]!])
     )
       return false
-    if (!trunk && gaps.dots === 1 && last - first === 1 && firstSize <= 3) return false
+    const isScientific = gaps.dots === 1 && firstSize === 1 && hasExponent(bytes, end, written.length - 1)
+    if (!trunk && gaps.dots === 1 && last - first === 1 && firstSize <= 3 && !isScientific) return false
     if (trunk || form === 'international') return true
     // Of ten digits the seconds since 1970 alone are met everywhere.
     if (form === 'number' && written.length >= 10 && (last > first || !/^1[5-9]\d{8}$/.test(written)))
@@ -741,7 +923,9 @@ class Pass implements Scanner {
     const last = Math.min(to, past + LONGEST)
     while (end < last && IN_ADDRESS[bytes[end]!] !== 0 && bytes[end] !== 0x2b && bytes[end] !== 0x25) end++
     while (end > past && IN_ADDRESS[bytes[end - 1]!] === 2) end--
+    if (start === at || end === past) this.#looseAddress(bytes, at, past, from, to, depth)
     if (start === at || end === past || end - start > 2 * LONGEST) return
+    this.#rewrittenAddress(bytes, start, at, end, from, depth)
     const units = this.#units
     let length = 0
     let tag = -1
@@ -775,6 +959,75 @@ class Pass implements Scanner {
     units.copyWithin(tag, sign, length)
     length -= sign - tag
     if (length <= LONGEST) this.#unitsFound('e-mail', 0, length, depth, start)
+  }
+
+  /** An address with spaces around its @, or with its first part in quotes. */
+  #looseAddress(bytes: Uint8Array, at: number, past: number, from: number, to: number, depth: number): void {
+    if (this.#key === undefined) return
+    const text = (start: number, end: number) => textOf(bytes, start, end)
+    const domain = /^ {0,2}([a-z0-9][a-z0-9.-]*)/i.exec(text(past, Math.min(to, past + LONGEST)))?.[1]
+    const local = /([a-z0-9._%+-]+)(?: {1,2}|\\?")?$/i.exec(text(Math.max(from, at - LONGEST), at))?.[1]
+    if (domain && local) this.#tryAddress(`${local}@${domain}`, depth, at)
+  }
+
+  /** What relays make of an address within another: `bounce+a.b=mail.example@…`, `SRS0=…=mail.example=a.b@…`, `a.b%mail.example@…`. */
+  #rewrittenAddress(
+    bytes: Uint8Array,
+    start: number,
+    at: number,
+    end: number,
+    from: number,
+    depth: number,
+  ): void {
+    let percent = at - 1
+    while (percent > start && bytes[percent] !== 0x25) percent--
+    if (percent > start) {
+      const local = textOf(bytes, start, percent)
+      this.#tryAddress(`${local}@${textOf(bytes, percent + 1, at)}`, depth, start)
+    }
+    if (bytes[start - 1] === 0x3d) {
+      const first = Math.max(from, start - LONGEST)
+      const before = /[a-z0-9._+-]+$/i.exec(textOf(bytes, first, start - 1))?.[0] ?? ''
+      const local = textOf(bytes, start, at)
+      this.#tryAddress(`${local}@${before}`, depth, start)
+      this.#tryAddress(`${before}@${local}`, depth, start)
+      this.#tryAddress(`${before.slice(before.indexOf('+') + 1)}@${local}`, depth, start)
+    }
+    // As names of domains are written for machines (RFC 3492).
+    for (let dash = at + 3; dash < end; dash++) {
+      if (bytes[dash] !== DASH || bytes[dash - 1] !== DASH) continue
+      const domain = domainToUnicode(textOf(bytes, at + 1, end))
+      this.#tryAddress(`${textOf(bytes, start, at)}@${domain}`, depth, start)
+      return
+    }
+  }
+
+  /** `zarghuna [at] mail [dot] example` */
+  #spokenAddress(bytes: Uint8Array, at: number, from: number, to: number, depth: number): void {
+    if ((bytes[at + 1]! | 0x20) !== 0x61 && bytes[at + 1] !== 0x20) return
+    const after = textOf(bytes, at, Math.min(to, at + LONGEST))
+    const [sign, ...parts] = SPOKEN.exec(after) ?? []
+    const local = /([a-z0-9._%+-]+) *$/i.exec(textOf(bytes, Math.max(from, at - LONGEST), at))?.[1]
+    if (sign === undefined || local === undefined) return
+    this.#tryAddress(`${local}@${parts[0]!.replace(/ *[[({<] *dot *[\])}>] *| dot /gi, '.')}`, depth, at)
+  }
+
+  /** An address in two fields: `at` is behind the name of that of the domain. */
+  #splitAddress(bytes: Uint8Array, at: number, from: number, to: number, depth: number): void {
+    // Users and hosts that are nobody's address stand in every log.
+    if (this.#key === undefined) return
+    const text = textOf(bytes, at, Math.min(to, at + LONGEST))
+    const domain = /^[\s"'\\@]*([a-z0-9-]+(?:\.[a-z0-9-]+)+)/i.exec(text)?.[1]
+    if (domain === undefined) return
+    const around = textOf(bytes, Math.max(from, at - FARTHEST_FIELD), Math.min(to, at + FARTHEST_FIELD))
+    for (const [, local] of around.matchAll(LOCAL_PART)) this.#tryAddress(`${local}@${domain}`, depth, at)
+  }
+
+  #tryAddress(written: string, depth: number, at: number): void {
+    const address = foldText(written).toLowerCase()
+    if (address.length > LONGEST) return
+    for (let unit = 0; unit < address.length; unit++) this.#units[unit] = address.charCodeAt(unit)
+    this.#addressFound(address.length, address.indexOf('+'), depth, at)
   }
 
   #unitsFound(form: Form, from: number, to: number, depth: number, at: number): boolean {
@@ -927,7 +1180,7 @@ class Pass implements Scanner {
       while (end < to && BASE64[bytes[end]!] !== 255) end++
       // Lines of one run, as MIME breaks them, and as YAML indents them.
       const wrapsAfter = end
-      for (let piece = start; end - piece >= 60 && end + 3 < to; ) {
+      for (let piece = start; end - piece >= SHORTEST_WRAP && end + 3 < to; ) {
         let next = end
         while (next < end + 3 && (bytes[next] === 10 || bytes[next] === 13)) next++
         if (next > end) while (next < end + WIDEST_INDENT && bytes[next] === 0x20) next++
@@ -946,6 +1199,7 @@ class Pass implements Scanner {
     let hex = 0
     let inHex = 0
     let first = start
+    this.#base32(bytes, start, end, depth)
     for (let at = start; at <= end; at++) {
       if (at < end && HEX[bytes[at]!] !== 255) {
         if (hex++ === 0) first = at
@@ -964,16 +1218,37 @@ class Pass implements Scanner {
     // Identifiers of systems are all hex and dashes: no text looks like that in base64.
     if (inHex > end - start) return
     for (let shift = 0; shift < 4; shift++) {
-      if (!isWrapped && !looksEncoded(bytes, start + shift, end)) continue
+      if (!isWrapped && !looksEncoded(bytes, start + shift, end, shift === 0)) continue
       decodeBase64(bytes, start + shift, end, into)
       this.#decoded('base64', into, depth, start)
     }
   }
 
+  /** Runs of one case that have the length of nine bytes in base32, and are more than hex. */
+  #base32(bytes: Uint8Array, start: number, end: number, depth: number): void {
+    if (end - start < SHORTEST_BASE32) return
+    const into = this.#scratch[depth + 1]!
+    // Every such run holds a digit that is looked at here.
+    for (let probe = start + SHORTEST_BASE32 - 1; probe < end; probe += SHORTEST_BASE32) {
+      let cases = 0
+      let from = probe
+      for (; from >= start && isOfCase(cases, bytes[from]!); from--) cases |= CASE[bytes[from]!]!
+      let to = probe + 1
+      for (; to < end && isOfCase(cases, bytes[to]!); to++) cases |= CASE[bytes[to]!]!
+      probe = to - 1
+      if (to - from <= SHORTEST_BASE32 || (cases & BEYOND_HEX) === 0) continue
+      for (let kind = 0; kind < BASE32_KINDS; kind++)
+        if (decodeBase32(kind, bytes, from + 1, to, into)) this.#stretches('base32', into, depth, start)
+    }
+  }
+
   #decoded(encoding: string, into: Decoded, depth: number, at: number): void {
-    const plain = decompress(into.bytes.subarray(0, into.length), UNCOMPRESSED)
-    if (plain) this.#within(`${encoding} of gzip`, plain, 0, plain.length, depth, at)
-    else this.#stretches(encoding, into, depth, at)
+    if (mayBeCompressed(into)) {
+      const data = into.bytes.subarray(0, into.length)
+      const plain = decompress(data, UNCOMPRESSED) ?? decompressBare(data, UNCOMPRESSED)
+      if (plain) this.#within(`${encoding} of gzip`, plain, 0, plain.length, depth, at)
+    }
+    this.#stretches(encoding, into, depth, at)
   }
 
   /** The first index whose number has these last digits, or -1. */
@@ -1034,6 +1309,38 @@ function* readingsOf(written: string): Generator<Canonical> {
   for (const value of national) yield { form: 'national', value }
 }
 
+/** Whether the name of a field that holds a domain ends at a sign after it: `"email_domain":`, `host=`, `<domain>`. */
+function endsDomain(bytes: Uint8Array, at: number): boolean {
+  let end = at - 1
+  if (bytes[end] === 0x22 || bytes[end] === 0x27) end--
+  if (bytes[end] === 0x5c) end--
+  // Most end with another letter.
+  const word = DOMAIN_WORDS[bytes[end]! | 0x20]
+  if (word === undefined) return false
+  for (let n = 0; n < word.length; n++) if ((bytes[end - n]! | 0x20) !== word[n]) return false
+  return true
+}
+/** By the last letter, from there. */
+const DOMAIN_WORDS = new Array<Buffer | undefined>(256).fill(undefined)
+for (const word of ['domain', 'host', 'suffix'])
+  DOMAIN_WORDS[word.charCodeAt(word.length - 1)] = Buffer.from(word).reverse()
+
+/** Fields in which the first part of an address may stand. */
+const LOCAL_PART =
+  /(?:user|local|mail|account|login|prefix)[\w-]*["'\\]{0,3} ?[:=>] ?["'\\]{0,3}([a-z0-9][a-z0-9._%+-]{0,63})(?![@\w])/gi
+
+const SPOKEN = /^[[({] *at *[\])}] *([a-z0-9-]+(?:(?: *[[({<] *dot *[\])}>] *| dot |\.)[a-z0-9-]+)*)/i
+
+const textOf = (bytes: Uint8Array, from: number, to: number): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset + from, Math.max(0, to - from)).toString('latin1')
+
+/** Whether a figure with so many digits behind its point is a whole number: `9.3700123456e10`. */
+function hasExponent(bytes: Uint8Array, at: number, digits: number): boolean {
+  if ((bytes[at]! | 0x20) !== 0x65) return false
+  const text = textOf(bytes, at + 1, at + 4)
+  return Number(/^\+?(\d{1,2})/.exec(text)?.[1]) >= digits
+}
+
 /** Where to cut a piece: after its last line, or within it when the line is longer. */
 function cut(bytes: Uint8Array, from: number, to: number): number {
   const line = bytes.lastIndexOf(NEWLINE, to - 1)
@@ -1052,9 +1359,10 @@ function goOn(bytes: Uint8Array, from: number, to: number): number {
 }
 
 /** Whether two quads of text follow each other, or something compressed begins. */
-function looksEncoded(bytes: Uint8Array, from: number, to: number): boolean {
+function looksEncoded(bytes: Uint8Array, from: number, to: number, isBegin: boolean): boolean {
   const begins = quadAt(bytes, from)
   if (begins === 0x1f8b08 || (begins >> 16 === 0x78 && (begins >> 8) % 31 === 0)) return true
+  if (isBegin && mayBeBare(begins >> 16)) return true
   // One of every two neighbours is looked at.
   for (let at = from + 4; at + 4 <= to; at += 8) {
     if (isTextAt(bytes, at) && (isTextAt(bytes, at - 4) || (at + 8 <= to && isTextAt(bytes, at + 4))))
@@ -1132,6 +1440,9 @@ function plusBefore(bytes: Uint8Array, at: number, from: number): boolean {
   return false
 }
 
+const isOfCase = (cases: number, byte: number): boolean =>
+  CASE[byte]! !== NO_CASE && ((cases | CASE[byte]!) & 3) !== 3
+
 /** Whether only what parts the items of a list stands between. */
 function listed(bytes: Uint8Array, from: number, to: number): boolean {
   let commas = 0
@@ -1178,9 +1489,12 @@ function isEscape(bytes: Uint8Array, at: number, to: number): boolean {
   }
 }
 
-/** One `=30` is a field's value; two in a row are quoted-printable. */
+/** One `=30` is a field's value; two in a row are quoted-printable, and so is `=40` within a word. */
 const isQuoted = (bytes: Uint8Array, at: number): boolean =>
-  bytes[at] === 0x3d && bytes[at + 3] === 0x3d && isHexPair(bytes, at + 1) && isHexPair(bytes, at + 4)
+  bytes[at] === 0x3d &&
+  ((bytes[at + 3] === 0x3d && isHexPair(bytes, at + 1) && isHexPair(bytes, at + 4)) ||
+    // The one sign of an address that headers may not have.
+    (bytes[at + 1] === 0x34 && bytes[at + 2] === 0x30 && CASE[bytes[at + 3]!]! !== NO_CASE))
 
 /** The code point that begins here; U+FFFD for what is none. */
 function codePointAt(bytes: Uint8Array, at: number, to: number): number {
@@ -1210,7 +1524,9 @@ const FARTHEST_FIELD = 600
 /** Bytes between two words of one name, with the name of a field. */
 const FARTHEST_WORD = 8
 
-const [PLAIN, FIGURE, LEAD, AT_SIGN, HALF, LINE_END, ESCAPE] = [0, 1, 2, 3, 4, 5, 6]
+const [PLAIN, FIGURE, LEAD, AT_SIGN, HALF, LINE_END, ESCAPE, TAG, JOINT, NAMED, ZLIB, SIGN] = [
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+]
 const SORT = new Uint8Array(256)
 /** What a backslash makes something else of. */
 const BACKSLASHED = new Uint8Array(256)
@@ -1221,6 +1537,14 @@ const IN_ADDRESS = new Uint8Array(256)
 /** ASCII letters, small, and figures; `BEYOND_ASCII` for what a table must tell. */
 const ASCII_WORD = new Uint8Array(256).fill(255, 0x80)
 const BEYOND_ASCII = 255
+/** 1: a small letter; 2: a capital; with 8, one that is no hex digit; 0: a figure. */
+const CASE = new Uint8Array(256).fill(255)
+const NO_CASE = 255
+const BEYOND_HEX = 8
+/** Digits of base85 but for quotes, which end it, although one kind has them. */
+const IN_BASE85 = new Uint8Array(256)
+const OPENS_VALUE = new Uint8Array(256)
+for (const sign of '=:~') OPENS_VALUE[sign.charCodeAt(0)] = 1
 const PAIR_JOINT = new Uint8Array(256)
 const IN_PAIR = new Uint8Array(256)
 for (let byte = 0; byte < 256; byte++) {
@@ -1232,6 +1556,13 @@ SORT[0x40] = AT_SIGN
 SORT[0] = SORT[6] = SORT[0xff] = HALF
 SORT[NEWLINE] = LINE_END
 for (const sign of '%\\&=\u001b') SORT[sign.charCodeAt(0)] = ESCAPE
+SORT[0x3c] = TAG
+for (const sign of '!#$*;?@`~') if (SORT[sign.charCodeAt(0)] === PLAIN) SORT[sign.charCodeAt(0)] = SIGN
+for (let byte = 0x21; byte < 0x7f; byte++) IN_BASE85[byte] = 1
+IN_BASE85[0x22] = IN_BASE85[0x27] = 0
+for (const sign of '[(+|') SORT[sign.charCodeAt(0)] = JOINT
+for (const sign of ':>') SORT[sign.charCodeAt(0)] = NAMED
+for (const byte of [1, 0x5e, 0x9c]) SORT[byte] = ZLIB
 for (const sign of ' -./()_+~*,;|^\t') SEPARATES[sign.charCodeAt(0)] = 1
 for (const sign of '0123456789abcdefABCDEFxXuU+') IN_PAIR[sign.charCodeAt(0)] = 1
 for (const sign of ' :-,;|') PAIR_JOINT[sign.charCodeAt(0)] = 1
@@ -1239,6 +1570,8 @@ for (const sign of '.-+_%') IN_ADDRESS[sign.charCodeAt(0)] = 2
 IN_ADDRESS[0x5f] = 1
 for (const sign of '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ') {
   IN_ADDRESS[sign.charCodeAt(0)] = 1
+  CASE[sign.charCodeAt(0)] =
+    sign < 'A' ? 0 : (sign < 'a' ? 2 : 1) | (sign.toLowerCase() > 'f' ? BEYOND_HEX : 0)
   ASCII_WORD[sign.charCodeAt(0)] = sign.toLowerCase().charCodeAt(0)
 }
 
@@ -1260,7 +1593,7 @@ function hashOf(units: ArrayLike<number>, from: number, to: number): number {
 /** Hashes of words in fields' names that stand between two parts of a name. */
 const STOP_WORDS = new Set(
   `first last given family middle sur surname name names firstname lastname givenname familyname father fname lname forename
-    patient patientfirstname patientlastname نام تخلص ولد`
+    patient patientfirstname patientlastname value val key field content string نام تخلص ولد`
     .split(/\s+/)
     .map((word) =>
       hashOf(

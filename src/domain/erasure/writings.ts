@@ -1,4 +1,4 @@
-import { deflateSync, gzipSync } from 'node:zlib'
+import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync } from 'node:zlib'
 import type { Identifier } from './identifier.ts'
 
 /** A way in which somebody writes an identifier down. */
@@ -85,6 +85,16 @@ export const ENCODINGS: readonly Encoding[] = [
   },
   { name: 'base64 of gzip', encode: (text) => gzipSync(text).toString('base64') },
   { name: 'base64 of zlib', encode: (text) => deflateSync(text).toString('base64') },
+  {
+    name: 'base64 of deflate',
+    encode: (text) => deflateRawSync(`{"to":"${text}"}`).toString('base64'),
+  },
+  {
+    name: 'base64 of brotli',
+    encode: (text) => brotliCompressSync(`{"to":"${text}","from":"clinic"}`).toString('base64'),
+  },
+  { name: 'base32', encode: base32 },
+  { name: 'base32, small letters', encode: (text) => base32(text).toLowerCase().replace(/=+$/, '') },
   { name: 'base64 of UTF-16', encode: (text) => Buffer.from(text, 'utf16le').toString('base64') },
   { name: 'hex', encode: (text) => Buffer.from(text).toString('hex') },
   { name: 'hex, capitals, colons', encode: (text) => hexPairs(text).join(':').toUpperCase() },
@@ -113,8 +123,21 @@ export const ENCODINGS: readonly Encoding[] = [
         .join(''),
   },
   { name: 'list of bytes', encode: (text) => JSON.stringify([...Buffer.from(text)]) },
+  {
+    name: 'list of bytes by index',
+    encode: (text) => JSON.stringify(Object.fromEntries(Buffer.from(text).entries())),
+  },
   { name: 'UTF-16', encode: (text) => Buffer.from(text, 'utf16le') },
 ]
+
+/** RFC 4648, section 6. */
+function base32(text: string): string {
+  const bits = [...Buffer.from(text)].map((byte) => byte.toString(2).padStart(8, '0')).join('')
+  const digits = bits.match(/.{1,5}/g) ?? []
+  const signs = digits.map((five) => BASE32[Number.parseInt(five.padEnd(5, '0'), 2)]).join('')
+  return signs.padEnd(Math.ceil(signs.length / 8) * 8, '=')
+}
+const BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'
 
 const hexPairs = (text: string): string[] => Buffer.from(text).toString('hex').match(/../g) ?? []
 const units = (text: string): number[] => Array.from({ length: text.length }, (_, at) => text.charCodeAt(at))

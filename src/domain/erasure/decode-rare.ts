@@ -1,0 +1,464 @@
+import { brotliDecompressSync, constants, inflateRawSync } from 'node:zlib'
+import { clear, type Decoded, HEX, plainArray, putUtf8 } from './decode.ts'
+
+/** A base32 alphabet: values by byte of either case, 255 for anything else. */
+function base32(alphabet: string, same: Record<string, string> = {}): Uint8Array {
+  const values = new Uint8Array(256).fill(255)
+  for (const [value, sign] of [...alphabet].entries())
+    for (const one of [sign, ...(same[sign] ?? '')])
+      for (const cased of [one.toUpperCase(), one.toLowerCase()]) values[cased.charCodeAt(0)] = value
+  return values
+}
+
+/** RFC 4648, sections 6 and 7; Crockford's; z-base-32. */
+const BASE32 = [
+  base32('ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'),
+  base32('0123456789ABCDEFGHIJKLMNOPQRSTUV'),
+  base32('0123456789ABCDEFGHJKMNPQRSTVWXYZ', { 0: 'O', 1: 'IL' }),
+  base32('YBNDRFG8EJKMCPQXOT1UWISZA345H769'),
+]
+/** How many kinds of base32 there are, and how many digits nine bytes have in it. */
+export const BASE32_KINDS = BASE32.length
+export const SHORTEST_BASE32 = 15
+
+/** Decodes a run as one kind of base32. Returns whether it may be text. */
+export function decodeBase32(
+  kind: number,
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  into: Decoded,
+): boolean {
+  const values = BASE32[kind]!
+  clear(into, ((to - from) * 5) / 8 + 2)
+  let bits = 0
+  let held = 0
+  for (let at = from; at < to; at++) {
+    const value = values[bytes[at]!]!
+    if (value === 255) return false
+    bits = ((bits << 5) | value) & 0xfff
+    held += 5
+    if (held < 8) continue
+    held -= 8
+    const byte = (bits >> held) & 255
+    // Of what is no text, the first bytes tell.
+    if (into.length < 5 && (byte < 0x20 || byte === 0x7f)) return false
+    into.bytes[into.length++] = byte
+  }
+  return true
+}
+
+function base85(alphabet: string): Uint8Array {
+  const values = new Uint8Array(256).fill(255)
+  for (const [value, sign] of [...alphabet].entries()) values[sign.charCodeAt(0)] = value
+  return values
+}
+/** Adobe's and btoa's; RFC 1924's, which git and Python have; ZeroMQ's Z85. */
+const BASE85 = [
+  base85(Array.from({ length: 85 }, (_, value) => String.fromCharCode(33 + value)).join('')),
+  base85('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~'),
+  base85('0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#'),
+]
+
+export const BASE85_KINDS = BASE85.length
+/** By kind and byte: whether four bytes of text may begin with this digit. */
+const FIRST85 = BASE85.map((values) => values.map((value) => (value >= 10 && value <= 79 ? 1 : 0)))
+
+/** Decodes one kind of base85 from an exact place, for as long as it is text. Returns whether that is nine bytes or more. */
+export function decodeBase85(
+  kind: number,
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  into: Decoded,
+): boolean {
+  const values = BASE85[kind]!
+  if (FIRST85[kind]![bytes[from]!] === 0 || !isPlain(group85(values, bytes, from, 5))) return false
+  clear(into, to - from + 8)
+  for (let at = from; at < to; at += 5) {
+    let size = 0
+    while (size < 5 && at + size < to && values[bytes[at + size]!] !== 255) size++
+    const group = size < 2 ? -1 : group85(values, bytes, at, size)
+    if (group < 0) break
+    for (let n = 0; n < size - 1; n++) {
+      const byte = Math.floor(group / 2 ** (24 - 8 * n)) & 255
+      if (byte < 0x20 && byte !== 10 && byte !== 13 && byte !== 9) return into.length >= 9
+      into.bytes[into.length++] = byte
+    }
+    if (size < 5) break
+  }
+  return into.length >= 9
+}
+
+/** The value of up to five digits, filled up with the highest; -1 where there is none. */
+function group85(values: Uint8Array, bytes: Uint8Array, at: number, size: number): number {
+  let group = 0
+  for (let n = 0; n < 5; n++) {
+    const value = n < size ? values[bytes[at + n]!]! : 84
+    if (value === 255 || value === undefined) return -1
+    group = group * 85 + value
+  }
+  return group < 2 ** 32 ? group : -1
+}
+
+/** Whether four bytes are text, of ASCII or the beginnings and ends of UTF-8's characters. */
+function isPlain(group: number): boolean {
+  if (group < 0) return false
+  const word = group | 0
+  for (let shift = 24; shift >= 0; shift -= 8) {
+    const byte = (word >>> shift) & 255
+    if (byte < 0x20 || byte === 0x7f || byte === 0xc0 || byte > 0xf4) return false
+  }
+  return true
+}
+
+/** Whether a line has just the length that its first character says, as those of a uuencoded file. */
+export function isUuLine(bytes: Uint8Array, at: number, to: number): boolean {
+  const first = bytes[at]!
+  if (at >= to || first < 0x29 || first > 0x60) return false
+  const end = at + 1 + Math.ceil(((first - 32) & 63) / 3) * 4
+  return end <= to && (end === to || bytes[end] === 10 || bytes[end] === 13 || bytes[end] === 0x22)
+}
+
+/** Whether a line is one of a hex dump (xxd, hexdump, od -tx1): an offset of four to eight digits, and bytes. */
+export function isDumpLine(bytes: Uint8Array, from: number, to: number): boolean {
+  return (
+    to - from >= 16 && dumpedAt(bytes, from, to) > 0 && HEX[bytes[dumpedAt(bytes, from, to) + 1]!] !== 255
+  )
+}
+
+/** Where the bytes of a line of a dump begin; 0 where it is none. */
+function dumpedAt(bytes: Uint8Array, from: number, to: number): number {
+  let at = from
+  while (at < to && at < from + 9 && HEX[bytes[at]!] !== 255) at++
+  if (at - from < 4 || at - from > 8 || (bytes[at] !== 0x3a && bytes[at] !== 0x20)) return 0
+  while (at < to && (bytes[at] === 0x3a || bytes[at] === 0x20)) at++
+  return HEX[bytes[at]!] === 255 ? 0 : at
+}
+
+/** The bytes of a hex dump, line after line. Returns where it ends. */
+export function decodeDump(bytes: Uint8Array, from: number, to: number, into: Decoded): number {
+  clear(into, (to - from) >> 1)
+  let line = from
+  while (line < to) {
+    let end = line
+    while (end < to && bytes[end] !== 10) end++
+    let at = dumpedAt(bytes, line, end)
+    if (at === 0) break
+    for (let count = 0; count < 32 && at + 1 < end; count++) {
+      const [high, low] = [HEX[bytes[at]!]!, HEX[bytes[at + 1]!]!]
+      if ((high | low) > 15) break
+      into.bytes[into.length++] = (high << 4) | low
+      at += 2
+      // Two spaces are in the middle; then come the same bytes as characters.
+      if (bytes[at] === 0x20) at++
+      if (bytes[at] === 0x20 && count === 7) at++
+    }
+    line = end + 1
+  }
+  return line
+}
+
+/** The lines of a uuencoded file (POSIX), from the one after `begin` on. Returns where it ends. */
+export function decodeUu(bytes: Uint8Array, from: number, to: number, into: Decoded): number {
+  clear(into, to - from + 4)
+  let at = from
+  while (at < to) {
+    const size = (bytes[at]! - 32) & 63
+    if (bytes[at]! < 0x20 || bytes[at]! > 0x60 || size === 0) break
+    const start = into.length
+    let next = at + 1
+    for (; into.length - start < size; next += 4) {
+      const [a, b, c, d] = [0, 1, 2, 3].map((n) => ((bytes[next + n] ?? 32) - 32) & 63) as [
+        number,
+        number,
+        number,
+        number,
+      ]
+      const three = (a << 18) | (b << 12) | (c << 6) | d
+      for (const shift of [16, 8, 0]) into.bytes[into.length++] = (three >> shift) & 255
+    }
+    into.length = start + size
+    while (next < to && bytes[next] !== 10 && next < at + 90) next++
+    at = next + 1
+  }
+  return at
+}
+
+/** UTF-32 as UTF-8. */
+export function decodeUtf32(
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  bigEndian: boolean,
+  into: Decoded,
+): void {
+  clear(into, to - from + 4)
+  for (let at = from; at + 3 < to; at += 4) {
+    const [a, b, c, d] = [bytes[at]!, bytes[at + 1]!, bytes[at + 2]!, bytes[at + 3]!]
+    const unit = bigEndian
+      ? ((a << 24) | (b << 16) | (c << 8) | d) >>> 0
+      : ((d << 24) | (c << 16) | (b << 8) | a) >>> 0
+    putUtf8(into, unit === 0 || unit > 0x10ffff ? 0x20 : unit)
+  }
+}
+
+/** `{"0":48,"1":55,…}`: an array of bytes as JavaScript prints it. From its first key; returns where it ends. */
+export function decodeIndexed(bytes: Uint8Array, from: number, to: number, into: Decoded): number {
+  clear(into, 4 * (to - from) + 4)
+  let at = from
+  for (let index = 0; at < to; index++) {
+    const key = numberAt(bytes, at, to)
+    if (key.value !== index) break
+    at = skip(bytes, key.end, to, '":\' \\')
+    const item = numberAt(bytes, at, to)
+    if (item.end === at || item.value > 0x10ffff) break
+    if (item.value < 0x100) into.bytes[into.length++] = item.value
+    else putUtf8(into, item.value)
+    at = skip(bytes, item.end, to, ',"\' \\\n')
+  }
+  return at
+}
+
+function numberAt(bytes: Uint8Array, at: number, to: number): { value: number; end: number } {
+  let value = 0
+  let end = at
+  while (end < to && end < at + 7 && bytes[end]! >= 0x30 && bytes[end]! <= 0x39)
+    value = value * 10 + bytes[end++]! - 0x30
+  return { value, end }
+}
+
+function skip(bytes: Uint8Array, from: number, to: number, signs: string): number {
+  let at = from
+  while (at < to && at < from + 4 && signs.includes(String.fromCharCode(bytes[at]!))) at++
+  return at
+}
+
+/**
+ * Figures that are bytes of a fixed size: `048055048` (three decimal ones each), `060 067 060` (octal), `00110000` (binary).
+ * @param digits of all groups, one after the other.
+ */
+export function decodeFigures(
+  digits: Uint8Array,
+  count: number,
+  take: (decoded: Decoded) => void,
+  into: Decoded,
+): void {
+  for (const [size, base] of [
+    [3, 10],
+    [3, 8],
+    [8, 2],
+  ] as const) {
+    if (count % size !== 0 || count / size < 9) continue
+    clear(into, count / size)
+    for (let at = 0; at < count; at += size) {
+      let value = 0
+      for (let n = 0; n < size; n++) value = digits[at + n]! < base ? value * base + digits[at + n]! : 256
+      if (value > 255) break
+      into.bytes[into.length++] = value
+    }
+    if (into.length === count / size) take(into)
+  }
+}
+
+/** Words of hex digits, `30373030 31323334` or `0x30373030,…`, as the bytes that they hold; returns where they end. */
+export function decodeHexWords(bytes: Uint8Array, at: number, to: number, into: Decoded): number {
+  clear(into, (to - at) >> 1)
+  let end = at
+  for (let next = at; next < to; ) {
+    if (bytes[next] === 0x30 && (bytes[next + 1]! | 0x20) === 0x78) next += 2
+    const start = next
+    while (next < to && HEX[bytes[next]!] !== 255) next++
+    if (next === start || (next - start) % 2 !== 0) break
+    for (let pair = start; pair < next; pair += 2)
+      into.bytes[into.length++] = (HEX[bytes[pair]!]! << 4) | HEX[bytes[pair + 1]!]!
+    end = next
+    while (next < to && next < end + 3 && IN_WORDS[bytes[next]!] === 1) next++
+    if (next === end) break
+  }
+  return end
+}
+const IN_WORDS = new Uint8Array(256)
+for (const sign of ' ,:;-|._/\n') IN_WORDS[sign.charCodeAt(0)] = 1
+
+/** `\00002b` and `\0030`: code points as CSS and Oracle's UNISTR write them. Returns whether there were nine. */
+export function undoCodePoints(bytes: Uint8Array, from: number, to: number, into: Decoded): boolean {
+  clear(into, to - from + 4)
+  let undone = 0
+  for (let at = from; at < to; ) {
+    if (bytes[at] === 0x5c && at + 4 < to) {
+      let end = at + 1
+      while (end < to && end < at + 7 && HEX[bytes[end]!] !== 255) end++
+      // Six where there are six, or four.
+      const digits = end - at - 1 === 6 && bytes[at + 1] === 0x30 && bytes[at + 2] === 0x30 ? 6 : 4
+      if (end - at - 1 >= digits) {
+        let codePoint = 0
+        for (let digit = at + 1; digit <= at + digits; digit++)
+          codePoint = codePoint * 16 + HEX[bytes[digit]!]!
+        putUtf8(into, codePoint)
+        undone++
+        at += digits + 1
+        continue
+      }
+    }
+    into.bytes[into.length++] = bytes[at++]!
+  }
+  return undone >= 9
+}
+
+/** Where the tag of HTML or XML ends that begins at a `<`; 0 where none does. */
+export function tagEnd(bytes: Uint8Array, at: number, to: number): number {
+  const next = bytes[at + 1]! | 0x20
+  const isTag = (next >= 0x61 && next <= 0x7a) || bytes[at + 1] === 0x2f || bytes[at + 1] === 0x21
+  if (!isTag) return 0
+  const last = Math.min(to, at + LONGEST_TAG)
+  const isComment = bytes[at + 1] === 0x21 && bytes[at + 2] === 0x2d
+  for (let end = at + 2; end < last; end++) {
+    if (bytes[end] === 0x3e && (!isComment || bytes[end - 1] === 0x2d)) return end + 1
+    if (bytes[end] === 0x3c && !isComment) return 0
+  }
+  return 0
+}
+const LONGEST_TAG = 256
+
+/** Text without its tags. */
+export function undoTags(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
+  clear(into, to - from)
+  for (let at = from; at < to; ) {
+    const end = bytes[at] === 0x3c ? tagEnd(bytes, at, to) : 0
+    if (end > 0) at = end
+    else into.bytes[into.length++] = bytes[at++]!
+  }
+}
+
+/**
+ * The parts of an array that begins at a `[` as one text, `["0700","123","456"]`, after the name of its field; where a value
+ * is no string or number, nothing. Returns where it ends, or `at`.
+ */
+export function joinParts(bytes: Uint8Array, at: number, from: number, to: number, into: Decoded): number {
+  const last = Math.min(to, at + LONGEST_ARRAY)
+  clear(into, LONGEST_ARRAY + FIELD_NAME + 2)
+  for (let before = Math.max(from, at - FIELD_NAME); before < at; before++)
+    into.bytes[into.length++] = bytes[before]!
+  let quote = 0
+  let parts = 0
+  for (let next = at + 1; next < last; next++) {
+    const byte = bytes[next]!
+    // Within a string of JSON quotes have a backslash.
+    if (byte === 0x5c) continue
+    if (quote !== 0) {
+      if (byte === 10) return at
+      if (byte === quote) quote = 0
+      else into.bytes[into.length++] = byte
+    } else if (byte === 0x22 || byte === 0x27) {
+      quote = byte
+      parts++
+    } else if (byte === 0x5d) {
+      into.bytes[into.length++] = 0x20
+      return parts > 0 ? next + 1 : at
+    } else if (byte >= 0x30 && byte <= 0x39) into.bytes[into.length++] = byte
+    else if (byte !== 0x2c && byte !== 0x20 && byte !== 10 && byte !== 13) return at
+  }
+  return at
+}
+const LONGEST_ARRAY = 2_048
+const FIELD_NAME = 24
+
+/** Strings that a program joins, `"0700" + '123456'` or `'a' || 'b'`, around an operator at `at`, as one text. */
+export function joinStrings(bytes: Uint8Array, at: number, from: number, to: number, into: Decoded): void {
+  clear(into, LONGEST_ARRAY)
+  let start = at
+  while (start > from && IN_JOINT[bytes[start - 1]!] === 1) start--
+  const quote = bytes[start - 1]
+  if (quote !== 0x22 && quote !== 0x27) return
+  let open = start - 2
+  const first = Math.max(from, open - 256)
+  while (open >= first && bytes[open] !== quote && bytes[open] !== 10) open--
+  if (bytes[open] !== quote) return
+  for (let next = open; next < to && into.length < LONGEST_ARRAY - 256; ) {
+    const mark = bytes[next]
+    if (mark !== 0x22 && mark !== 0x27) return
+    const limit = Math.min(to, next + 256)
+    let end = next + 1
+    for (; end < limit && bytes[end] !== mark && bytes[end] !== 10; end++)
+      if (bytes[end] !== 0x5c) into.bytes[into.length++] = bytes[end]!
+    if (bytes[end] !== mark) return
+    next = end + 1
+    while (next < to && next < end + 8 && IN_JOINT[bytes[next]!] === 1) next++
+  }
+}
+const IN_JOINT = new Uint8Array(256)
+for (const sign of ' +|.&\t\\') IN_JOINT[sign.charCodeAt(0)] = 1
+
+/**
+ * What is compressed without a head of its own, deflate (RFC 1951) or brotli (RFC 7932). What can be neither, by its first
+ * bits, is not tried: a failure costs a hundred times what it takes to look. Undefined when it is none.
+ */
+export function decompressBare(bytes: Uint8Array, limit: number): Uint8Array | undefined {
+  try {
+    if (mayBeBrotli(bytes)) return plainArray(brotliDecompressSync(bytes, { maxOutputLength: limit }))
+    if (mayBeDeflate(bytes))
+      return plainArray(
+        inflateRawSync(bytes, { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH }),
+      )
+  } catch {
+    // Its beginning was chance.
+  }
+  return undefined
+}
+
+/** Whether bytes begin as something compressed may. */
+export const mayBeCompressed = ({ bytes }: Decoded): boolean =>
+  bytes[0] === 0x1f || bytes[0] === 0x78 || mayBeBare(bytes[0]!)
+
+/** By the first byte. */
+export const mayBeBare = (first: number): boolean => first === 0x1b || (first & 7) === 3 || (first & 7) === 5
+
+/** A window of 4 MiB and one last block, whose length the bytes that are there may hold. */
+function mayBeBrotli(bytes: Uint8Array): boolean {
+  if (bytes.length < 12 || bytes[0] !== 0x1b) return false
+  const length = (bytes[1]! | (bytes[2]! << 8)) + 1
+  return length > bytes.length / 2 && length < bytes.length * 40
+}
+
+/** One block, with the fixed Huffman codes and then five letters of ASCII, or with codes of its own that are complete. */
+function mayBeDeflate(bytes: Uint8Array): boolean {
+  if (bytes.length < 10 || isAscii(bytes)) return false
+  // The last block, as it is the only one.
+  const kind = bytes[0]! & 7
+  if (kind === 5) {
+    if (bitsAt(bytes, 3, 5) > 29 || bitsAt(bytes, 8, 5) > 29) return false
+    const lengths = bitsAt(bytes, 13, 4) + 4
+    if (bytes.length < 3 + lengths / 2) return false
+    let filled = 0
+    for (let n = 0; n < lengths; n++) {
+      const length = bitsAt(bytes, 17 + 3 * n, 3)
+      if (length > 0) filled += 128 >> length
+    }
+    return filled === 128
+  }
+  if (kind !== 3) return false
+  for (let letter = 0; letter < 5; letter++) {
+    let code = 0
+    for (let bit = 3 + 8 * letter; bit < 11 + 8 * letter; bit++) code = (code << 1) | bitsAt(bytes, bit, 1)
+    if (code < 0x30 + 0x20 || code > 0x30 + 0x7e) return false
+  }
+  return true
+}
+
+/** Up to nine bits from a bit on, the lowest first. */
+function bitsAt(bytes: Uint8Array, at: number, count: number): number {
+  const word = bytes[at >> 3]! | (bytes[(at >> 3) + 1]! << 8)
+  return (word >> (at & 7)) & ((1 << count) - 1)
+}
+
+function isAscii(bytes: Uint8Array): boolean {
+  for (let at = 0; at < 8; at++) if (bytes[at]! < 0x20 || bytes[at]! > 0x7e) return false
+  return true
+}
+
+/** Whether what was decoded is text at its beginning; of other things few are. */
+export function beginsAsText({ bytes, length }: Decoded): boolean {
+  for (let at = 0; at < 6 && at < length; at++) if (bytes[at]! < 0x20 || bytes[at] === 0x7f) return false
+  return length >= 9
+}
