@@ -63,15 +63,8 @@ export default failureMode({
   },
 })
 
-const ASKED_TIMES = 5
-
-/** Asks the gate as an operator does: again, where it says no only because something did not answer in its second. */
+/** Asks the gate as an operator does whose servers are slow to answer: the drill is of what is answered. */
 async function passes(world: World, scope: string): Promise<boolean> {
-  for (let asked = 1; ; asked += 1) {
-    const { exitCode, envelope } = await world.tabib(['residency', 'gate', '--target', scope])
-    if (exitCode === 0) return true
-    const { error } = envelope as { error?: { context: { findings?: { id: string }[] } } }
-    const unread = error?.context.findings?.every(({ id }) => id.endsWith('-unread')) ?? false
-    if (!unread || asked === ASKED_TIMES) return false
-  }
+  const { exitCode } = await world.tabib(['residency', 'gate', '--target', scope, '--answer-within', '10s'])
+  return exitCode === 0
 }
