@@ -234,7 +234,9 @@ test('a PKCS#11 module that crashes takes nobody with it, and is started again',
   const { ref } = await keyStore.generate('ES256')
   const { stdout } = await execa('pgrep', ['-P', `${process.pid}`, '-f', 'pkcs11-process'])
   for (const pid of stdout.split('\n')) process.kill(Number(pid), 'SIGSEGV')
-  await vi.waitFor(async () => expect(await keyStore.sign(ref, Buffer.from('x'))).toHaveLength(64))
+  await vi.waitFor(async () => expect(await keyStore.sign(ref, Buffer.from('x'))).toHaveLength(64), {
+    timeout: 20_000,
+  })
 })
 
 test.each([

@@ -131,7 +131,7 @@ test('while no key set can be loaded the last good keys are used, up to a limit;
   expect(strict.lacks()).toContain('the key set is too old')
 
   state.away = false
-  await vi.waitFor(() => verifier.verify(unknown, { typ }), { timeout: 10_000 })
+  await vi.waitFor(() => verifier.verify(unknown, { typ }), { timeout: 20_000 })
 })
 
 test('a revoked key is refused at its announcement, before and although no key set can be loaded', async () => {
@@ -141,7 +141,9 @@ test('a revoked key is refused at its announcement, before and although no key s
   await verifier.verify(token, { typ })
   state.away = true
   await revoke(kid)
-  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')))
+  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')), {
+    timeout: 20_000,
+  })
   state.away = false
 })
 
@@ -150,7 +152,9 @@ test('a revoked key is refused with its next load when NATS says nothing', async
   await using verifier = await open({ reloadEveryMs: 50 })
   const token = await sign()
   await revoke(kid)
-  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')))
+  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')), {
+    timeout: 20_000,
+  })
 })
 
 test('a database that was restored to before a revocation un-revokes nothing for a verifier that heard of it', async () => {
@@ -159,10 +163,12 @@ test('a database that was restored to before a revocation un-revokes nothing for
   const token = await sign()
   const before = await publishedKeys(database, { purpose: verifier.purpose })
   await revoke(kid)
-  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')))
+  await vi.waitFor(() => expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked')), {
+    timeout: 20_000,
+  })
   state.alter = () => before
   const loads = state.loads
-  await vi.waitFor(() => expect(state.loads).toBeGreaterThan(loads + 1))
+  await vi.waitFor(() => expect(state.loads).toBeGreaterThan(loads + 1), { timeout: 20_000 })
   await expect(verifier.verify(token, { typ })).rejects.toMatchObject(invalid('revoked'))
 })
 
@@ -172,8 +178,8 @@ test('an announcement that is not true refuses nothing for longer than a load ta
   const token = await sign()
   const before = state.loads
   await announceKeys({ nats }, { purpose, revoked: [kid] })
-  await vi.waitFor(() => expect(state.loads).toBeGreaterThan(before))
-  await vi.waitFor(() => verifier.verify(token, { typ }))
+  await vi.waitFor(() => expect(state.loads).toBeGreaterThan(before), { timeout: 20_000 })
+  await vi.waitFor(() => verifier.verify(token, { typ }), { timeout: 20_000 })
   // What is no key's id could only be meant to be counted as one.
   for (const said of ['nonsense', '{"revoked":["no key"]}'])
     await nats.notify(`tabib.keys.${purpose}`, Buffer.from(said))

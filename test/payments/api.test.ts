@@ -138,7 +138,7 @@ describe('the same request again', () => {
     await holding.query(`select set_config('role', 'tabib_relay', true)`)
     await holding.query('select 1 from billing.balance where account_id = $1 for update', [accountId])
     const first = pay(body, key)
-    await vi.waitFor(async () => expect(await waiting()).toBe(1))
+    await vi.waitFor(async () => expect(await waiting()).toBe(1), { timeout: 20_000 })
     const again = await pay(body, key)
     expect(again).toMatchObject({ status: 409, body: { code: 'REQUEST_IN_PROGRESS' } })
     expect(again.headers.get('retry-after')).toBe('1')
@@ -154,7 +154,7 @@ describe('the same request again', () => {
     await holding.query('begin')
     await holding.query('select 1 from billing.balance where account_id = $1 for update', [accountId])
     const first = pay(body, key)
-    await vi.waitFor(async () => expect(await waiting()).toBe(1))
+    await vi.waitFor(async () => expect(await waiting()).toBe(1), { timeout: 20_000 })
     await database.db.query(
       `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
     )
