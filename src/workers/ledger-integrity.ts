@@ -1,3 +1,4 @@
+import { examineDocuments } from '../domain/ledger/documents.ts'
 import { examineDuplicates } from '../domain/ledger/examine.ts'
 import { stopDrift } from '../domain/ledger/stop-drift.ts'
 import { verifyLedger } from '../domain/ledger/verify.ts'
@@ -9,7 +10,12 @@ export const ledgerIntegrity: ScheduledWorker = {
   cadence: { everyMs: 86_400_000, limitMs: 4 * 3_600_000 },
   needs: [],
   async pass(app, signal) {
-    const { findings, facts } = await verifyLedger(app, {}, { folder: app.config.ledger.seals, signal })
+    const {
+      findings: drifts,
+      facts,
+      last,
+    } = await verifyLedger(app, {}, { folder: app.config.ledger.seals, signal })
+    const findings = [...drifts, ...(await examineDocuments(app.db, {}, last))]
     const { frozen, incidents } = await stopDrift(app, findings)
     const doubled = await examineDuplicates(app, {})
     return {

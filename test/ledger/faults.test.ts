@@ -34,14 +34,14 @@ const asAdmin = async (...statements: string[]) => {
 }
 
 const tenantId = randomUUID()
-const post = (service: Database, amountMinor: bigint, to: string, businessKey: string) =>
+const post = (service: Database, amountMinor: bigint, to: string, businessKey: string, kind = 'transfer') =>
   service.transaction(async (tx) => {
     await tx.query(`select set_config('app.tenant_id', $1, true)`, [tenantId])
     const entries = [
       { accountId: to, amountMinor, currency: 'AFN' },
       { accountId: revenue, amountMinor: -amountMinor, currency: 'AFN' },
     ]
-    return (await postTransaction(tx, { tenantId, kind: 'payment', businessKey, entries })).id
+    return (await postTransaction(tx, { tenantId, kind, businessKey, entries })).id
   })
 let cash = ''
 let revenue = ''
@@ -96,7 +96,8 @@ interface Copy {
 
 async function inCopy<T>(work: (copy: Copy) => Promise<T>): Promise<T> {
   const name = `ruin_${randomUUID().slice(0, 8)}`
-  await asAdmin(`create database ${name} owner tabib_owner template ${base}`)
+  // File by file, which takes half of what block by block through the log does.
+  await asAdmin(`create database ${name} owner tabib_owner template ${base} strategy file_copy`)
   const folder = await mkdtemp(join(tmpdir(), 'tabib-seals-'))
   try {
     await cp(seals, folder, { recursive: true })
@@ -503,6 +504,57 @@ const FAULTS: Record<string, Fault> = {
     ],
     freezes: [':idle'],
   },
+  'the last entry of an account at rest numbered anew': {
+    plant: [`update billing.entry set seq = 5 where ${entry('idle', 2)}`],
+    finds: [{ id: 'ledger/sequence', of: ':idle', seq: 5 }],
+    freezes: [':idle'],
+  },
+  'all entries of an account at rest numbered anew': {
+    plant: [
+      `update billing.entry set seq = seq + 1 where account_id = :idle and seq = 2`,
+      `update billing.entry set seq = seq + 1 where account_id = :idle and seq = 1`,
+    ],
+    finds: [{ id: 'ledger/sequence', of: ':idle', seq: 2 }],
+  },
+  'an unsealed entry’s currency edited': {
+    plant: [`update billing.entry set currency = 'USD' where ${entry('cash', 10)}`],
+    finds: [{ id: 'ledger/currency', of: ':cash', seq: 10 }],
+  },
+  'an unsealed entry backdated': {
+    plant: [`update billing.entry set posted_at = posted_at - interval '40 days' where ${entry('cash', 9)}`],
+    finds: [{ id: 'ledger/transaction', of: ':unsealed1' }],
+  },
+  'two unsealed entries of an account swapped': {
+    plant: [
+      `update billing.entry set seq = 99 where ${entry('cash', 9)}`,
+      `update billing.entry set seq = 9 where ${entry('cash', 10)}`,
+      `update billing.entry set seq = 10 where ${entry('cash', 99)}`,
+    ],
+    finds: [{ id: 'ledger/running-balance', of: ':cash', seq: 9 }],
+  },
+  'a sealed transaction deleted with its entries, and all behind it moved up': {
+    plant: [
+      ...['cash', 'revenue'].flatMap((account) => [
+        `create temp table gone_${account} on commit drop as select seq, amount_minor from billing.entry
+         where account_id = :${account} and transaction_id = :sealed5`,
+        `delete from billing.entry where account_id = :${account} and transaction_id = :sealed5`,
+        `update billing.entry e set seq = e.seq + 1000, balance_minor = balance_minor - g.amount_minor from gone_${account} g
+         where account_id = :${account} and e.seq > g.seq`,
+      ]),
+      'update billing.entry set seq = seq - 1001 where seq > 1000',
+      'delete from billing.journal_transaction where id = :sealed5',
+      'update billing.balance b set (seq, balance_minor) = (select max(seq), sum(amount_minor) from billing.entry e where e.account_id = b.account_id)',
+    ],
+    finds: [
+      { id: 'ledger/sealed-entries', of: ':cash' },
+      { id: 'ledger/sealed-entries', of: ':revenue' },
+      { id: 'ledger/sealed-transactions', of: 'transactions' },
+    ],
+  },
+  'an entry moved to a transaction of the same amount': {
+    plant: [`update billing.entry set transaction_id = :sealed1 where ${entry('cash', 10)}`],
+    finds: [{ id: 'ledger/transaction', of: ':cash', seq: 10 }],
+  },
   'an entry before the first': {
     plant: [
       'alter table billing.entry drop constraint entry_seq_check',
@@ -598,6 +650,13 @@ describe('seals', () => {
       },
       says: /seal 2 is not believed: its content was changed/,
     },
+    'last seal replaced by the one before': {
+      harm: async ({ folder }) => {
+        for (const kind of ['seal', 'content'])
+          await cp(join(folder, `00000001.${kind}`), join(folder, `00000002.${kind}`))
+      },
+      says: /seal 2 is not believed: it says of itself that it is seal 1/,
+    },
     'seal before it edited': {
       harm: ({ folder }) => writeFile(join(folder, '00000001.seal'), 'nothing'),
       says: /seal 1, which seal 2 names, was changed or is gone/,
@@ -663,7 +722,8 @@ describe('seals', () => {
 
 test('a well-formed double post is found by the command, with its account and entry', () =>
   inCopy(async ({ db, folder, service, url }) => {
-    const again = await post(service, 1_000n, cash, 'key-10, by another way')
+    const first = await post(service, 1_100n, cash, 'key-11', 'payment')
+    const again = await post(service, 1_100n, cash, 'key-11, by another way', 'payment')
     expect((await verify(db, folder, { seal: false })).findings).toEqual([])
     const { stdout, exitCode } = await execa(
       process.execPath,
@@ -676,15 +736,19 @@ test('a well-formed double post is found by the command, with its account and en
     )
     // Each may be right by itself: somebody has to look.
     expect(exitCode).toBe(0)
-    expect(JSON.parse(stdout).result.findings).toMatchObject([
+    const { findings } = JSON.parse(stdout).result as Verification
+    const object = `account ${cash}`
+    expect(findings.filter(({ id }) => id === 'ledger/duplicate')).toMatchObject([
       {
-        id: 'ledger/duplicate',
-        severity: 'warning',
-        object: `account ${cash}`,
-        evidence: { transactionId: again, seq: '11' },
-        message: expect.stringContaining(unsealed[1]!),
+        ...{ severity: 'warning', object, evidence: { transactionId: again, seq: '12' } },
+        message: expect.stringContaining(first),
       },
     ])
+    expect(findings.filter(({ id }) => id === 'ledger/document')).toMatchObject([
+      { severity: 'warning', object: `transaction ${first}`, evidence: { seq: '11', accountId: cash } },
+      { severity: 'warning', object: `transaction ${again}`, evidence: { seq: '12', accountId: cash } },
+    ])
+    expect(findings).toHaveLength(3)
   }))
 
 test('an account bears its patient’s pseudonym once they were erased, and no other name', () =>

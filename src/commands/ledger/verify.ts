@@ -42,12 +42,14 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
       { findTenant },
       { examineDuplicates, LEDGER_RULES },
       { verifyLedger },
+      { examineDocuments },
       { stopDrift },
     ] = await Promise.all([
       import('../../domain/ledger/account.ts'),
       import('../../domain/tenants/find.ts'),
       import('../../domain/ledger/examine.ts'),
       import('../../domain/ledger/verify.ts'),
+      import('../../domain/ledger/documents.ts'),
       import('../../domain/ledger/stop-drift.ts'),
     ])
     const scope = {
@@ -59,7 +61,7 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
     }
     const folder = app.config.ledger.seals
     const verify = () => verifyLedger(app, scope, { folder, seal: !dryRun, reseal, signal: this.signal })
-    const { findings, facts } = reseal
+    const verified = reseal
       ? await this.mutate(
           {
             targets: ['ledger-seal'],
@@ -68,6 +70,8 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
           verify,
         )
       : await verify()
+    const { facts, last } = verified
+    const findings = [...verified.findings, ...(await examineDocuments(app.db, scope, last))]
     if (!dryRun && findings.some(({ severity }) => severity === 'critical')) {
       const targets = [
         ...new Set(findings.flatMap(({ freezes }) => freezes.map(({ id }) => `account:${id}`))),

@@ -1,4 +1,5 @@
 import type { Database } from '../../adapters/postgres/client.ts'
+import { Pace } from './digest.ts'
 
 /** An account whose balance is not what its entries sum to. */
 export interface Drift {
@@ -11,8 +12,6 @@ export interface Drift {
   entries: bigint
 }
 
-// Some 100 ms of a statement where accounts have fifty entries.
-const ACCOUNTS_A_STATEMENT = 20_000
 const NIL = '00000000-0000-0000-0000-000000000000'
 
 /**
@@ -27,13 +26,14 @@ export async function driftedAccounts(
   await using connection = await db.connection()
   const drifts: Drift[] = []
   let after = [NIL, NIL]
+  const pace = new Pace({ rowsAtFirst: 5_000, mostRows: 50_000 })
   for (;;) {
     signal?.throwIfAborted()
     const [end] = await connection.query<{ upTo: string[] | null }>(
       `select (select array[tenant_id::text, account_id::text] from billing.balance
                where (tenant_id, account_id) > ($1::uuid, $2::uuid) order by tenant_id, account_id
-               offset ${ACCOUNTS_A_STATEMENT - 1} limit 1) as "upTo"`,
-      after,
+               offset $3::int - 1 limit 1) as "upTo"`,
+      [...after, pace.rows],
     )
     const upTo = end!.upTo ?? [LAST, LAST]
     await connection.query('begin')
@@ -44,8 +44,9 @@ export async function driftedAccounts(
            'enable_bitmapscan', 'enable_nestloop', 'jit']) name`,
       )
       drifts.push(
-        ...(await connection.query<Drift>(
-          `select b.tenant_id as "tenantId", b.account_id as "accountId", b.balance_minor as "balanceMinor",
+        ...(await pace.time(pace.rows, () =>
+          connection.query<Drift>(
+            `select b.tenant_id as "tenantId", b.account_id as "accountId", b.balance_minor as "balanceMinor",
                   coalesce(e.sum, 0) as "entriesMinor", b.seq, coalesce(e.count, 0) as entries
            from billing.balance b left join (
              select tenant_id, account_id, sum(amount_minor) as sum, count(*) as count, max(seq) as last
@@ -56,7 +57,8 @@ export async function driftedAccounts(
            where (b.tenant_id, b.account_id) > ($1::uuid, $2::uuid) and (b.tenant_id, b.account_id) <= ($3::uuid, $4::uuid)
              and (b.balance_minor <> coalesce(e.sum, 0) or b.seq <> coalesce(e.count, 0) or b.seq <> coalesce(e.last, 0))
            order by b.tenant_id, b.account_id limit $5`,
-          [...after, ...upTo, limit],
+            [...after, ...upTo, limit],
+          ),
         )),
       )
     } finally {

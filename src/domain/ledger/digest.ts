@@ -1,19 +1,62 @@
 import { createHash } from 'node:crypto'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { parseSnapshot } from '../outbox/window.ts'
-import type { SealedAccount } from './seal.ts'
+import type { SealedAccount, SealedTransactions } from './seal.ts'
 
 /** What an entry's part of a digest is; its account and sequence follow from its place. Of the row `e`. */
 export const ENTRY_BYTES =
   'int8send(e.amount_minor) || int8send(e.balance_minor) || timestamptz_send(e.posted_at) || uuid_send(e.transaction_id)'
-/** The digest of rows `t`, in their order. What is text goes by itself: to make one string of each row costs twice as much. */
-export const TRANSACTIONS_DIGEST = `encode(sha256(
+/**
+ * The digest that seals of before have of transactions, of rows `t` in their order. Keys with line breaks could pass for
+ * others; a digest of now begins with `2:`.
+ */
+const DIGEST_OF_BEFORE = `encode(sha256(
   string_agg(uuid_send(t.tenant_id) || uuid_send(t.id) || timestamptz_send(t.posted_at), '')
   || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.reverses), '') filter (where t.reverses is not null), '') || 'i'
   || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.incident_id), '') filter (where t.incident_id is not null), '')
   || convert_to(string_agg(t.kind || ' ' || t.business_key, E'\\n'), 'UTF8')), 'hex')`
+const BYTES_AN_ENTRY = 40
 /** What a digest of transactions reads, all of which the index `journal_transaction_xid` holds. */
-export const TRANSACTION_COLUMNS = 'xid, id, tenant_id, posted_at, kind, business_key, reverses, incident_id'
+const TRANSACTION_COLUMNS = 'xid, id, tenant_id, posted_at, kind, business_key, reverses, incident_id'
+/** Transactions from one place to another, in the order of both; values at `$1` to `$4`, of their window from `$5` on. */
+const transactionsBetween = (window: string) => `(
+  select ${TRANSACTION_COLUMNS} from billing.journal_transaction
+  where (xid, id) >= ($1::xid8, $2::uuid) and (xid, id) <= ($3::xid8, $4::uuid) and ${window}
+  order by xid, id) t`
+
+/**
+ * The `select` list and rest of a statement for number and digest of transactions, and further aggregates over `t`. A row is
+ * tenant, id and time, of fixed length, then the key and a byte that no UTF-8 has; kinds, which are short, stand by
+ * themselves, and so does what few rows have.
+ */
+export const transactionsDigest = (window: string, ...more: string[]) => `
+  ${['count(*)::int as count', ...more].join()}, '2:' || encode(sha256(
+    sha256(string_agg(uuid_send(t.tenant_id) || uuid_send(t.id) || timestamptz_send(t.posted_at) || textsend(t.business_key), '\\xff'))
+    || sha256(string_agg(textsend(t.kind), '\\xff'))
+    || sha256(coalesce(string_agg(uuid_send(t.id) || coalesce('\\x01' || uuid_send(t.reverses), '\\x00')
+      || coalesce('\\x01' || uuid_send(t.incident_id), '\\x00'), '') filter (where t.reverses is not null or t.incident_id is not null), ''))
+  ), 'hex') as digest
+  from ${transactionsBetween(window)}`
+
+/** Number and digest of a sealed block's transactions, in the way in which it was sealed. */
+export async function readTransactionsDigest(
+  db: Queryable,
+  block: SealedTransactions,
+): Promise<{ count: number; digest: string | null }> {
+  const { from, to } = block
+  const ofNow = block.digest.startsWith('2:')
+  // To ask of each whether it is in the window takes a fifth of the time.
+  const whole = isWholeWindow(block)
+  const window = whole ? 'true' : inWindow(5)
+  const [now] = await db.query<{ count: number; digest: string | null }>(
+    ofNow
+      ? `select ${transactionsDigest(window)}`
+      : `select count(*)::int as count, ${DIGEST_OF_BEFORE} as digest from ${transactionsBetween(window)}`,
+    [from.xid, from.id, to.xid, to.id, ...(whole ? [] : windowValues(block))],
+    `ledger_sealed_${whole ? 'all' : 'some'}_${ofNow ? 2 : 1}`,
+  )
+  return now!
+}
 
 /** The digest of all faults that are noted as mended by transactions which a `pg_snapshot` sees, or which are not there. */
 export async function mendedDigest(db: Queryable, snapshot: string): Promise<string> {
@@ -28,14 +71,73 @@ export async function mendedDigest(db: Queryable, snapshot: string): Promise<str
   return row!.digest
 }
 
+/** Of a transaction in the order in which they are sealed. */
+export type Place = { xid: string; id: string }
+/** Between two `pg_snapshot`s. */
+export type Window = { since: string; until: string }
+
 /** Rows that `until` sees and `since` does not, the values at `$n` to `$n+3`. */
-export const inWindow = (n: number) =>
-  `(xid >= $${n}::xid8 or xid = any($${n + 1}::xid8[])) and xid < $${n + 2}::xid8 and xid <> all($${n + 3}::xid8[])`
+export const inWindow = (n: number, xid = 'xid') =>
+  `(${xid} >= $${n}::xid8 or ${xid} = any($${n + 1}::xid8[])) and ${xid} < $${n + 2}::xid8 and ${xid} <> all($${n + 3}::xid8[])`
 
 /** @see inWindow */
-export function windowValues({ since, until }: { since: string; until: string }): unknown[] {
+export function windowValues({ since, until }: Window): unknown[] {
   const [before, now] = [parseSnapshot(since), parseSnapshot(until)]
   return [before.xmax, before.xip, now.xmax, now.xip]
+}
+
+// What a statement should take; the longest that are met are some times that.
+const STATEMENT_MS = 60
+const ROWS_AT_FIRST = 20_000
+const MOST_ROWS = 150_000
+const LEAST_ROWS = 2_000
+
+/** How many rows a statement reads: as many as take it some 60 ms on this machine, by how long those before took. */
+export class Pace {
+  #rows: number
+  readonly #mostRows: number
+
+  constructor({ rowsAtFirst = ROWS_AT_FIRST, mostRows = MOST_ROWS } = {}) {
+    this.#rows = rowsAtFirst
+    this.#mostRows = mostRows
+  }
+
+  get rows(): number {
+    return this.#rows
+  }
+
+  async time<T>(rows: number, statement: () => Promise<T>): Promise<T> {
+    const startedAt = performance.now()
+    const result = await statement()
+    const ms = Math.max(performance.now() - startedAt, 1)
+    // What is short says more about the way to the server.
+    if (rows > LEAST_ROWS / 2) {
+      const fitting = Math.min(rows * (STATEMENT_MS / ms), 2 * this.#rows)
+      this.#rows = Math.round(Math.min(Math.max(fitting, LEAST_ROWS), this.#mostRows))
+    }
+    return result
+  }
+
+  /** In their order, as many at once as a statement reads; one at least. */
+  *slices<T>(all: readonly T[], rowsOf: (one: T) => number): Generator<{ items: T[]; rows: number }> {
+    let slice: { items: T[]; rows: number } = { items: [], rows: 0 }
+    for (const one of all) {
+      slice.items.push(one)
+      slice.rows += rowsOf(one)
+      if (slice.rows < this.#rows) continue
+      yield slice
+      slice = { items: [], rows: 0 }
+    }
+    if (slice.items.length > 0) yield slice
+  }
+}
+
+/** Whether a window has all transactions from one place to another: nothing before or beside it is between them. */
+function isWholeWindow({ since, until, from, to }: Window & { from: Place; to: Place }): boolean {
+  const [before, now] = [parseSnapshot(since), parseSnapshot(until)]
+  const [first, last] = [BigInt(from.xid), BigInt(to.xid)]
+  const between = (xid: string) => BigInt(xid) >= first && BigInt(xid) <= last
+  return first >= BigInt(before.xmax) && last < BigInt(now.xmax) && !now.xip.some(between)
 }
 
 /** Entries of one account from `low` to `high`. */
@@ -43,6 +145,8 @@ export interface Span<A extends SpanAccount = SpanAccount> {
   account: A
   low: bigint
   high: bigint
+  /** Behind `high` up to here there should be nothing. */
+  until?: bigint
 }
 
 export interface SpanAccount {
@@ -67,22 +171,25 @@ export function sealedSpans<A extends SpanAccount & Pick<SealedAccount, 'blocks'
 export const arrayOf = <T>(values: readonly T[], of: (value: T) => string | bigint): string =>
   `{${values.map(of).join(',')}}`
 
-/** Parameters `$1` to `$5` of a statement that reads spans. */
+/** Parameters `$1` to `$6` of a statement that reads spans. */
 export const spanValues = (spans: readonly Span[]): string[] => [
   arrayOf(spans, ({ account }) => account.tenantId),
   arrayOf(spans, ({ account }) => account.accountId),
   arrayOf(spans, ({ low }) => low),
   arrayOf(spans, ({ high }) => high),
   arrayOf(spans, ({ account }) => account.currency),
+  arrayOf(spans, ({ high, until = high }) => until),
 ]
 /** @see spanValues; further arrays and the closing parenthesis follow. */
-export const SPANS = 'unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[]'
-export const WITHIN =
-  'e.tenant_id = s.tenant_id and e.account_id = s.account_id and e.seq between s.low and s.high'
+export const SPANS = 'unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[]'
+/** With what is before the first or behind the last, where there should be nothing. */
+export const WITHIN = `e.tenant_id = s.tenant_id and e.account_id = s.account_id
+  and e.seq between case s.low when 1 then -9223372036854775807 else s.low end and s.until`
 
-// Of a span that holds another currency there is no digest.
+// Of a span that holds another currency, or more than it should, there is no digest.
 const SPAN_DIGEST = `(
-  select case when bool_and(e.currency = s.currency) then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') end
+  select case when bool_and(e.currency = s.currency) and min(e.seq) >= s.low and max(e.seq) <= s.high
+    then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') end
   from (select seq, amount_minor, balance_minor, transaction_id, currency, posted_at
         from billing.entry e where ${WITHIN} order by seq) e)`
 
@@ -94,36 +201,49 @@ export async function readDigests<S extends Span>(
   if (spans.length === 0) return []
   const rows = await db.query<{ digest: string }>(
     `select coalesce(${SPAN_DIGEST}, '') as digest
-     from ${SPANS}) with ordinality as s(tenant_id, account_id, low, high, currency, nth) order by nth`,
+     from ${SPANS}) with ordinality as s(tenant_id, account_id, low, high, currency, until, nth) order by nth`,
     spanValues(spans),
     'ledger_digests',
   )
   return rows.map(({ digest }, i) => ({ span: spans[i]!, digest }))
 }
 
-/** Whole accounts of one tenant and currency: their blocks, the last one to the end. */
+/** Whole accounts of one tenant and currency in their order, each with its one block. */
 export interface Resting {
   tenantId: string
   currency: string
   accountIds: string[]
-  lows: bigint[]
-  highs: bigint[]
   digests: string[]
+  entries: number
+  /** No other account is between the first and the last. */
+  together: boolean
 }
 
 /**
- * Whether all blocks have their digests, by one digest of these: a quick look, in the order of the plan that the pass has
- * pinned. A no says nothing yet.
+ * Whether all entries of the accounts have their digests, by one digest of these: a quick look, in the order of the plan that
+ * the pass has pinned. A no says nothing yet.
  */
 export async function areAsSealed(db: Queryable, resting: Resting): Promise<boolean> {
-  const { tenantId, currency, accountIds, lows, highs, digests } = resting
+  const { tenantId, currency, accountIds, digests, together } = resting
+  // As many as the last one's number, each of its own: none is missing.
+  const digest = `case when count(*) filter (where e.currency <> $2 or e.seq < 1) = 0
+      and length(string_agg(${ENTRY_BYTES}, '')) = ${BYTES_AN_ENTRY} * max(e.seq)
+    then sha256(string_agg(${ENTRY_BYTES}, '')) end as digest`
+  const columns = 'account_id, seq, amount_minor, balance_minor, posted_at, transaction_id, currency'
   const [row] = await db.query<{ digest: string | null }>(
-    `select encode(sha256(string_agg(d.digest, '')), 'hex') as digest
-     from unnest($2::uuid[], $3::bigint[], $4::bigint[]) as s(account_id, low, high), lateral (
-       select case when count(*) filter (where e.currency <> $5) = 0 then sha256(string_agg(${ENTRY_BYTES}, '')) end as digest
-       from billing.entry e where e.tenant_id = $1 and e.account_id = s.account_id and e.seq between s.low and s.high) d`,
-    [tenantId, arrayOf(accountIds, String), arrayOf(lows, String), arrayOf(highs, String), currency],
-    'ledger_resting',
+    together
+      ? `select encode(sha256(string_agg(d.digest, '')), 'hex') as digest from (
+           select ${digest} from (
+             select ${columns} from billing.entry
+             where tenant_id = $1 and account_id between $3::uuid and $4::uuid order by account_id, seq) e
+           group by account_id order by account_id) d`
+      : `select encode(sha256(string_agg(d.digest, '')), 'hex') as digest
+         from unnest($3::uuid[]) as s(account_id), lateral (
+           select ${digest} from (
+             select ${columns} from billing.entry
+             where tenant_id = $1 and account_id = s.account_id order by seq) e) d`,
+    [tenantId, currency, ...(together ? [accountIds[0], accountIds.at(-1)] : [`{${accountIds.join()}}`])],
+    together ? 'ledger_resting_together' : 'ledger_resting',
   )
   return row!.digest === createHash('sha256').update(digests.join(''), 'hex').digest('hex')
 }
@@ -135,8 +255,8 @@ export async function changedSpans<S extends Span & { digest: string }>(
 ): Promise<S[]> {
   if (spans.length === 0) return []
   const rows = await db.query<{ nth: number }>(
-    `select nth::int as nth from ${SPANS}, $6::text[])
-       with ordinality as s(tenant_id, account_id, low, high, currency, digest, nth)
+    `select nth::int as nth from ${SPANS}, $7::text[])
+       with ordinality as s(tenant_id, account_id, low, high, currency, until, digest, nth)
      where digest is distinct from ${SPAN_DIGEST}`,
     [...spanValues(spans), arrayOf(spans, ({ digest }) => digest)],
     'ledger_changed_spans',

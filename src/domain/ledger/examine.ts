@@ -2,14 +2,7 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import type { ErasureSecret } from '../erasure/secret.ts'
-import {
-  inWindow,
-  readDigests,
-  sealedSpans,
-  TRANSACTION_COLUMNS,
-  TRANSACTIONS_DIGEST,
-  windowValues,
-} from './digest.ts'
+import { readDigests, readTransactionsDigest, sealedSpans } from './digest.ts'
 import { type DuplicateScope, findDuplicates } from './duplicates.ts'
 import { accountFaults, approvedMenders, type Fault, mendedBy, type ToldFault, unmended } from './faults.ts'
 import { DRIFT_RUNBOOK } from './freeze.ts'
@@ -32,6 +25,11 @@ export const LEDGER_RULES: readonly Rule[] = [
   rule('ledger/time', 'accounts', 'no entry is dated in the future'),
   rule('ledger/zero-sum', 'transactions', 'every transaction sums to zero in each currency'),
   rule('ledger/transaction', 'transactions', 'every entry was posted with its transaction'),
+  rule(
+    'ledger/document',
+    'transactions',
+    'every charge, payment and refund is what was posted for it, and nothing else was',
+  ),
   rule('ledger/duplicate', 'transactions', 'nothing was charged twice'),
   rule('ledger/sealed-account', 'seals', 'no account was changed or removed since it was sealed'),
   rule('ledger/sealed-tail', 'seals', 'no sealed entry is gone from the end of an account'),
@@ -392,14 +390,8 @@ function transactionFinding(
 /** Which of a sealed block's transactions are not as they were: what was written anew, what came in, what is gone. */
 export async function examineBlock(db: Queryable, block: SealedTransactions): Promise<LedgerFinding[]> {
   const place = [block.from.xid, block.from.id, block.to.xid, block.to.id]
-  const [now] = await db.query<{ count: number; digest: string | null }>(
-    `select count(*)::int as count, ${TRANSACTIONS_DIGEST} as digest
-     from (select ${TRANSACTION_COLUMNS} from billing.journal_transaction
-           where (xid, id) >= ($1::xid8, $2::uuid) and (xid, id) <= ($3::xid8, $4::uuid) and ${inWindow(5)}
-           order by xid, id) t`,
-    [...place, ...windowValues(block)],
-  )
-  if (now!.digest === block.digest) return []
+  const now = await readTransactionsDigest(db, block)
+  if (now.digest === block.digest) return []
   const rewritten = await db.query<SeenTransaction>(
     `select t.tenant_id as "tenantId", t.id, e.accounts, e.entries
      from billing.journal_transaction t, lateral (
@@ -414,12 +406,12 @@ export async function examineBlock(db: Queryable, block: SealedTransactions): Pr
   const findings = rewritten.map((one) =>
     transactionFinding('ledger/sealed-transactions', one, 'it was written anew since it was sealed'),
   )
-  if (now!.count < block.count || findings.length === 0) {
+  if (now.count < block.count || findings.length === 0) {
     findings.push(
       ledgerFinding('ledger/sealed-transactions', {
         object: `transactions ${block.from.id} to ${block.to.id}`,
-        message: `${block.count} transactions were sealed here, and ${now!.count === block.count ? 'one or more are not as they were' : `there are ${now!.count}`}`,
-        evidence: { from: block.from, to: block.to, expected: block.count, seen: now!.count },
+        message: `${block.count} transactions were sealed here, and ${now.count === block.count ? 'one or more are not as they were' : `there are ${now.count}`}`,
+        evidence: { from: block.from, to: block.to, expected: block.count, seen: now.count },
       }),
     )
   }

@@ -1,4 +1,3 @@
-import { generatePrimeSync, randomInt } from 'node:crypto'
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { parseSnapshot, sendForText } from '../outbox/window.ts'
 import {
@@ -7,19 +6,32 @@ import {
   changedSpans,
   ENTRY_BYTES,
   inWindow,
+  Pace,
+  type Place,
   type Resting,
   readDigests,
+  readTransactionsDigest,
   SPANS,
   type Span,
   sealedSpans,
   spanValues,
-  TRANSACTION_COLUMNS,
-  TRANSACTIONS_DIGEST,
+  transactionsDigest,
   WITHIN,
+  type Window,
   windowValues,
 } from './digest.ts'
 import type { SuspectAccount, SuspectTransaction } from './examine.ts'
 import { approvedMenders, mendedBy } from './faults.ts'
+import {
+  type Glance,
+  type Growth,
+  glanceAtEntries,
+  glanceAtGrowth,
+  glanceAtSpans,
+  glanceAtTransactions,
+  newGlance,
+  type Tally,
+} from './glance.ts'
 import {
   ACCOUNT_CODE,
   type Block,
@@ -79,15 +91,14 @@ export interface PassOptions {
 }
 
 /** One digest for so many entries of an account. */
-const ENTRIES_A_BLOCK = 1_000n
+const ENTRIES_A_BLOCK = 1_000
 const TRANSACTIONS_A_BLOCK = 10_000
 const ACCOUNTS_A_PAGE = 1_000
-// Some 50 ms of a statement.
-const ENTRIES_A_STATEMENT = 100_000n
 // A ledger so small is verified whole each time; of a larger one every pass takes its share of a week.
 const ENTRIES_A_PASS = 2_000_000
 const PASSES_A_ROUND = 7
 const NEVER = -1
+const SAME_MOMENT_MS = 1_000
 const NUMERIC_VALUE_OUT_OF_RANGE = '22003'
 const NO_END = 2n ** 63n - 1n
 // More are one catastrophe, not as many cases.
@@ -111,33 +122,6 @@ export async function passLedger(connection: Connection, options: PassOptions): 
     await writer?.restart()
   }
   return (await look(connection, options, { whole, glance: undefined }))!
-}
-
-/**
- * What a first look needs. It adds up what has to agree, each time with other random weights, instead of holding every
- * transaction against its entries: that entries and transactions are the same by the sum of hashes, that each
- * transaction sums to zero by the sum of amounts times a hash of it, modulo a prime (Freivalds' check), that balances
- * follow from one another by hashes of each before and after. Whoever tampers does not know the weights, so what is not
- * right agrees by a chance of one to two thousand million. In the slightest doubt all is looked at closely.
- */
-interface Glance {
-  seed: bigint
-  prime: bigint
-  /** Nothing new is older, but for what was long under way: then a close look decides. */
-  since: Date
-}
-
-const newGlance = ({ iat }: Seal): Glance => ({
-  seed: BigInt(randomInt(2 ** 47)),
-  prime: generatePrimeSync(31, { bigint: true }),
-  since: new Date((iat - 3_600) * 1_000),
-})
-
-/** What new entries add up to, seen from accounts or from transactions. */
-interface Tally {
-  entries: number
-  /** Sum of the hashes of their transactions. */
-  marks: bigint
 }
 
 interface Look {
@@ -169,11 +153,12 @@ async function look(
   { whole, glance }: Look,
 ): Promise<Sighting | undefined> {
   // Its index scans are right at any size; left alone the planner turns to hashes and sorts, at a fifth of the rate.
-  for (const plan of ['seqscan', 'bitmapscan', 'hashjoin', 'mergejoin', 'hashagg', 'material', 'memoize']) {
+  for (const plan of ['seqscan', 'bitmapscan', 'hashjoin', 'hashagg', 'material', 'memoize']) {
     await connection.query('select set_config($1, $2, true)', [`enable_${plan}`, 'off'])
   }
   await connection.query(
-    `select set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`,
+    `select set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true)`,
   )
   const [now] = await connection.query<{ snapshot: string }>('select pg_current_snapshot()::text as snapshot')
   const sighting: Sighting = {
@@ -193,12 +178,51 @@ async function look(
   if (glance && suspects.transactions.length > 0) return undefined
   const entered = await passAccounts(connection, sighting, options, turn, glance)
   if (glance) {
-    const agree = entered && posted.entries === entered.entries && posted.marks === entered.marks
-    return agree && suspects.accounts.length + suspects.transactions.length === 0 ? sighting : undefined
+    if (entered === undefined || suspects.accounts.length > 0) return undefined
+    return (await areTheSame(connection, options, sighting, glance, { posted, entered }))
+      ? sighting
+      : undefined
   }
   const known = whole ? await countKnownStrays(connection, last) : 0
   suspects.strays = whole && posted.entries + known !== sighting.newEntries
   return sighting
+}
+
+/** Whether the new entries of accounts are those of new transactions, which have some each. */
+async function areTheSame(
+  connection: Connection,
+  { last, signal }: PassOptions,
+  { snapshot }: Sighting,
+  glance: Glance,
+  { posted, entered }: { posted: Posted; entered: Entered },
+): Promise<boolean> {
+  const { pages } = posted
+  const known = await connection.query<{ id: string }>('select id from tabib.tenant')
+  const tenants = [...new Set([...known.map(({ id }) => id), ...entered.tenants])]
+  const starts = pages.map(({ first }) => first.getTime()).sort((one, other) => one - other)
+  const end = Math.max(...pages.map((page) => page.last.getTime()))
+  let [transactions, entries, marks] = [0n, 0, 0n]
+  for (const [i, start] of starts.entries()) {
+    signal?.throwIfAborted()
+    // What an id and a row say of the time differs by the time between them.
+    const stretch = {
+      from: new Date(start - SAME_MOMENT_MS),
+      to: new Date(i + 1 < starts.length ? starts[i + 1]! - SAME_MOMENT_MS : end + SAME_MOMENT_MS),
+    }
+    const seen = await glanceAtEntries(
+      connection,
+      tenants,
+      stretch,
+      { since: seenBy(last), until: snapshot },
+      glance,
+    )
+    transactions += seen.transactions
+    entries += seen.entries
+    marks += seen.marks
+  }
+  return (
+    transactions === posted.marks && entries === entered.entries && (entries === 0 || marks === entered.marks)
+  )
 }
 
 /** Which share of what is sealed is looked at: every `of`th, from `now` on. */
@@ -207,14 +231,23 @@ interface Turn {
   now: number
 }
 
-/** New transactions: each sums to zero, and they get digests; sealed ones: theirs are the same. Returns the entries of the new. */
+/** What was seen of transactions: entries of the new ones at a close look, or what a glance has to compare them with. */
+interface Posted {
+  entries: number
+  /** Of each new transaction once. */
+  marks: bigint
+  /** From when to when they were posted. */
+  pages: { first: Date; last: Date }[]
+}
+
+/** New transactions: each sums to zero, and they get digests; sealed ones: theirs are the same. */
 async function passTransactions(
   connection: Connection,
   sighting: Sighting,
   { scope, last, writer, clearsTransaction, signal }: PassOptions,
   turn: Turn,
   glance: Glance | undefined,
-): Promise<Tally> {
+): Promise<Posted> {
   const suspects: SuspectTransaction[] = []
   let nth = 0
   for await (const lines of last?.ofThisCluster ? sealLines(last.path, 't ') : []) {
@@ -224,39 +257,36 @@ async function passTransactions(
       sighting.transactions += block.count
       if (nth++ % turn.of !== turn.now || scope.accountId !== undefined) continue
       signal?.throwIfAborted()
-      const [found] = await connection.query<{ digest: string }>(
-        `select ${TRANSACTIONS_DIGEST} as digest
-         from (select ${TRANSACTION_COLUMNS} from billing.journal_transaction
-               where (xid, id) >= ($1::xid8, $2::uuid) and (xid, id) <= ($3::xid8, $4::uuid) and ${inWindow(5)}
-               order by xid, id) t`,
-        [block.from.xid, block.from.id, block.to.xid, block.to.id, ...windowValues(block)],
-        'ledger_sealed_transactions',
-      )
-      if (found!.digest !== block.digest) sighting.suspects.blocks.push(block)
+      const { digest } = await readTransactionsDigest(connection, block)
+      if (digest !== block.digest) sighting.suspects.blocks.push(block)
     }
   }
 
+  const posted: Posted = { entries: 0, marks: 0n, pages: [] }
   const window = { since: seenBy(last), until: sighting.snapshot }
-  const tally: Tally = { entries: 0, marks: 0n }
+  const pace = new Pace({ rowsAtFirst: 4_000, mostRows: TRANSACTIONS_A_BLOCK })
   let after = { xid: parseSnapshot(window.since).xmin, id: NIL }
-  if (scope.accountId !== undefined) return tally
+  if (scope.accountId !== undefined) return posted
   for (;;) {
     signal?.throwIfAborted()
-    const page = glance
-      ? await glanceAtTransactions(connection, after, window, glance)
-      : await readTransactions(connection, after, window, scope.tenantId)
-    const { count, digest } = page
-    if (count === 0) break
-    tally.entries += page.entries
-    tally.marks += BigInt(page.marks)
+    const page = await nextPage(connection, after, window, glance ? TRANSACTIONS_A_BLOCK : pace.rows)
+    if (page === undefined) break
+    const seen = glance
+      ? await glanceAtTransactions(connection, page, window, glance)
+      : await pace.time(pace.rows, () => readTransactions(connection, page, window, scope.tenantId))
+    const { count, digest } = seen
     sighting.transactions += count
-    suspects.push(...(page.suspects ?? []).map(([tenantId, id]) => ({ tenantId, id })))
-    const [from, to] = [page.from, page.to].map(([xid, id]) => ({ xid: xid!, id: id! })) as [
-      typeof after,
-      typeof after,
-    ]
-    await writer?.write(formatTransactions({ ...window, from, to, count, digest }))
-    after = to
+    if ('marks' in seen) {
+      posted.marks += BigInt(seen.marks)
+      posted.pages.push(seen)
+      // Some of these are not what they say; a close look tells which.
+      if (seen.misdated) suspects.push({ tenantId: NIL, id: page.from.id })
+    } else {
+      posted.entries += seen.entries
+      suspects.push(...(seen.suspects ?? []).map(([tenantId, id]) => ({ tenantId, id })))
+    }
+    await writer?.write(formatTransactions({ ...window, ...page, count, digest }))
+    after = page.to
   }
   // What the snapshot shows is over: who says that its transaction is yet to come would be in no window for long.
   const early = await connection.query<SuspectTransaction>(
@@ -272,86 +302,58 @@ async function passTransactions(
     sighting.suspects.transactions.push(suspect)
     await writer?.write(formatSuspect(suspect))
   }
-  return tally
+  return posted
+}
+
+/** From where to where the next new transactions go, so many at most. */
+async function nextPage(
+  connection: Connection,
+  after: Place,
+  window: Window,
+  rows: number,
+): Promise<{ from: Place; to: Place } | undefined> {
+  const next = (order: string, more: string) => `
+    select xid, id from billing.journal_transaction
+    where (xid, id) > ($1::xid8, $2::uuid) and ${inWindow(3)} order by xid ${order}, id ${order} ${more} limit 1`
+  const [places] = await sendForText(
+    connection,
+    'ledger_transactions_page',
+    `select first.xid, first.id, coalesce(full_page.xid, rest.xid), coalesce(full_page.id, rest.id)
+     from (${next('asc', '')}) first
+       left join lateral (${next('asc', 'offset $7::int - 1')}) full_page on true
+       left join lateral (${next('desc', '')}) rest on full_page.xid is null`,
+    [after.xid, after.id, ...windowValues(window), rows],
+  )
+  if (places === undefined) return undefined
+  const [fromXid, fromId, toXid, toId] = places as [string, string, string, string]
+  return { from: { xid: fromXid, id: fromId }, to: { xid: toXid, id: toId } }
 }
 
 interface TransactionsPage {
   count: number
   entries: number
-  marks: string
-  /** xid and id of the first and the last. */
-  from: string[]
-  to: string[]
   digest: string
   /** Tenant and id. */
   suspects: [string, string][] | null
 }
 
-type Place = { xid: string; id: string }
-type Window = { since: string; until: string }
-
-const PLACES = `(select array[xid::text, id::text] from t limit 1) as from,
-  (select array[xid::text, id::text] from t offset greatest((select count(*) from t) - 1, 0)) as to`
-
-/** The next new transactions with how many entries each has, by an index alone; what they sum to shows in the accounts. */
-async function glanceAtTransactions(
-  connection: Connection,
-  after: Place,
-  window: Window,
-  { seed, since }: Glance,
-): Promise<TransactionsPage> {
-  // Entries of a stretch of time, tenant by tenant, are met with it by hashes: to look each up costs three times as much.
-  await connection.query(
-    `select set_config('enable_hashjoin', 'on', true), set_config('enable_hashagg', 'on', true)`,
-  )
-  const [page] = await connection.query<TransactionsPage>(
-    `with t as materialized (
-       select ${TRANSACTION_COLUMNS} from billing.journal_transaction
-       where (xid, id) > ($1::xid8, $2::uuid) and ${inWindow(3)}
-       order by xid, id limit ${TRANSACTIONS_A_BLOCK}),
-     stretch as materialized (
-       select tenant_id, (select id from t order by id limit 1) as low, (select id from t order by id desc limit 1) as high
-       from t group by tenant_id),
-     own as (
-       select stretch.tenant_id, e.* from stretch, lateral (
-         select transaction_id, count(*) as n, min(xid) as first, max(xid) as last from billing.entry e
-         where e.tenant_id = stretch.tenant_id and e.transaction_id between stretch.low and stretch.high
-         group by transaction_id) e)
-     select count(*)::int as count, coalesce(sum(own.n), 0)::float8 as entries,
-       coalesce(sum(own.n * ${mark('t.tenant_id', 't.id', '$7')}), 0)::text as marks,
-       ${PLACES}, (select ${TRANSACTIONS_DIGEST} from t) as digest,
-       json_agg(json_build_array(t.tenant_id, t.id)) filter (where own.n is null or own.first <> t.xid
-         or own.last <> t.xid or t.posted_at < $8::timestamptz or t.posted_at > now() + interval '5 minutes') as suspects
-     from t left join own on own.tenant_id = t.tenant_id and own.transaction_id = t.id`,
-    [after.xid, after.id, ...windowValues(window), seed, since],
-    'ledger_glance_transactions',
-  )
-  await connection.query(
-    `select set_config('enable_hashjoin', 'off', true), set_config('enable_hashagg', 'off', true)`,
-  )
-  return page!
-}
-
-/** 40 bits of a transaction, other ones for each seed. */
-const mark = (tenant: string, id: string, seed: string) =>
-  `(uuid_hash_extended(${id}, uuid_hash_extended(${tenant}, ${seed}::bigint)) & 1099511627775)`
-
-/** The next new transactions, each held against its entries. */
+/** New transactions from one place to another, each held against its entries. */
 async function readTransactions(
   connection: Connection,
-  after: Place,
+  { from, to }: { from: Place; to: Place },
   window: Window,
   tenantId: string | undefined,
 ): Promise<TransactionsPage> {
-  const [page] = await connection.query<TransactionsPage>(
-    `with t as materialized (
-         select * from billing.journal_transaction
-         where (xid, id) > ($1::xid8, $2::uuid) and ${inWindow(3)} and ($7::uuid is null or tenant_id = $7)
-         order by xid, id limit ${TRANSACTIONS_A_BLOCK})
-       select count(*)::int as count, coalesce(sum(e.n), 0)::float8 as entries, '0' as marks, ${PLACES},
-         ${TRANSACTIONS_DIGEST} as digest,
+  const values = [from.xid, from.id, to.xid, to.id, ...windowValues(window)]
+  const [sealed] = await connection.query<{ digest: string }>(
+    `select ${transactionsDigest(inWindow(5))}`,
+    values,
+    'ledger_transactions_to_seal',
+  )
+  const [page] = await connection.query<Omit<TransactionsPage, 'digest'>>(
+    `select count(*)::int as count, coalesce(sum(e.n), 0)::float8 as entries,
          json_agg(json_build_array(t.tenant_id, t.id)) filter (where not e.fits) as suspects
-       from t cross join lateral (
+       from billing.journal_transaction t cross join lateral (
          select count(*) as n,
            coalesce(bool_and(e.xid = t.xid)
              and min(e.posted_at) >= t.posted_at - interval '1 hour'
@@ -360,11 +362,13 @@ async function readTransactions(
                else not exists (
                  select from billing.entry c where c.tenant_id = t.tenant_id and c.transaction_id = t.id
                  group by c.currency having sum(c.amount_minor) <> 0) end, false) as fits
-         from billing.entry e where e.tenant_id = t.tenant_id and e.transaction_id = t.id) e`,
-    [after.xid, after.id, ...windowValues(window), tenantId ?? null],
+         from billing.entry e where e.tenant_id = t.tenant_id and e.transaction_id = t.id) e
+       where (t.xid, t.id) >= ($1::xid8, $2::uuid) and (t.xid, t.id) <= ($3::xid8, $4::uuid)
+         and ${inWindow(5, 't.xid')} and ($9::uuid is null or t.tenant_id = $9)`,
+    [...values, tenantId ?? null],
     'ledger_new_transactions',
   )
-  return page!
+  return { ...page!, ...sealed! }
 }
 
 /** An account on its way through the statements. */
@@ -384,6 +388,14 @@ interface NewSpan extends Span<Work> {
   opened: bigint | null
 }
 
+/** What a glance adds up of accounts. */
+interface Entered extends Tally {
+  tenants: Set<string>
+}
+
+/** How long the statements of a pass over accounts take, by their kinds. */
+const paces = () => ({ resting: new Pace(), sealed: new Pace(), fresh: new Pace({ rowsAtFirst: 5_000 }) })
+
 /**
  * Every account against its seal and its balance, with its new entries and, where it is its turn, its sealed ones. Returns
  * what a glance adds up; undefined where it leaves a doubt.
@@ -394,71 +406,67 @@ async function passAccounts(
   { scope, last, writer, clearsAccount, signal }: PassOptions,
   turn: Turn,
   glance: Glance | undefined,
-): Promise<Tally | undefined> {
+): Promise<Entered | undefined> {
   const { suspects } = sighting
-  const tally: Tally = { entries: 0, marks: 0n }
+  const pace = paces()
+  const entered: Entered = { entries: 0, marks: 0n, tenants: new Set() }
   // In each currency, what should be nothing.
   const weighed = new Map<string, bigint>()
+  let inDoubt = false
   // Lines of the next seal in their order; those that are ready as text, and those of accounts at rest whose turn it is.
-  let batch: (Work | Growth | string | { rests: string })[] = []
-  let entries = 0n
+  let batch: (Work | GrownAccount | RestingAccount | string)[] = []
+  let entries = 0
   const settle = async () => {
     signal?.throwIfAborted()
-    const resting = batch.flatMap((one) => (typeof one !== 'string' && 'rests' in one ? one.rests : []))
-    const asSealed = await restAsSealed(connection, resting)
-    const works = batch.map((one) =>
-      typeof one === 'string' || !('rests' in one) ? one : asSealed ? one.rests : workAtRest(one.rests),
-    )
-    const accounts = works.filter(isWork)
-    const found = await readEntries(connection, accounts, last)
+    const asSealed = await restAsSealed(connection, batch, pace.resting)
+    const works = asSealed ? batch : batch.map((one) => (isResting(one) ? workAtRest(one.rests) : one))
+    const found = await readEntries(connection, works.filter(isWork), last, pace)
     if (glance) {
-      const grown = works.filter(isGrowth)
-      const seen = [
-        ...(await glanceAtGrowth(connection, grown, glance)),
-        ...(await glanceAtSpans(connection, found, glance)),
-      ]
+      const spans = works.filter(isGrown).flatMap((one) => one.spans)
+      const again = await glanceAtSpans(connection, found, glance, pace.fresh)
+      inDoubt ||= again === undefined
+      const seen = [...(await glanceAtGrowth(connection, spans, glance, pace.fresh)), ...(again ?? [])]
       for (const { currency, entries, marks, weight } of seen) {
-        tally.entries += entries
-        tally.marks += marks
+        entered.entries += entries
+        entered.marks += marks
         weighed.set(currency, (weighed.get(currency) ?? 0n) + weight)
       }
     }
-    if (asSealed) sighting.sealedEntries += resting.reduce((sum, line) => sum + seqOf(line), 0)
     for (const work of works) {
-      if (typeof work === 'string') {
-        await writer?.write(work)
-        continue
-      }
-      if (isGrowth(work)) {
-        if (work.digest === '') {
+      let line: string
+      if (typeof work === 'string') line = work
+      else if (isResting(work)) {
+        line = work.rests
+        sighting.sealedEntries += work.entries
+      } else if (isGrown(work)) {
+        if (work.spans.some(({ digest }) => digest === '')) {
           suspects.accounts.push(workOn(parseAccount(`${work.line} - `), undefined, false))
           return
         }
-        sighting.newEntries += work.high - work.low + 1
-        await writer?.write(`${work.line} - ${work.blocks}${work.high}:${work.digest}`)
-        continue
+        sighting.newEntries += work.entries
+        line = `${work.line} - ${work.blocks}${work.spans.map(({ high, digest }) => `${high}:${digest}`).join()}`
+      } else {
+        let holds = !work.suspect && addsUp(work)
+        if (!holds && glance) {
+          suspects.accounts.push(work)
+          return
+        }
+        sighting.newEntries += work.suspect ? await countNew(connection, work, last) : Number(work.count)
+        if (work.again) sighting.sealedEntries += Number(work.sealed?.seq ?? 0n)
+        if (!holds && !glance && suspects.accounts.length < MOST_SUSPECTS && (await clearsAccount(work))) {
+          // Its faults are known and made up for: sealed as it is.
+          work.blocks = []
+          await digestAnew(connection, spansBetween(work, 1n, work.seq), pace.sealed)
+          holds = true
+        }
+        if (!holds) suspects.accounts.push(work)
+        line = formatAccount(holds ? work : heldBack(work, last))
       }
-      let holds = !work.suspect && addsUp(work)
-      if (!holds && glance) {
-        suspects.accounts.push(work)
-        return
-      }
-      sighting.newEntries += work.suspect ? await countNew(connection, work, last) : Number(work.count)
-      if (work.again) sighting.sealedEntries += Number(work.sealed?.seq ?? 0n)
-      if (!holds && !glance && suspects.accounts.length < MOST_SUSPECTS && (await clearsAccount(work))) {
-        // Its faults are known and made up for: sealed as it is.
-        const spans = spansBetween(work, 1n, work.seq)
-        work.blocks = (await readDigests(connection, spans)).map(({ span, digest }) => ({
-          to: span.high,
-          digest,
-        }))
-        holds = true
-      }
-      if (!holds) suspects.accounts.push(work)
-      await writer?.write(formatAccount(holds ? work : heldBack(work, last)))
+      const writing = writer?.write(line)
+      if (writing) await writing
     }
     batch = []
-    entries = 0n
+    entries = 0
   }
 
   await using seals = new SealedLines(last, scope)
@@ -469,6 +477,7 @@ async function passAccounts(
     batch.push(work)
   }
   let nth = 0
+  let tenant = ''
   for await (const page of accountLines(connection, scope)) {
     for (const line of page) {
       let key = seals.key()
@@ -476,170 +485,85 @@ async function passAccounts(
       for (; key !== undefined && key < keyOf(line); key = await seals.key()) missing(seals.take())
       const sealedLine = key === keyOf(line) ? seals.take() : undefined
       const again = nth++ % turn.of === turn.now
+      if (tenant === '' || !line.startsWith(tenant, 2)) {
+        tenant = line.slice(2, 38)
+        entered.tenants.add(tenant)
+      }
       sighting.accounts += 1
       const seq = seqOf(line)
       sighting.entries += seq
       // An account at rest costs a comparison, until it is its turn.
       const rests = sealedLine?.startsWith(line) === true && sealedLine.startsWith(' - ', line.length)
-      const growth = glance && !again && !rests ? growthOf(line, sealedLine) : undefined
-      if (rests && !again) batch.push(sealedLine!)
-      else if (rests && hasWholeBlocks(sealedLine!)) {
-        batch.push({ rests: sealedLine! })
-        entries += BigInt(seq)
-      } else if (growth) {
-        batch.push(growth)
-        entries += BigInt(growth.high - growth.low)
+      const grown = glance && !again && !rests ? growthOf(line, sealedLine) : undefined
+      if (rests && !again) batch.push(sealedLine)
+      else if (rests && isOneBlock(sealedLine, line.length)) {
+        batch.push({ rests: sealedLine, entries: seq })
+        entries += seq
+      } else if (grown) {
+        batch.push(grown)
+        entries += grown.entries
       } else {
         const sealed = sealedLine === undefined ? undefined : parseAccount(sealedLine)
         const work = workOn(rests ? sealed! : parseAccount(`${line} - `), sealed, again)
         batch.push(work)
-        entries += work.seq - (again ? 0n : (sealed?.seq ?? 0n))
+        entries += seq - (again ? 0 : Number(sealed?.seq ?? 0n))
       }
-      if (entries >= ENTRIES_A_STATEMENT || batch.length >= ACCOUNTS_A_PAGE) await settle()
-      if (glance && suspects.accounts.length > 0) return undefined
+      if (entries >= pace.resting.rows || batch.length >= ACCOUNTS_A_PAGE) await settle()
+      if (glance && (inDoubt || suspects.accounts.length > 0)) return undefined
     }
   }
   while ((await seals.key()) !== undefined) missing(seals.take())
   await settle()
-  if (glance && [...weighed.values()].some((sum) => sum % glance.prime !== 0n)) return undefined
-  return tally
+  if (glance && (inDoubt || [...weighed.values()].some((sum) => sum % glance.prime !== 0n))) return undefined
+  return entered
 }
 
 /** An account that differs from its seal by new entries alone, by what the two lines say. */
-interface Growth {
+interface GrownAccount {
   line: string
-  tenantId: string
-  accountId: string
-  currency: string
-  /** Of its new entries. */
-  low: number
-  high: number
-  opened: string
-  closing: string
+  entries: number
   /** As the seal has them, with a comma behind. */
   blocks: string
-  /** Of the new entries; empty where something is wrong with them. */
-  digest: string
+  spans: Growth[]
 }
 
-const isWork = (one: Work | Growth | string): one is Work => typeof one !== 'string' && 'again' in one
-const isGrowth = (one: Work | Growth | string): one is Growth => typeof one !== 'string' && 'low' in one
+/** The line of an account that is at rest, by what it says, and whose entries are looked at. */
+interface RestingAccount {
+  rests: string
+  entries: number
+}
 
-function growthOf(line: string, sealedLine: string | undefined): Growth | undefined {
+type Batched = Work | GrownAccount | RestingAccount | string
+const isWork = (one: Batched): one is Work => typeof one !== 'string' && 'again' in one
+const isGrown = (one: Batched): one is GrownAccount => typeof one !== 'string' && 'spans' in one
+const isResting = (one: Batched): one is RestingAccount => typeof one !== 'string' && 'rests' in one
+
+function growthOf(line: string, sealedLine: string | undefined): GrownAccount | undefined {
   const closingAt = line.lastIndexOf(' ') + 1
   const seqAt = line.lastIndexOf(' ', closingAt - 2) + 1
   const sealed = sealedLine === undefined ? ['0', '0', '-', ''] : sealedLine.slice(seqAt).split(' ')
   const [seq, opened, heldAt, blocks] = sealed as [string, string, string, string]
-  const low = Number(seq) + 1
-  const high = Number(line.slice(seqAt, closingAt))
-  // All but what grows is as it was sealed, and it grew by a block at most.
+  // All but what grows is as it was sealed.
   if (sealedLine !== undefined && (heldAt !== '-' || !sealedLine.startsWith(line.slice(0, seqAt))))
     return undefined
-  if (!(high >= low && high - low < Number(ENTRIES_A_BLOCK))) return undefined
-  return {
-    line,
-    tenantId: line.slice(2, 38),
-    accountId: line.slice(39, 75),
-    currency: line.slice(76, line.indexOf(' ', 76)),
-    low,
-    high,
-    opened,
-    closing: line.slice(closingAt),
-    blocks: blocks && `${blocks},`,
-    digest: '',
-  }
-}
-
-/** What new entries add up to in one currency. */
-interface Weighed extends Tally {
-  currency: string
-  /** Amounts times weights of their transactions. */
-  weight: bigint
-}
-
-const WEIGHTS = `coalesce(sum(${mark('s.tenant_id', 'e.transaction_id', '$1')}), 0) as marks,
-  coalesce(sum((e.amount_minor % $2::bigint) * (uuid_hash_extended(e.transaction_id, $1::bigint + 1) & 2147483647)), 0) as weight`
-
-/**
- * Reads new entries by the index of the primary key alone, gives each account their digest, or none where its sequence has a
- * gap, balances do not follow from one another up to the account's own, or an entry is in another currency or time.
- */
-async function glanceAtGrowth(
-  connection: Connection,
-  grown: Growth[],
-  { seed, prime, since }: Glance,
-): Promise<Weighed[]> {
-  const seen: Weighed[] = []
-  for (const [currency, some] of byCurrency(grown, (one) => one.currency)) {
-    const [[digests, marks, weight]] = (await sendForText(
-      connection,
-      'ledger_glance_growth',
-      `select string_agg(g.digest, ',' order by g.nth), sum(g.marks), sum(g.weight)
-       from (
-         select s.nth, e.* from unnest($5::uuid[], $6::uuid[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-           with ordinality as s(tenant_id, account_id, low, high, opened, closing, nth),
-         lateral (
-           select case when count(*) = s.high - s.low + 1 and min(e.seq) = s.low and max(e.seq) = s.high
-               and s.opened + sum(e.amount_minor) = s.closing
-               and count(*) filter (where e.currency <> $4 or e.posted_at < $3::timestamptz
-                 or e.posted_at > (select now() + interval '5 minutes')) = 0
-               and sum(hashint8extended(e.balance_minor, $1::bigint + e.seq)) + hashint8extended(s.opened, $1::bigint + s.low - 1)
-                 = sum(hashint8extended(e.balance_minor - e.amount_minor, $1::bigint + e.seq - 1)) + hashint8extended(s.closing, $1::bigint + s.high)
-             then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') else '' end as digest,
-             ${WEIGHTS}
-           from (select seq, amount_minor, balance_minor, transaction_id, currency, posted_at from billing.entry e
-                 where e.tenant_id = s.tenant_id and e.account_id = s.account_id and e.seq >= s.low order by seq) e) e) g`,
-      [
-        ...[seed, prime, since, currency],
-        arrayOf(some, (one) => one.tenantId),
-        arrayOf(some, (one) => one.accountId),
-        arrayOf(some, (one) => String(one.low)),
-        arrayOf(some, (one) => String(one.high)),
-        arrayOf(some, (one) => one.opened),
-        arrayOf(some, (one) => one.closing),
-      ],
-    )) as [[string, string, string]]
-    const each = digests.split(',')
-    let entries = 0
-    some.forEach((one, i) => {
-      one.digest = each[i]!
-      entries += one.high - one.low + 1
+  const before = Number(seq)
+  const after = Number(line.slice(seqAt, closingAt))
+  if (!(after > before)) return undefined
+  const spans: Growth[] = []
+  for (let low = before + 1; low <= after; low += ENTRIES_A_BLOCK) {
+    const high = Math.min(low + ENTRIES_A_BLOCK - 1, after)
+    spans.push({
+      tenantId: line.slice(2, 38),
+      accountId: line.slice(39, 75),
+      currency: line.slice(76, line.indexOf(' ', 76)),
+      low,
+      high,
+      opened: low === before + 1 ? opened : null,
+      closing: high === after ? line.slice(closingAt) : null,
+      digest: '',
     })
-    seen.push({ currency, entries, marks: BigInt(marks), weight: BigInt(weight) })
   }
-  return seen
-}
-
-/** What those add up to that were read closely, because their sealed entries were looked at as well. */
-async function glanceAtSpans(
-  connection: Connection,
-  found: NewEntries[],
-  { seed, prime }: Glance,
-): Promise<Weighed[]> {
-  const seen: Weighed[] = []
-  for (const [currency, some] of byCurrency(found, ({ span }) => span.account.currency)) {
-    const [[marks, weight]] = (await sendForText(
-      connection,
-      'ledger_glance_spans',
-      `select coalesce(sum(e.marks), 0), coalesce(sum(e.weight), 0)
-       from unnest($3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[]) as s(tenant_id, account_id, low, high),
-         lateral (select ${WEIGHTS} from billing.entry e where ${WITHIN}) e`,
-      [seed, prime, ...spanValues(some.map(({ span }) => span)).slice(0, 4)],
-    )) as [[string, string]]
-    const entries = some.reduce((sum, { count }) => sum + Number(count), 0)
-    seen.push({ currency, entries, marks: BigInt(marks), weight: BigInt(weight) })
-  }
-  return seen
-}
-
-function byCurrency<T>(all: T[], of: (one: T) => string): Map<string, T[]> {
-  const groups = new Map<string, T[]>()
-  for (const one of all) {
-    const group = groups.get(of(one))
-    if (group) group.push(one)
-    else groups.set(of(one), [one])
-  }
-  return groups
+  return { line, entries: after - before, blocks: blocks && `${blocks},`, spans }
 }
 
 function workAtRest(line: string): Work {
@@ -647,33 +571,51 @@ function workAtRest(line: string): Work {
   return workOn(sealed, sealed, true)
 }
 
-/** Whether there is nothing to merge: all blocks but the last are full. */
-function hasWholeBlocks(line: string): boolean {
-  const blocks = line.split(',')
-  return blocks.length === 1 ? !line.endsWith(' ') : parseAccount(line).blocks.slice(0, -1).every(isFull)
-}
+/** Whether a sealed line, whose blocks come behind what it says of the account, has one. */
+const isOneBlock = (line: string, factsLength: number) =>
+  line.length > factsLength + 3 && !line.includes(',', factsLength)
 
-const isFull = ({ to }: Block, i: number) => to === ENTRIES_A_BLOCK * BigInt(i + 1)
+const isFull = ({ to }: Block, i: number) => to === BigInt(ENTRIES_A_BLOCK * (i + 1))
 
 /** Whether all entries of accounts at rest are as their lines in the seal say, by a few quick looks. */
-async function restAsSealed(connection: Connection, lines: string[]): Promise<boolean> {
+async function restAsSealed(connection: Connection, batch: Batched[], pace: Pace): Promise<boolean> {
   let group: Resting | undefined
+  let alone = true
   const groups: Resting[] = []
-  for (const line of lines) {
-    const { tenantId, accountId, currency, blocks } = parseAccount(line)
-    if (group?.tenantId !== tenantId || group.currency !== currency) {
-      group = { tenantId, currency, accountIds: [], lows: [], highs: [], digests: [] }
-      groups.push(group)
+  for (const one of batch) {
+    if (!isResting(one)) {
+      alone = false
+      continue
     }
-    blocks.forEach(({ to, digest }, i) => {
-      group!.accountIds.push(accountId)
-      // From the start to the end: there should be nothing before and behind.
-      group!.lows.push(i === 0 ? -NO_END : blocks[i - 1]!.to + 1n)
-      group!.highs.push(i === blocks.length - 1 ? NO_END : to)
-      group!.digests.push(digest)
-    })
+    const { rests, entries } = one
+    if (
+      group === undefined ||
+      !rests.startsWith(group.tenantId, 2) ||
+      // Its code is followed by a blank.
+      !rests.startsWith(group.currency, 76) ||
+      rests.charCodeAt(76 + group.currency.length) !== 32 ||
+      group.entries >= pace.rows
+    ) {
+      const currency = rests.slice(76, rests.indexOf(' ', 76))
+      group = {
+        tenantId: rests.slice(2, 38),
+        currency,
+        accountIds: [],
+        digests: [],
+        entries: 0,
+        together: true,
+      }
+      groups.push(group)
+      alone = true
+    }
+    group.together &&= alone
+    group.accountIds.push(rests.slice(39, 75))
+    group.digests.push(rests.slice(-64))
+    group.entries += entries
   }
-  for (const one of groups) if (!(await areAsSealed(connection, one))) return false
+  for (const one of groups) {
+    if (!(await pace.time(one.entries, () => areAsSealed(connection, one)))) return false
+  }
   return true
 }
 
@@ -699,15 +641,21 @@ function workOn(now: SealedAccount, sealed: SealedAccount | undefined, again: bo
 
 /** Accounts page by page, each as the beginning of its line in a seal. */
 async function* accountLines(connection: Connection, scope: VerifyScope): AsyncGenerator<string[]> {
+  const all = scope.accountId === undefined && scope.tenantId === undefined && scope.since === undefined
+  // The balances of a page are among as many: read side by side they take half of what it takes to look each up.
+  const balances = all
+    ? `(select tenant_id, account_id, seq, balance_minor from billing.balance
+        where (tenant_id, account_id) > ($1::uuid, $2::uuid) order by tenant_id, account_id limit ${ACCOUNTS_A_PAGE})`
+    : 'billing.balance'
   let after: (string | undefined)[] = [NIL, NIL]
   for (;;) {
     const [[page]] = (await sendForText(
       connection,
-      'ledger_accounts',
+      all ? 'ledger_all_accounts' : 'ledger_accounts',
       `select string_agg(concat_ws(' ', 'a', tenant_id, id, currency, opening_minor, code, seq, balance_minor), E'\\n') from (
        select a.tenant_id, a.id, a.currency, a.opening_minor, ${ACCOUNT_CODE} as code, coalesce(b.seq, 0) as seq,
          coalesce(b.balance_minor, 0) as balance_minor
-       from billing.account a left join billing.balance b on b.tenant_id = a.tenant_id and b.account_id = a.id
+       from billing.account a left join ${balances} b on b.tenant_id = a.tenant_id and b.account_id = a.id
        where (a.tenant_id, a.id) > ($1::uuid, $2::uuid)
          and ($3::uuid is null or a.tenant_id = $3) and ($4::uuid is null or a.id = $4)
          and ($5::timestamptz is null or $5 <= (
@@ -726,19 +674,23 @@ async function* accountLines(connection: Connection, scope: VerifyScope): AsyncG
 
 /** Tenant and account: what the lines of accounts are in the order of. */
 const keyOf = (line: string) => line.slice(2, 75)
-/** The last but one word of an account's line as it is read; of one in a seal the seventh. */
-const seqOf = (line: string) => Number(line.split(' ', 7)[6])
+/** The last but one word of an account's line as it is read. */
+function seqOf(line: string): number {
+  const end = line.lastIndexOf(' ')
+  return Number(line.slice(line.lastIndexOf(' ', end - 1) + 1, end))
+}
 
 /** The last seal's lines of accounts, one by one. */
 class SealedLines implements AsyncDisposable {
   readonly #pages: AsyncGenerator<string[]> | undefined
-  readonly #wanted: (line: string) => boolean
+  readonly #wanted: ((line: string) => boolean) | undefined
   #page: string[] = []
   #next = 0
 
   constructor(last: Seal | undefined, { tenantId, accountId, since }: VerifyScope) {
     // Which account was posted to since then is asked of what is there.
     this.#pages = last && since === undefined ? sealLines(last.path, 'a ') : undefined
+    if (tenantId === undefined && accountId === undefined) return
     this.#wanted = (line) =>
       (tenantId === undefined || line.startsWith(tenantId, 2)) &&
       (accountId === undefined || line.startsWith(accountId, 39))
@@ -760,7 +712,7 @@ class SealedLines implements AsyncDisposable {
     for (;;) {
       const read = await this.#pages?.next()
       if (read === undefined || read.done) return undefined
-      this.#page = read.value.filter(this.#wanted)
+      this.#page = this.#wanted ? read.value.filter(this.#wanted) : read.value
       this.#next = 0
       if (this.#page.length > 0) return keyOf(this.#page[0]!)
     }
@@ -820,11 +772,18 @@ async function readEntries(
   connection: Connection,
   accounts: Work[],
   last: Seal | undefined,
+  pace: ReturnType<typeof paces>,
 ): Promise<NewEntries[]> {
   const sealed = accounts.filter(({ again, suspect }) => again && !suspect).flatMap(sealedSpansOf)
-  for (const { account } of await changedSpans(connection, sealed)) account.suspect = true
+  for (const { items, rows } of pace.sealed.slices(sealed, rowsOf)) {
+    const changed = await pace.sealed.time(rows, () => changedSpans(connection, items))
+    for (const { account } of changed) account.suspect = true
+  }
+  const found: NewEntries[] = []
   const fresh = accounts.filter(({ suspect }) => !suspect).flatMap(newSpans)
-  const found = await readNew(connection, fresh, last)
+  for (const { items, rows } of pace.fresh.slices(fresh, rowsOf)) {
+    found.push(...(await pace.fresh.time(rows, () => readNew(connection, items, last))))
+  }
   for (const { span, count, sum, flaws, digest } of found) {
     const { account } = span
     if (flaws) account.suspect = true
@@ -833,19 +792,29 @@ async function readEntries(
     if (count > 0n) account.blocks = [...account.blocks, { to: span.low + count - 1n, digest: digest! }]
   }
   // The small blocks of many passes become one, once all in them was found as it was sealed.
-  const merged = accounts.filter(({ again, suspect }) => again && !suspect).flatMap(mergeTail)
-  for (const { span, digest } of await readDigests(connection, merged))
-    span.account.blocks.push({ to: span.high, digest })
+  await digestAnew(
+    connection,
+    accounts.filter(({ again, suspect }) => again && !suspect).flatMap(mergeTail),
+    pace.sealed,
+  )
   return found
+}
+
+const rowsOf = ({ low, high }: Span) => Number(high - low) + 1
+
+/** Appends the digest of each span to its account's blocks. */
+async function digestAnew(connection: Connection, spans: Span<Work>[], pace: Pace): Promise<void> {
+  for (const { items, rows } of pace.slices(spans, rowsOf)) {
+    for (const { span, digest } of await pace.time(rows, () => readDigests(connection, items)))
+      span.account.blocks.push({ to: span.high, digest })
+  }
 }
 
 /** Its sealed blocks; where nothing was posted since, the last goes to the end, where nothing should be. */
 function sealedSpansOf(account: Work): (Span<Work> & { digest: string })[] {
   const spans = sealedSpans(account)
-  // From the start, before which there should be nothing either.
-  if (spans[0]) spans[0].low = -NO_END
   const end = spans.at(-1)
-  if (end && account.sealed?.seq === account.seq) end.high = NO_END
+  if (end && account.sealed?.seq === account.seq) end.until = NO_END
   return spans
 }
 
@@ -855,7 +824,7 @@ function newSpans(account: Work): NewSpan[] {
   const spans = spansBetween(account, (sealed?.seq ?? 0n) + 1n, seq)
   spans[0]!.opened = sealed?.balanceMinor ?? 0n
   // To the end, behind which there should be nothing.
-  spans.at(-1)!.high = NO_END
+  spans.at(-1)!.until = NO_END
   return spans
 }
 
@@ -865,14 +834,15 @@ function mergeTail(account: Work): Span<Work>[] {
   if (full === -1 || full === account.blocks.length - 1) return []
   const end = account.blocks.at(-1)!.to
   account.blocks = account.blocks.slice(0, full)
-  return spansBetween(account, ENTRIES_A_BLOCK * BigInt(full) + 1n, end)
+  return spansBetween(account, BigInt(ENTRIES_A_BLOCK * full) + 1n, end)
 }
 
 /** One span at least. */
 function spansBetween(account: Work, from: bigint, to: bigint): NewSpan[] {
   const spans: NewSpan[] = []
-  for (let low = from; low === from || low <= to; low += ENTRIES_A_BLOCK) {
-    const high = low + ENTRIES_A_BLOCK - 1n
+  const step = BigInt(ENTRIES_A_BLOCK)
+  for (let low = from; low === from || low <= to; low += step) {
+    const high = low + step - 1n
     spans.push({ account, low, high: high < to ? high : to, opened: null })
   }
   return spans
@@ -922,12 +892,12 @@ async function readNew(
 function readClosely(connection: Connection, spans: NewSpan[], last: Seal | undefined): Promise<string[][]> {
   const since = last?.ofThisCluster ? last.snapshot : undefined
   // What the last seal saw cannot be behind what it sealed of the account. Without one the index alone is read.
-  const moved = since === undefined ? 'false' : '(xid < $7::xid8 and xid <> all($8::xid8[]))'
+  const moved = since === undefined ? 'false' : '(xid < $8::xid8 and xid <> all($9::xid8[]))'
   return sendForText(
     connection,
     since === undefined ? 'ledger_first_entries' : 'ledger_new_entries',
-    `select e.* from ${SPANS}, $6::bigint[])
-       with ordinality as s(tenant_id, account_id, low, high, currency, opened, nth),
+    `select e.* from ${SPANS}, $7::bigint[])
+       with ordinality as s(tenant_id, account_id, low, high, currency, until, opened, nth),
      lateral (
        select count(*) as count, coalesce(sum(e.amount_minor), 0)::bigint as sum,
          coalesce(min(e.seq) <> s.low or max(e.seq) - s.low + 1 <> count(*) or bool_or(e.flaw), false) as flaws,

@@ -1,5 +1,15 @@
 import { createHash } from 'node:crypto'
-import { link, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import {
+  type FileHandle,
+  link,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  writeFile,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import { compactVerify, importJWK } from 'jose'
 import * as z from 'zod'
@@ -27,7 +37,7 @@ export const SEAL_KEY_POLICY: KeyPolicy = {
 export const NOTHING_SEALED = '3:3:'
 // The last and the one before, for whoever wants to compare; their heads are kept for ever.
 const CONTENTS_KEPT = 2
-const CHUNK_BYTES = 131_072
+const CHUNK_BYTES = 262_144
 
 const headSchema = z.object({
   n: z.int().min(1),
@@ -172,17 +182,28 @@ async function clusterOf(db: Queryable): Promise<string> {
 /** Those lines of a seal's content that begin so, in batches: first transactions, then suspects, then accounts. */
 export async function* sealLines(path: string, start: 't ' | 's ' | 'a '): AsyncGenerator<string[]> {
   await using file = await open(path)
-  let rest = ''
-  for await (const chunk of file.createReadStream({
-    encoding: 'utf8',
-    highWaterMark: CHUNK_BYTES,
-    autoClose: false,
-  })) {
-    const lines = (rest + chunk).split('\n')
-    rest = lines.pop() ?? ''
-    const wanted = lines.filter((line) => line.startsWith(start))
+  const has = (line: string) => line.startsWith(start)
+  for await (const lines of linesOf(file)) {
+    // Most batches are of one kind.
+    const wanted = has(lines[0]!) && has(lines.at(-1)!) ? lines : lines.filter(has)
     if (wanted.length > 0) yield wanted
-    else if (start !== 'a ' && lines[0]?.startsWith('a ')) return
+    else if (start !== 'a ' && lines[0]!.startsWith('a ')) return
+  }
+}
+
+/** Whole lines, as many at once as a chunk has. */
+async function* linesOf(file: FileHandle): AsyncGenerator<string[]> {
+  let buffer = Buffer.allocUnsafe(CHUNK_BYTES)
+  for (let kept = 0; ; ) {
+    const { bytesRead } = await file.read(buffer, kept, buffer.length - kept)
+    if (bytesRead === 0) return
+    const filled = kept + bytesRead
+    const end = buffer.lastIndexOf(10, filled - 1) + 1
+    if (end > 1) yield buffer.toString('utf8', 0, end - 1).split('\n')
+    kept = filled - end
+    if (end > 0) buffer.copyWithin(0, end, filled)
+    // A line of an account with many entries.
+    else if (kept === buffer.length) buffer = Buffer.concat([buffer, Buffer.allocUnsafe(buffer.length)])
   }
 }
 

@@ -29,6 +29,8 @@ export interface Verification {
     comparedSeal: number | null
     writtenSeal: number | null
   }
+  /** What it was compared with. */
+  last: Seal | undefined
 }
 
 export interface VerifyOptions {
@@ -116,7 +118,7 @@ export async function verifyLedger(
     if ('n' in signed) writtenSeal = signed.n
     else findings.push(signed)
   }
-  return { findings, facts: { ...facts, comparedSeal: last?.n ?? null, writtenSeal } }
+  return { findings, facts: { ...facts, comparedSeal: last?.n ?? null, writtenSeal }, last }
 }
 
 async function inOneSnapshot<T>(connection: Connection, work: () => Promise<T>): Promise<T> {
