@@ -4,7 +4,7 @@ import { type Command, Flags } from '@oclif/core'
 import { TabibCommand } from './command.ts'
 import { findRun, type Run, type Shortfall, shortfallsOf } from './domain/statements/runs.ts'
 import { EXIT, TabibError } from './errors.ts'
-import { openProgress } from './progress.ts'
+import { openProgress, type Progress } from './progress.ts'
 import { counted, details, mark, table } from './render.ts'
 
 export const workFlags = {
@@ -52,14 +52,17 @@ export abstract class StatementRunCommand<T extends typeof Command> extends Tabi
     ])
     const { concurrency = availableParallelism() } = this.flags as { concurrency?: number }
     const givenUp = new AbortController()
+    const progress = openProgress({ quiet: this.flags.quiet })
     let troubledSince: number | undefined
     const onTrouble = (error: unknown) => {
+      if (givenUp.signal.aborted) return
+      const isFirst = troubledSince === undefined
       troubledSince ??= performance.now()
-      if (passes(error) && performance.now() - troubledSince < PATIENCE_MS) return
-      givenUp.abort(error)
+      if (!passes(error) || performance.now() - troubledSince >= PATIENCE_MS) givenUp.abort(error)
+      else if (isFirst) progress.say(`${(error as Error).message}: waiting for a minute at most`)
     }
     const done = new AbortController()
-    const shown = this.#show(runId, done.signal, () => {
+    const shown = this.#show(runId, { progress, done: done.signal }, () => {
       troubledSince = undefined
     })
     try {
@@ -80,9 +83,12 @@ export abstract class StatementRunCommand<T extends typeof Command> extends Tabi
   }
 
   /** Shows how far the run is until `done`. */
-  async #show(runId: string, done: AbortSignal, onAdvance: () => void): Promise<void> {
+  async #show(
+    runId: string,
+    { progress, done }: { progress: Progress; done: AbortSignal },
+    onAdvance: () => void,
+  ): Promise<void> {
     const app = await this.openApp()
-    const progress = openProgress({ quiet: this.flags.quiet })
     let settled = -1
     let waited = 0
     while (!done.aborted) {

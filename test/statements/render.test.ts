@@ -125,9 +125,9 @@ test('no control character in a text moves an amount or any other cell', async (
 
 test('a description of many pages runs on over them, whatever it is made of', async () => {
   for (const text of ['مشاورهٔ ویدیویی ', 'ب', '\u2067a\u2069 ', '12-ab ', '\n', '😀']) {
-    const long = text.repeat(Math.ceil(25_000 / text.length))
+    const long = text.repeat(Math.ceil(12_000 / text.length))
     const { pages } = await pdfOf(statement({ lines: [line(long), line('پایان')] }))
-    expect(pages).toBeGreaterThan(4)
+    expect(pages).toBeGreaterThan(2)
   }
 }, 60_000)
 

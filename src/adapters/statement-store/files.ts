@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { access, constants, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { TabibError } from '../../errors.ts'
@@ -58,9 +58,12 @@ export async function openFileStore(folder: string): Promise<StatementStore> {
 export function storeFailure(where: string, cause: unknown): unknown {
   const { code } = cause as NodeJS.ErrnoException
   if (cause instanceof TabibError || typeof code !== 'string') return cause
-  const why = { ENOSPC: 'no space is left', EDQUOT: 'the quota is used up', EACCES: 'permission denied' }[
-    code
-  ]
+  const why = {
+    ENOSPC: 'no space is left',
+    EDQUOT: 'the quota is used up',
+    EACCES: 'permission denied',
+    EROFS: 'it is read-only',
+  }[code]
   return new TabibError(
     'STATEMENT_STORE_UNREACHABLE',
     `the statement store at ${where} cannot be used: ${why === undefined ? code : `${why} (${code})`}`,
@@ -102,6 +105,7 @@ export async function openDrafts(folder: string): Promise<void> {
   if (uid !== process.getuid?.() || (mode & 0o077) !== 0) {
     throw Object.assign(new Error(`${folder} is somebody else's`), { code: 'EACCES' })
   }
+  await access(folder, constants.W_OK)
   for (const name of await readdir(folder)) {
     const path = join(folder, name)
     const found = await stat(path).catch(() => undefined)

@@ -32,6 +32,7 @@ export interface Renderer extends Disposable {
 // One that keeps more than this when it is idle starts the next batch with little room.
 const KEPT_SHARE = 0.7
 const START_TRIES = 3
+const START_MS = 30_000
 
 export function openRenderer({ config }: { config: Config }): Renderer {
   const { memoryLimitMib, accountTimeoutMs } = config.statements
@@ -71,12 +72,13 @@ function renderIn(
   return new Promise((resolve) => {
     let accountId: string | undefined
     let isLate = false
-    const watch = () =>
+    const watch = (ms: number) =>
       setTimeout(() => {
         isLate = true
         child.kill()
-      }, accountTimeoutMs)
-    let timer = watch()
+      }, ms)
+    // It may have to start first, which is no account's time.
+    let timer = watch(Math.max(accountTimeoutMs, START_MS))
     const kill = () => child.kill()
     const end = (result: BatchEnd) => {
       clearTimeout(timer)
@@ -88,7 +90,7 @@ function renderIn(
       if (message.kind === 'at') {
         accountId = message.accountId
         clearTimeout(timer)
-        timer = watch()
+        timer = watch(accountTimeoutMs)
       } else if (message.kind === 'done') end({ kind: 'done' })
       else {
         const { code, message: words, suggestions } = message.error

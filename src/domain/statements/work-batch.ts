@@ -129,7 +129,7 @@ async function release(db: Database, { tenantId, runId, n, holder }: HeldBatch):
 
 const REASONS = { memory: 'MEMORY', timeout: 'TIMEOUT', crash: 'CRASH' }
 
-/** Puts a renderer's death on record; the account it died on gets a batch of its own unless it had one. */
+/** Puts a renderer's death on record; the account it died on gets a batch of its own unless it had one. Answers what waits now. */
 function splitOff(
   db: Database,
   { tenantId, runId, n, holder }: HeldBatch,
@@ -150,13 +150,14 @@ function splitOff(
        where tenant_id = $1 and run_id = $2 and n = $3 and holder = $4 returning n`,
       [tenantId, runId, n, holder],
     )
-    if (held.length === 0 || accountId === undefined) return []
+    if (held.length === 0) return []
+    if (accountId === undefined) return [n]
     const failed = await tx.query(
       `update billing.statement set failures = failures + 1, began_at = null, reason = $4, detail = $5
        where tenant_id = $1 and run_id = $2 and account_id = $3 and state = 'pending' returning account_id`,
       [tenantId, runId, accountId, REASONS[cause], detail],
     )
-    if (failed.length === 0) return []
+    if (failed.length === 0) return [n]
     await tx.query(
       `insert into billing.statement_renderer_death (tenant_id, run_id, account_id, cause, rss_mib)
        values ($1, $2, $3, $4, $5)`,
