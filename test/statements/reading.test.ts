@@ -68,9 +68,11 @@ const CODES = [
   ],
   ...['−500', '−۱٬۲۳۴', '۲٬۵۰۰٫۵۰', '1,234.50', 'USD 1,000.00', '۱۲۳۴'],
 ]
+// An English page puts signs at the edge of a Dari number on its other side (UAX #9), where pdftotext leaves them.
+const SIGNED = ['12.5%', '۵۰٪', '#12']
 const SENTENCES: Record<Language, (code: string) => string[]> = {
   'fa-AF': (code) => [`${code} برای بیمار`, `قرص ${code} برای بیمار`, `قرص برای ${code}`],
-  'ps-AF': (code) => [`${code} د ناروغ`, `د ${code} ګولۍ`, `د ناروغ (${code})`],
+  'ps-AF': (code) => [`${code} د ناروغ`, `د ${code} ګولۍ`, `د ناروغ: ${code}`],
   ar: (code) => [`${code} للمريض`, `دواء ${code} للمريض`, `دواء للمريض، ${code}`],
   en: (code) => [`${code} برای بیمار`, `paid ${code} for بیمار`, `paid ${code}`],
 }
@@ -83,7 +85,8 @@ test('amounts, dates and codes of every language are read exactly by pdftotext, 
     en: ['1,500.00', '2026-10-03', '−1,234.05', '265.95'],
   }
   for (const [language, figures] of Object.entries(printed) as [Language, string[]][]) {
-    const sentences = CODES.flatMap(SENTENCES[language])
+    const codes = language === 'en' ? CODES : [...CODES, ...SIGNED]
+    const sentences = codes.flatMap(SENTENCES[language])
     const { pdf } = await pdfOf(
       statement({
         language,
@@ -114,7 +117,7 @@ test('amounts, dates and codes of every language are read exactly by pdftotext, 
         expect(times(wanted), `${reader} reads ${wanted} in ${language}`).toBeGreaterThanOrEqual(1)
       }
       expect(times('RX-2231'), `${reader} reads the codes in ${language}`).toBe(sentences.length + 1)
-      for (const code of CODES) {
+      for (const code of codes) {
         expect(times(code), `${reader} reads ${code} in ${language}`).toBeGreaterThanOrEqual(3)
       }
     }

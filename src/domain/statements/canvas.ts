@@ -109,23 +109,34 @@ export function createCanvas(
   }
 
   function textOperators(pieces: Line['pieces'], x: number, y: number, size: number): string {
-    // Of isolates nothing is drawn.
-    const parts: Shaped[] = []
-    for (const piece of pieces) for (const part of piece.parts) if (part.clusters.length > 0) parts.push(part)
+    const parts: (Shaped & { start: number; isSpace: boolean; left: number })[] = []
+    let width = 0
+    for (const { parts: own, start, isSpace } of pieces) {
+      for (const part of own) {
+        // Of isolates nothing is drawn.
+        if (part.clusters.length > 0) parts.push({ ...part, start, isSpace, left: width })
+        width += part.width
+      }
+    }
     if (parts.length === 0) return ''
-    const readings = readingsOf(parts)
+    const { readings, order } = readingsOf(parts)
     let line = Math.abs(y - last.y) < size ? last.line : undefined
     let isAlone = false
-    let before: Shaped | undefined
     let own = fontFor(parts[0]!.face)
     let array = `${selected(own.name, size)}[(`
     let inked = ''
-    let at = 0
-    for (let i = 0; i < parts.length; i++) {
+    /** Where the pen is, as the part that begins there. */
+    let pen = 0
+    for (const i of order) {
       const part = parts[i]!
+      const [before, after] = [parts[i - 1], parts[i + 1]]
+      if (isTakenIn(part, before, after)) continue
       const reading = readings[i]!
-      if (before !== undefined && part.face !== before.face) {
-        own = fontFor(part.face)
+      const left = x + part.left * size
+      if (i !== pen) array += `)] TJ ${at(left, y)}`
+      const next = fontFor(part.face)
+      if (next !== own) {
+        own = next
         array += `)] TJ ${selected(own.name, size)}[(`
       }
       const mark = own.font.markBetween(before, part)
@@ -137,21 +148,18 @@ export function createCanvas(
         array += `)] TJ ${isAlone ? '/Span BMC' : 'EMC'} [(`
       }
       if (reading.line !== undefined && reading.line !== line) {
-        if (line !== undefined) array += apart(own.font, x + at * size, y, size)
+        if (line !== undefined) array += apart(own.font, left, y, size)
         line = reading.line
       }
       if (!goesBefore) array += mark
-      if (!isTakenIn(part, before, parts[i + 1])) {
-        const after = parts[i + 1]
-        const takesIn = after !== undefined && isTakenIn(after, part, parts[i + 2])
-        array += own.font.encode(part, takesIn ? after.width * after.face.unitsPerEm : 0, inks)
-        for (const ink of inks) inked += drawInk(part.face, ink, x + at * size, y, size)
-        inks.length = 0
-      }
-      at += part.width
-      before = part
+      const takesIn = after !== undefined && isTakenIn(after, part, parts[i + 2])
+      array += own.font.encode(part, takesIn ? after.width * after.face.unitsPerEm : 0, inks)
+      for (const ink of inks) inked += drawInk(part.face, ink, left, y, size)
+      inks.length = 0
+      pen = takesIn ? i + 2 : i + 1
     }
-    array += own.font.markBetween(before, undefined)
+    if (pen !== parts.length) array += `)] TJ ${at(x + width * size, y)}`
+    array += own.font.markBetween(parts.at(-1), undefined)
     last = { line, y }
     return `BT 1 0 0 -1 ${round(x)} ${round(y)} Tm ${array})] TJ ${isAlone ? 'EMC ' : ''}ET${inked}`
   }
@@ -161,8 +169,7 @@ export function createCanvas(
    * stands where it would without. Two, since PDFium takes one by itself to have no width, and leaves it out.
    */
   function apart(font: EmbeddedFont, x: number, y: number, size: number): string {
-    const at = (baseline: number) => `1 0 0 -1 ${round(x)} ${round(baseline)} Tm [(`
-    return `)] TJ ${at(y - APART * size)}${font.space().repeat(2)})] TJ ${at(y)}`
+    return `)] TJ ${at(x, y - APART * size)}${font.space().repeat(2)})] TJ ${at(x, y)}`
   }
 
   function selected(name: string, size: number): string {
@@ -332,5 +339,8 @@ function pathOf(face: Face, glyphId: number): string {
   })
   return `${operators.join('\n')}\nf`
 }
+
+/** Begins to show text there. */
+const at = (x: number, baseline: number): string => `1 0 0 -1 ${round(x)} ${round(baseline)} Tm [(`
 
 const round = (value: number): number => Math.round(value * 100) / 100

@@ -12,7 +12,8 @@ const BOTTOM = PAGE.height - MARGIN - 16
 const PADDING = 3
 // Of Vazirmatn, whose ascender and descender are 1.56 em apart.
 const LEADING = 1.6
-const BASELINE = 1.06
+/** Of a line's first baseline below its top, in ems. */
+export const BASELINE = 1.06
 
 /** Text laid out in a column. */
 export interface Block {

@@ -66,6 +66,9 @@ export function kindsOf(text: string): number {
 /** A part of a line from left to right, all of one direction. */
 interface Part {
   isRtl: boolean
+  isSpace: boolean
+  /** Places it among the others in logical order. */
+  start: number
   kinds: number
   clusters: readonly { text: string }[]
 }
@@ -78,12 +81,20 @@ export interface Reading {
   isAlone: boolean
 }
 
+interface LineReading {
+  readings: Reading[]
+  /** In which order the parts are to be drawn, which is that in which pdf.js reads what it must read by itself. */
+  order: number[]
+}
+
 /**
  * How the parts of a line are read. PDFium takes a line with as many right-to-left stretches as left-to-right ones to be right-to-left
  * as a whole, and then turns the kinds of a code round among each other: RX-1 becomes -1RX. pdf.js makes 1-RX of it, and 09-10-2026 of
- * 2026-10-09, unless it is read alone.
+ * 2026-10-09, unless it is read alone; what is joined to such a code without a space, as a percent sign or brackets are, is then read
+ * alone as well, before or after it.
  */
-export function readingsOf(parts: readonly Part[]): Reading[] {
+export function readingsOf(parts: readonly Part[]): LineReading {
+  const order = parts.map((_, i) => i)
   let all = 0
   let words = 0
   for (const { isRtl, kinds } of parts) {
@@ -92,25 +103,57 @@ export function readingsOf(parts: readonly Part[]): Reading[] {
   }
   if (!(all & KIND.rtlLetter)) {
     const line = isOne(all) && all !== KIND.letter ? undefined : 'ltr'
-    return parts.map(() => ({ line, isAlone: false }))
+    return { readings: parts.map(() => ({ line, isAlone: false })), order }
   }
   const readings = parts.map((): Reading => ({ line: 'rtl', isAlone: false }))
   const runs = leftToRightRuns(parts)
-  if (runs.length === 0) return readings
+  if (runs.length === 0) return { readings, order }
   const isOutnumbered = runs.filter(({ kinds }) => kinds & KIND.letter).length > words
-  const isAlone = runs.some(({ length }) => length > 1) && isMisreadByPdfJs(parts, runs)
+  const joined = joinedTo(runs, parts)
+  const isAlone =
+    (joined.length > 0 || runs.some(({ length }) => length > 1)) &&
+    isMisreadByPdfJs(parts, [...runs, ...joined])
   for (const { from, to, kinds } of runs) {
     const isApart = !isOne(kinds) || (isOutnumbered && (kinds & KIND.letter) !== 0)
     for (let i = from; i < to; i++) readings[i] = { line: isApart ? 'ltr' : 'rtl', isAlone }
   }
-  return readings
+  if (!isAlone) return { readings, order }
+  for (const { from, to } of joined) {
+    for (let i = from; i < to; i++) readings[i] = { ...readings[i]!, isAlone }
+    order.splice(from, to - from, ...logical(parts, from, to))
+  }
+  return { readings, order }
+}
+
+/** What stands between two spaces and is made of whole runs and right-to-left parts. */
+function joinedTo(runs: readonly Run[], parts: readonly Part[]): Span[] {
+  const joined: Span[] = []
+  for (let from = 0, to = 0; from < parts.length; from = to + 1) {
+    to = from
+    while (to < parts.length && !parts[to]!.isSpace) to++
+    const within = runs.filter((run) => run.from < to && run.to > from)
+    const isWhole = within.length > 0 && within.every((run) => run.from >= from && run.to <= to)
+    if (isWhole && within[0]!.to - within[0]!.from < to - from) joined.push({ from, to })
+  }
+  return joined
+}
+
+function logical(parts: readonly Part[], from: number, to: number): number[] {
+  return Array.from({ length: to - from }, (_, i) => from + i).sort((a, b) => {
+    const [one, other] = [parts[a]!, parts[b]!]
+    // Parts of one piece, in several fonts.
+    return one.start - other.start || (one.isRtl ? b - a : a - b)
+  })
 }
 
 const isOne = (kinds: number): boolean => (kinds & (kinds - 1)) === 0
 
-interface Run {
+interface Span {
   from: number
   to: number
+}
+
+interface Run extends Span {
   kinds: number
   /** In clusters. */
   length: number
@@ -130,30 +173,28 @@ function leftToRightRuns(parts: readonly Part[]): Run[] {
   return runs
 }
 
-/** Whether pdf.js, given the whole line, brings the characters of one of its left-to-right runs out of order, or drops one. */
-function isMisreadByPdfJs(parts: readonly Part[], runs: readonly Run[]): boolean {
-  const starts: number[] = []
+/** Whether pdf.js, given the whole line, brings the characters of one of some spans out of order, or drops one. */
+function isMisreadByPdfJs(parts: readonly Part[], spans: readonly Span[]): boolean {
+  const indexes: number[][] = []
   let text = ''
   for (const { isRtl, clusters } of parts) {
-    starts.push(text.length)
+    const start = text.length
     for (const cluster of clusters) text += isRtl ? [...cluster.text].reverse().join('') : cluster.text
+    const own = Array.from({ length: text.length - start }, (_, i) => start + i)
+    indexes.push(isRtl ? own.reverse() : own)
   }
-  starts.push(text.length)
-  const order = orderByPdfJs(text)
-  const places = new Int32Array(order.length)
-  for (const [place, index] of order.entries()) places[index] = place
-  return runs.some(({ from, to }) => {
-    const [start, end] = [starts[from]!, starts[to]!]
-    for (let i = start; i < end; i++) {
-      if (places[i]! - places[start]! !== i - start || text[i] === '<' || text[i] === '>') return true
-    }
-    return false
+  const places: number[] = []
+  for (const [place, index] of orderByPdfJs(text).entries()) places[index] = place
+  return spans.some(({ from, to }) => {
+    const inOrder = logical(parts, from, to).flatMap((part) => indexes[part]!)
+    const first = places[inOrder[0]!]!
+    return inOrder.some((index, i) => places[index] !== first + i || '<>'.includes(text[index]!))
   })
 }
 
 /** The order in which pdf.js (src/core/bidi.js) takes the characters of a text that it finds from left to right. */
 function orderByPdfJs(text: string): number[] {
-  const types = Array.from(text, (_, i) => typeForPdfJs(text, i))
+  const types = Array.from({ length: text.length }, (_, i) => typeForPdfJs(text, i))
   const { length } = types
   const isStrong = types.filter((type) => type === 'R' || type === 'AL' || type === 'AN').length
   const base = isStrong / length < 0.3 && length > 4 ? 0 : 1

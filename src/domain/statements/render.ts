@@ -3,7 +3,7 @@ import { encode as encodeQr } from 'uqr'
 import { TabibError } from '../../errors.ts'
 import { createCanvas, PAGE, type Tag } from './canvas.ts'
 import { figuresOf } from './figures.ts'
-import { type Block, type BlockOptions, createFlow, MARGIN, SIZE, WIDTH } from './flow.ts'
+import { BASELINE, type Block, type BlockOptions, createFlow, MARGIN, SIZE, WIDTH } from './flow.ts'
 import type { Fonts } from './fonts.ts'
 import { textString } from './pdf-writer.ts'
 import type { Statement, StatementLine } from './statement.ts'
@@ -123,7 +123,7 @@ export async function renderStatement(
     const top = PAGE.height - MARGIN - 10
     canvas.begin(undefined)
     flow.draw(footer, top)
-    pageCount.draw(flow.leftOf((footer.lines[0]!.width + 0.3) * SMALL, 0), top + SMALL)
+    pageCount.draw(flow.leftOf((footer.lines[0]!.width + 0.3) * SMALL, 0), top + BASELINE * SMALL)
     canvas.end()
     if (canvas.pages === 1) return
     running ??= [
