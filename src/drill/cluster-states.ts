@@ -147,7 +147,9 @@ async function wholeAgain(world: World): Promise<void> {
     const state = await observeCluster(world.app).catch(() => undefined)
     const diagnosis = state && diagnose(state)
     const bad = diagnosis?.findings.filter(({ severity }) => severity === 'error' || severity === 'critical')
-    if (diagnosis?.verdict === 'led' && bad?.length === 0 && diagnosis.candidates.length === 2) return
+    const { verdict, candidates = [] } = diagnosis ?? {}
+    const ready = candidates.filter(({ canBeMade }) => canBeMade)
+    if (verdict === 'led' && bad?.length === 0 && ready.length === 2) return
     if (performance.now() > deadline) {
       throw new TabibError(
         'TIMED_OUT',

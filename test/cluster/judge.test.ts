@@ -427,6 +427,21 @@ describe('who leads, who would, and why not', () => {
     })
   })
 
+  test('a former leader that got further on its old timeline: Patroni would let it lead, and nobody says that nothing is lost', () => {
+    const state = cluster([primary('n1', 'n3'), member('n2', { timeline: 2, lsn: 9_000n }), member('n3')], {
+      store: { leader: 'n1' },
+    })
+    const { candidates, findings } = diagnose(state)
+    expect(candidates.find(({ name }) => name === 'n2')).toMatchObject({
+      wouldLead: true,
+      lostBytes: undefined,
+    })
+    expect(findings[0]).toMatchObject({
+      id: 'cluster/timeline-behind',
+      message: expect.stringContaining('what was written since is lost'),
+    })
+  })
+
   test('what would be lost in transactions is told by whoever has them', () => {
     const ahead = { ...member('n1'), nextXid: 520n }
     const behind = { ...member('n2', { lsn: 400n }), nextXid: 500n }

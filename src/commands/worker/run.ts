@@ -42,7 +42,8 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
   async run(): Promise<void> {
     const chosen = this.#chosen()
     const app = await this.openApp()
-    const migrated = this.flags.once ? await assertMigrated(app).then(() => true) : await isMigrated(app)
+    if (this.flags.once) await assertMigrated(app)
+    const migrated = this.flags.once || (await isMigrated(app))
     if (!migrated) this.note('Postgres is away; the workers begin once it is back')
     const unwatch = this.#watchSignals()
     try {

@@ -173,8 +173,13 @@ function electing(state: ClusterState, candidates: readonly Candidate[]): boolea
 function candidacy(state: ClusterState, member: MemberState): Candidate {
   const own = member.own.read ? member.own.value : undefined
   const reference = furthestLsn(state)
+  const isOld = (own?.timeline ?? newestTimeline(state)) < newestTimeline(state)
+  // How far it got on an old timeline says nothing of what it lacks of the new one.
+  const isFurther = isOld && (own?.lsn ?? 0n) >= (reference ?? 0n)
   const lostBytes =
-    own?.lsn === undefined || reference === undefined ? undefined : atLeastZero(reference - own.lsn)
+    own?.lsn === undefined || reference === undefined || isFurther
+      ? undefined
+      : atLeastZero(reference - own.lsn)
   const impossible = cannotLead(state, member)
   const barred = [...impossible, ...mayNotLead(state, member, lostBytes)]
   const ahead = rivals(state).find((one) => one !== member && lsnOf(one)! > (own?.lsn ?? 0n))
@@ -538,7 +543,7 @@ function judgeMembers(
   const followed = new Set(
     state.members.flatMap(({ own }) => (own.read ? own.value.replicas.map(({ name }) => name) : [])),
   )
-  const found = candidates.flatMap(({ name, lostBytes }): Finding[] => {
+  const found = candidates.flatMap(({ name, lostBytes, wouldLead }): Finding[] => {
     const member = state.members.find((one) => one.name === name)!
     const object = `member ${name}`
     const unfit = unfitness(state, member)
@@ -570,7 +575,7 @@ function judgeMembers(
           severity: 'error',
           object,
           message: old
-            ? `is on timeline ${own.timeline} and the leader on ${newestTimeline(state)}: it follows nobody`
+            ? `is on timeline ${own.timeline} and the leader on ${newestTimeline(state)}: it follows nobody${wouldLead ? `. If ${leader.name} dies now, Patroni lets it lead by how far it got there, and what was written since is lost: check_timeline is off` : ''}`
             : 'streams from nobody',
           evidence: { timeline: own.timeline, lostBytes },
           // Right after a change of leader it needs a moment; to make it anew takes the data that it has.

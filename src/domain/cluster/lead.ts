@@ -214,7 +214,8 @@ export async function lead(
       : await readCredentials('cluster.credentialsFile', credentialsFile)
   const store = etcd.length === 0 ? undefined : await openStore(app, cluster)
   await using _alone = store && (await claim(store, { ...plan, namespace, by }))
-  const state = plan.kind === 'failover' ? await lockRunsOut(app, plan, signal) : await observeCluster(app)
+  const state =
+    plan.kind === 'failover' ? await lockRunsOut(app, plan, signal) : await observeMember(app, plan.candidate)
   const member = state.members.find(({ name }) => name === plan.candidate)
   if (!member)
     throw new TabibError('CLUSTER_REFUSED', `${plan.candidate} is no member of ${plan.scope} any more`)
@@ -286,12 +287,12 @@ async function claim(
 
 async function lockRunsOut(
   app: ClusterReader,
-  { scope }: LeadPlan,
+  { scope, candidate }: LeadPlan,
   signal: AbortSignal,
 ): Promise<ClusterState> {
   const startedAt = performance.now()
   for (;;) {
-    const state = await observeCluster(app)
+    const state = await observeMember(app, candidate)
     const { leader } = diagnose(state)
     if (leader !== undefined) throw new TabibError('NOT_NEEDED', `${scope}: ${leader} leads meanwhile`)
     const held = state.store?.read
@@ -321,7 +322,7 @@ async function verify(
   // Long enough for a former leader to be rewound and to stream again.
   const deadline = startedAt + VERIFY_MS
   for (;;) {
-    const state = await observeCluster(app)
+    const state = await observeMember(app, candidate)
     const diagnosis = diagnose(state)
     const member = state.members.find(({ name }) => name === candidate)
     if (diagnosis.leader === candidate && writableAfterMs === undefined) {
@@ -361,6 +362,14 @@ async function verify(
       }
     }
     await delay(POLL_MS, undefined, { signal })
+  }
+}
+
+/** Looks up to three times: where nobody reads the list in time, members go by their addresses. */
+async function observeMember(app: ClusterReader, candidate: string): Promise<ClusterState> {
+  for (let look = 1; ; look += 1) {
+    const state = await observeCluster(app)
+    if (look === 3 || state.members.some(({ name }) => name === candidate)) return state
   }
 }
 

@@ -7,8 +7,8 @@ import { type KeySet, keySetSchema } from './key-set.ts'
 export interface KeptKeys {
   /** Undefined when there is none that can be read. `ageMs`: since it was published as this. */
   read(): Promise<{ keySet: KeySet; ageMs: number } | undefined>
-  /** Replaces it. Says nothing when that cannot be done: it is of use only when all else fails. */
-  keep(keySet: KeySet): Promise<void>
+  /** Replaces it, with the age that it has. Says nothing when that cannot be done: it is of use only when all else fails. */
+  keep(keySet: KeySet, ageMs: number): Promise<void>
 }
 
 const keptSchema = z.object({ at: z.number(), keySet: keySetSchema })
@@ -27,11 +27,11 @@ export function keysKeptIn(folder: string, purpose: string): KeptKeys {
         return undefined
       }
     },
-    async keep(keySet) {
+    async keep(keySet, ageMs) {
       const draft = `${file}.${process.pid}.draft`
       try {
         await mkdir(folder, { recursive: true, mode: 0o700 })
-        await writeFile(draft, JSON.stringify({ at: Date.now(), keySet }), { mode: 0o600 })
+        await writeFile(draft, JSON.stringify({ at: Date.now() - ageMs, keySet }), { mode: 0o600 })
         await rename(draft, file)
       } catch {
         // The next load keeps its own.

@@ -130,7 +130,8 @@ export async function openVerifier(options: VerifierOptions): Promise<Verifier> 
   const keep = async (): Promise<void> => {
     if (!kept || !keySet || !keys) return
     keptAt = keys.loadedAt
-    await kept.keep({ ...keySet, revoked: [...new Set([...revokedEver, ...announced.keys()])] })
+    const revoked = [...new Set([...revokedEver, ...announced.keys()])]
+    await kept.keep({ ...keySet, revoked }, performance.now() - keys.loadedAt)
   }
   /** The keys that an earlier process left, with the age that they have by now. */
   const takeKept = async (): Promise<void> => {

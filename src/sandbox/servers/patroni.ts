@@ -54,7 +54,6 @@ export interface PatroniNode extends Server {
   readonly storeUrl: string
   /** Patroni's own configuration, which `patronictl -c` reads too. */
   readonly configFile: string
-  readonly dataDir: string
   /** SIGKILL to Postgres alone: Patroni finds it dead. */
   killPostgres(): Promise<void>
   /** SIGKILL to Patroni and Postgres together: the host is gone. `restart` brings it back. */
@@ -233,7 +232,6 @@ async function start(
         postgresPort: place?.postgres ?? port,
         storeUrl: `${http}://127.0.0.1:${storePorts[0]}`,
         configFile: config,
-        dataDir: data,
         killPostgres: async () => void (await postgres(killTree)),
         async killNode() {
           await server[Symbol.asyncDispose]()
