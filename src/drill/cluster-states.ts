@@ -365,19 +365,6 @@ export const SYNCHRONOUS_STATES: readonly ClusterState[] = [
 /** Those of an asynchronous cluster that may not rewind, on links. */
 export const ASYNCHRONOUS_STATES: readonly ClusterState[] = [
   state(
-    'a former leader has what the cluster has not, and cannot be rewound',
-    async ({ leader }, cluster, world) => {
-      const cut = leader.isolate(['store', 'members'])
-      await using alone = openMember(world.app.config, { host: '127.0.0.1', port: leader.postgresPort })!
-      await alone.query(`select pg_logical_emit_message(true, 'alone', repeat('x', 100000))`)
-      await until(async () => ![undefined, leader.name].includes(await ledBy(cluster)))
-      await cut[Symbol.asyncDispose]()
-      return undo(() => patronictl(cluster, ['reinit', '--force'], leader.name))
-    },
-    'led',
-    ({ leader }) => [`timeline-behind ${leader.name}`],
-  ),
-  state(
     'both replicas lag over maximum_lag_on_failover, and the leader dies',
     async ({ leader, standby, other }, _, world) => {
       const slow = [standby, other].map((one) => one.lag({ bytesPerS: 20_000 }))
@@ -399,6 +386,19 @@ export const ASYNCHRONOUS_STATES: readonly ClusterState[] = [
     },
     'leaderless',
     () => ['no-leader'],
+  ),
+  state(
+    'a former leader has what the cluster has not, and cannot be rewound',
+    async ({ leader }, cluster, world) => {
+      const cut = leader.isolate(['store', 'members'])
+      await using alone = openMember(world.app.config, { host: '127.0.0.1', port: leader.postgresPort })!
+      await alone.query(`select pg_logical_emit_message(true, 'alone', repeat('x', 100000))`)
+      await until(async () => ![undefined, leader.name].includes(await ledBy(cluster)))
+      await cut[Symbol.asyncDispose]()
+      return undo(() => patronictl(cluster, ['reinit', '--force'], leader.name))
+    },
+    'led',
+    ({ leader }) => [`timeline-behind ${leader.name}`],
   ),
 ]
 
