@@ -23,6 +23,7 @@ import type { Finding } from '../../src/finding.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
 import { useDatabase } from '../support/database.ts'
+import { runLine } from '../support/line.ts'
 
 const database = useDatabase()
 const HERAT = 'herat-markaz'
@@ -99,15 +100,8 @@ interface Answer {
 }
 
 const tabibAs = async (actor: string, ...argv: string[]): Promise<Answer> => {
-  const { exitCode, stdout, stderr } = await execa(
-    process.execPath,
-    [join(packageRoot(), 'bin/run.js'), ...argv],
-    {
-      env: { TABIB_CONFIG: join(folder, 'tabib.yaml'), TABIB_ACTOR: actor },
-      reject: false,
-      stdin: 'ignore',
-    },
-  )
+  const env = { TABIB_CONFIG: join(folder, 'tabib.yaml'), TABIB_ACTOR: actor }
+  const { exitCode, stdout, stderr } = await runLine(argv, env)
   return { exitCode, stdout, stderr, json: argv.includes('--json') ? JSON.parse(stdout) : undefined }
 }
 const tabib = (...argv: string[]) => tabibAs('ahmad@ops', ...argv)
@@ -517,7 +511,12 @@ describe('breaking the glass', () => {
         )
       expect(await untaken()).toHaveLength(1)
       // Two of us at once, when the database is back.
-      const taken = await Promise.all([journal(), journal()])
+      const apart = () =>
+        execa(process.execPath, [join(packageRoot(), 'bin/run.js'), 'residency', 'journal'], {
+          env: { TABIB_CONFIG: join(folder, 'tabib.yaml') },
+          reject: false,
+        })
+      const taken = await Promise.all([apart(), apart()])
       expect(taken.map(({ exitCode }) => exitCode)).toEqual([0, 0])
       expect((await journal()).json.result.records).toMatchObject([{ state: 'in the audit trail' }])
       expect(await untaken()).toEqual([])
