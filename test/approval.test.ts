@@ -2,7 +2,6 @@ import { createHash, randomBytes } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { compactVerify, importJWK } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type KeyStore, openKeyStore } from '../src/adapters/keystore/client.ts'
@@ -12,8 +11,8 @@ import { addOperator, assertOperatorName, parsePublicKey } from '../src/domain/a
 import { proveActor } from '../src/domain/approval/prove.ts'
 import { signJws } from '../src/domain/keys/jws.ts'
 import { TabibError } from '../src/errors.ts'
-import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
+import { runLine } from './support/line.ts'
 
 const database = useDatabase()
 let folder: string
@@ -147,15 +146,11 @@ test('the commands: planned by one, approved by another, both proved and named i
   )
   /** Everybody has a key store of their own. */
   const tabibFrom = (store: string, actor: string, context: string, ...argv: string[]) =>
-    execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv, '--context', context], {
-      env: {
-        TABIB_CONFIG: config,
-        TABIB_ACTOR: actor,
-        TABIB_OPERATOR_KEY_STORE: `file:${folder}/${store}`,
-        TABIB_OPERATOR_KEY_STORE_SECRET_FILE: secretFile,
-      },
-      reject: false,
-      stdin: 'ignore',
+    runLine([...argv, '--context', context], {
+      TABIB_CONFIG: config,
+      TABIB_ACTOR: actor,
+      TABIB_OPERATOR_KEY_STORE: `file:${folder}/${store}`,
+      TABIB_OPERATOR_KEY_STORE_SECRET_FILE: secretFile,
     })
   const tabib = (actor: string, context: string, ...argv: string[]) =>
     tabibFrom(actor, actor, context, ...argv)

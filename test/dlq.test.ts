@@ -19,6 +19,7 @@ import { openRelay } from '../src/domain/outbox/relay.ts'
 import { outboxSource } from '../src/domain/outbox/source.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { charge, type PublishedEvent, useInbox } from './support/inbox.ts'
+import { type Line, runLine } from './support/line.ts'
 
 vi.setConfig({ testTimeout: 60_000 })
 
@@ -33,21 +34,12 @@ beforeEach(async () => {
   await world.owner.query('delete from tabib.incident')
 })
 
-function tabib(argv: string[]) {
-  return execa(process.execPath, [join(packageRoot(), 'bin/run.js'), 'dlq', ...argv], {
-    cwd: folder,
-    env: {
-      PATH: process.env.PATH ?? '',
-      HOME: folder,
-      TABIB_ACTOR: 'ahmad',
-      TABIB_DATABASE_URL: world.databaseUrl,
-      TABIB_NATS_URL: world.natsUrl,
-    },
-    extendEnv: false,
-    reject: false,
-    stdin: 'ignore',
-  })
-}
+const environment = () => ({
+  TABIB_ACTOR: 'ahmad',
+  TABIB_DATABASE_URL: world.databaseUrl,
+  TABIB_NATS_URL: world.natsUrl,
+})
+const tabib = (argv: string[]) => runLine(['dlq', ...argv], environment())
 
 /** A consumer that fails on everything until it is mended, with events in quarantine already. */
 async function broken(events: PublishedEvent[]) {
@@ -143,18 +135,19 @@ describe('what a patient is called', () => {
   test('is printed by no command but a reveal with a reason, and that is audited', async () => {
     const { ids } = await broken([{ data: patient }])
     const [id] = ids as [string]
-    const outputs = await Promise.all(
-      [
-        ['list'],
-        ['list', '--json'],
-        ['list', '--group'],
-        ['show', id],
-        ['show', id, '--json'],
-        ['redrive', id, '--dry-run'],
-        ['discard', id, '--dry-run', '--json'],
-        ['show', id, '--reveal'],
-      ].map((argv) => tabib(argv)),
-    )
+    const outputs: Line[] = []
+    for (const argv of [
+      ['list'],
+      ['list', '--json'],
+      ['list', '--group'],
+      ['show', id],
+      ['show', id, '--json'],
+      ['redrive', id, '--dry-run'],
+      ['discard', id, '--dry-run', '--json'],
+      ['show', id, '--reveal'],
+    ]) {
+      outputs.push(await tabib(argv))
+    }
     expect(outputs.map(({ exitCode }) => exitCode)).toEqual([0, 0, 0, 0, 0, 0, 0, 5])
     for (const { stdout, stderr } of outputs) expect(stdout + stderr).not.toMatch(/Farida|9379/)
     expect(JSON.parse(outputs[4]!.stdout).result.redacted.data).toEqual({
@@ -274,7 +267,10 @@ describe('dlq redrive', () => {
     mend()
     await consuming(consumer, async () => {
       const argv = ['redrive', '--consumer', consumer.name, '--rate', '2/s', '--yes']
-      const killed = tabib(argv)
+      const killed = execa(process.execPath, [join(packageRoot(), 'bin/run.js'), 'dlq', ...argv], {
+        env: environment(),
+        reject: false,
+      })
       await vi.waitFor(async () => expect((await sentAgain(consumer)).length).toBeGreaterThan(1), {
         timeout: 30_000,
         interval: 20,

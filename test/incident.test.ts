@@ -3,7 +3,6 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { openPager, type Pager } from '../src/adapters/pager/client.ts'
 import { ackIncident } from '../src/domain/incident/ack.ts'
@@ -11,11 +10,11 @@ import { deliverPages } from '../src/domain/incident/deliver.ts'
 import { listIncidents, showIncident } from '../src/domain/incident/list.ts'
 import { raiseIncident } from '../src/domain/incident/raise.ts'
 import { resolveByKey, resolveIncident } from '../src/domain/incident/resolve.ts'
-import { packageRoot } from '../src/package-root.ts'
 import { inFolder } from '../src/sandbox/folder.ts'
 import { requirePrograms } from '../src/sandbox/servers/find.ts'
 import { freePort, type Server as PrivateServer, startServerProcess } from '../src/sandbox/servers/process.ts'
 import { useDatabase } from './support/database.ts'
+import { runLine } from './support/line.ts'
 
 const database = useDatabase()
 
@@ -264,9 +263,9 @@ describe('paging through a real Alertmanager', () => {
 
 describe('tabib incident', () => {
   const tabib = (...argv: string[]) =>
-    execa(process.execPath, [join(packageRoot(), 'bin/run.js'), 'incident', ...argv, '--json'], {
-      env: { TABIB_DATABASE_URL: database.url('tabib'), TABIB_ACTOR: 'laila@ops' },
-      reject: false,
+    runLine(['incident', ...argv, '--json'], {
+      TABIB_DATABASE_URL: database.url('tabib'),
+      TABIB_ACTOR: 'laila@ops',
     })
 
   test('lists, shows, acknowledges and resolves, and leaves the trail of it', async () => {

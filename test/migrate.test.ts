@@ -1,9 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import { join } from 'node:path'
-import { execa } from 'execa'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { openDatabase } from '../src/adapters/postgres/client.ts'
-import { packageRoot } from '../src/package-root.ts'
+import { runLine } from './support/line.ts'
 
 // An empty database: what a fresh deployment has.
 const name = `test_${randomBytes(4).toString('hex')}`
@@ -17,14 +15,10 @@ beforeAll(() => asAdmin(`create database ${name} owner tabib_owner`))
 afterAll(() => asAdmin(`drop database ${name} with (force)`))
 
 const tabib = (...argv: string[]) =>
-  execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv], {
-    env: {
-      TABIB_DATABASE_URL: urlOf('tabib'),
-      TABIB_OWNER_DATABASE_URL: urlOf('tabib_owner'),
-      TABIB_NATS_URL: inject('natsUrl'),
-    },
-    reject: false,
-    stdin: 'ignore',
+  runLine(argv, {
+    TABIB_DATABASE_URL: urlOf('tabib'),
+    TABIB_OWNER_DATABASE_URL: urlOf('tabib_owner'),
+    TABIB_NATS_URL: inject('natsUrl'),
   })
 
 test('an empty database is found wanting, planned, migrated by the plan’s hash, and then left alone', async () => {

@@ -1,18 +1,14 @@
-import { join } from 'node:path'
-import { execa } from 'execa'
 import { beforeAll, expect, inject, test } from 'vitest'
 import { raiseIncident } from '../src/domain/incident/raise.ts'
 import { DOCUMENT_SCHEMAS, jsonSchemaOf, OUTPUT_SCHEMAS } from '../src/output-schema.ts'
-import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
+import { runLine } from './support/line.ts'
 
 const database = useDatabase()
 
 const json = async (...argv: string[]) => {
-  const { stdout } = await execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv, '--json'], {
-    env: { TABIB_DATABASE_URL: database.url('tabib'), TABIB_NATS_URL: inject('natsUrl') },
-    reject: false,
-  })
+  const env = { TABIB_DATABASE_URL: database.url('tabib'), TABIB_NATS_URL: inject('natsUrl') }
+  const { stdout } = await runLine([...argv, '--json'], env)
   return JSON.parse(stdout)
 }
 

@@ -6,6 +6,7 @@ import { catalog } from '../src/catalog/index.ts'
 import { lintCatalog } from '../src/catalog/lint.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { workers } from '../src/workers/index.ts'
+import { runLine } from './support/line.ts'
 import { useWorld } from './support/world.ts'
 
 const root = join(packageRoot(), 'runbooks')
@@ -81,8 +82,11 @@ describe('on a platform with a poison event', () => {
   test.each(lines)('tabib %s does what the runbook says', { timeout: 60_000 }, async (line) => {
     const argv = line.replace(PLACEHOLDER, quarantineId).split(/\s+/)
     if (CHANGES.test(line) && !argv.includes('--dry-run')) argv.push('--dry-run')
-    const { exitCode, envelope } = await world().tabib(argv.filter((word) => word !== '--json'))
-    expect([0, 1, 5], JSON.stringify(envelope)).toContain(exitCode)
+    const { exitCode, stdout } = await runLine(
+      [...argv.filter((word) => word !== '--json'), '--json'],
+      world().env,
+    )
+    expect([0, 1, 5], stdout).toContain(exitCode)
   })
 })
 

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { beforeAll, expect, test } from 'vitest'
 import { forgetKeys } from '../../src/domain/idempotency/forget.ts'
 import { cacheMissRatio } from '../../src/domain/idempotency/warm.ts'
@@ -12,6 +11,7 @@ import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import type { Visit } from '../../src/sandbox/visit.ts'
 import { type ApiAnswer, useApi } from '../support/api.ts'
+import { runLine } from '../support/line.ts'
 
 const world = useApi()
 const { database } = world
@@ -51,8 +51,7 @@ const made = async () => {
   return row?.n
 }
 const tabib = async (...argv: string[]) => {
-  const run = [join(packageRoot(), 'bin/run.js'), 'idempotency', ...argv, '--json']
-  const { exitCode, stdout } = await execa(process.execPath, run, { env: world.env, reject: false })
+  const { exitCode, stdout } = await runLine(['idempotency', ...argv, '--json'], world.env)
   return { exitCode, ...JSON.parse(stdout) }
 }
 const withoutPolicies = (sql: string) =>

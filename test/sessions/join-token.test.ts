@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto'
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { decodeJwt, decodeProtectedHeader } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { openKeyStore } from '../../src/adapters/keystore/client.ts'
@@ -28,12 +27,12 @@ import {
   recordJoinToken,
 } from '../../src/domain/sessions/join-token.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
-import { packageRoot } from '../../src/package-root.ts'
 import { type KmsSimulator, startKms } from '../../src/sandbox/simulators/kms.ts'
 import { makeVisit, type Visit } from '../../src/sandbox/visit.ts'
 import { type ScheduledWorker, startWorkers, thisInstance } from '../../src/worker.ts'
 import { findWorker } from '../../src/workers/index.ts'
 import { useDatabase } from '../support/database.ts'
+import { runLine } from '../support/line.ts'
 
 const database = useDatabase()
 let folder: string
@@ -82,8 +81,7 @@ const tenant = async () => {
 }
 const otherVisit = async () => makeVisit({ ...systems(), service: database.service }, await tenant())
 
-const tabib = (...argv: string[]) =>
-  execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv], { env, reject: false })
+const tabib = (...argv: string[]) => runLine(argv, env)
 
 interface Answer {
   status: number

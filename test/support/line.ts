@@ -1,12 +1,16 @@
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { packageRoot } from '../../src/package-root.ts'
 
+/** What a command line printed, each without its last line break. */
 export interface Line {
   exitCode: number
   stdout: string
   stderr: string
 }
+
+let running = false
 
 const load = createRequire(import.meta.url)('./native-import.cjs') as (
   path: string,
@@ -20,13 +24,16 @@ const load = createRequire(import.meta.url)('./native-import.cjs') as (
  */
 export async function runLine(argv: string[], env: Record<string, string>): Promise<Line> {
   const { runLine: run } = await load(join(packageRoot(), 'dist/main.js'))
-  const before = { env: process.env, exitCode: process.exitCode }
+  if (running) throw new Error(`${argv.join(' ')} is run while another line is`)
+  running = true
+  const before = { env: process.env, exitCode: process.exitCode, cwd: process.cwd() }
   const written = { stdout: '', stderr: '' }
   const streams = ['stdout', 'stderr'] as const
   const writes = streams.map((name) => process[name].write)
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('TABIB_'))
   process.env = { ...Object.fromEntries(inherited), NO_COLOR: '1', ...env }
   process.exitCode = 0
+  process.chdir(tmpdir())
   for (const name of streams) {
     process[name].write = ((text: string | Uint8Array, ...more: unknown[]) => {
       written[name] += typeof text === 'string' ? text : Buffer.from(text).toString()
@@ -37,10 +44,13 @@ export async function runLine(argv: string[], env: Record<string, string>): Prom
   }
   try {
     await run(argv)
-    return { exitCode: Number(process.exitCode ?? 0), ...written }
+    const [stdout, stderr] = streams.map((name) => written[name].replace(/\n$/, '')) as [string, string]
+    return { exitCode: Number(process.exitCode ?? 0), stdout, stderr }
   } finally {
     for (const [i, name] of streams.entries()) process[name].write = writes[i]!
     process.env = before.env
     process.exitCode = before.exitCode
+    process.chdir(before.cwd)
+    running = false
   }
 }

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readTenants } from '../../src/domain/tenants/read.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
+import { runLine } from '../support/line.ts'
 
 const database = useDatabase()
 const docs = await readFile(join(packageRoot(), 'docs/onboarding.md'), 'utf8')
@@ -19,9 +20,8 @@ afterAll(() => rm(folder, { recursive: true }))
 
 // biome-ignore lint/suspicious/noExplicitAny: whatever the envelope holds
 const tabib = async (...argv: string[]): Promise<any> => {
-  const run = [join(packageRoot(), 'bin/run.js'), ...argv, '--json']
   const env = { TABIB_DATABASE_URL: database.url('tabib') }
-  const { exitCode, stdout } = await execa(process.execPath, run, { env, reject: false, stdin: 'ignore' })
+  const { exitCode, stdout } = await runLine([...argv, '--json'], env)
   return { exitCode, ...JSON.parse(stdout) }
 }
 /** The document of docs/onboarding.md under another name, with edits. */
@@ -115,9 +115,15 @@ describe('tenant apply', () => {
   })
 
   test('is done by one of two that come at once, and found done by the other', async () => {
-    const runs = await Promise.all([apply('raced'), apply('raced'), apply('raced')])
+    const argv = ['tenant', 'apply', '--file', await written('raced'), '--yes', '--json']
+    const apart = () =>
+      execa(process.execPath, [join(packageRoot(), 'bin/run.js'), ...argv], {
+        env: { TABIB_DATABASE_URL: database.url('tabib') },
+        reject: false,
+      })
+    const runs = await Promise.all([apart(), apart(), apart()])
     expect(runs.map(({ exitCode }) => exitCode).filter((code) => code !== 0 && code !== 6)).toEqual([])
-    expect(runs.some(({ result }) => result?.changed > 0)).toBe(true)
+    expect(runs.some(({ stdout }) => JSON.parse(stdout).result?.changed > 0)).toBe(true)
     expect((await apply('raced')).result.changed).toBe(0)
   })
 

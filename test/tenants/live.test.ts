@@ -20,9 +20,9 @@ import { readTenants } from '../../src/domain/tenants/read.ts'
 import { applyCurrency, planCurrency } from '../../src/domain/tenants/set-currency.ts'
 import type { Tenant } from '../../src/domain/tenants/tenant.ts'
 import { tenantsWithoutCurrency } from '../../src/domain/tenants/without-currency.ts'
-import { packageRoot } from '../../src/package-root.ts'
 import { completeTenant } from '../../src/sandbox/tenants.ts'
 import { useDatabase } from '../support/database.ts'
+import { runLine } from '../support/line.ts'
 
 const database = useDatabase()
 /** Tenants of these tests have no server of their own to ask, unless one is started for them. */
@@ -43,8 +43,7 @@ beforeAll(async () => {
 
 const tabib = async (...argv: string[]) => {
   const env = { TABIB_DATABASE_URL: database.url('tabib') }
-  const run = [join(packageRoot(), 'bin/run.js'), ...argv, '--json']
-  const { exitCode, stdout } = await execa(process.execPath, run, { env, reject: false })
+  const { exitCode, stdout } = await runLine([...argv, '--json'], env)
   return { exitCode, ...JSON.parse(stdout) }
 }
 
