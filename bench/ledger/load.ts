@@ -2,6 +2,8 @@ import { type Database, openDatabase } from '../../src/adapters/postgres/client.
 
 const TENANTS = 10
 const LOADERS = 2
+// Of an index that grew by posts to accounts all over it, ln 2 of its pages is full; one made at once would flatter what reads it.
+const PAGES_FULL = 69
 const TABLES = ['entry', 'journal_transaction', 'balance', 'account'] as const
 
 export interface LedgerSize {
@@ -15,8 +17,11 @@ export interface Loader extends AsyncDisposable {
   readonly tenant: string
   /** Fills an empty ledger, and vacuums and indexes it as it is some time after posting. */
   fill(): Promise<void>
-  /** Posts further rounds, and vacuums, as autovacuum does within a minute by the tables' own settings (migration 0014). */
-  post(rounds: number): Promise<void>
+  /**
+   * Posts further rounds, and vacuums, as autovacuum does within a minute by the tables' own settings (migration 0014). With
+   * `among` to so many accounts alone, after which the others are behind and no further round can be posted.
+   */
+  post(rounds: number, options?: { among?: number }): Promise<void>
 }
 
 /**
@@ -48,19 +53,19 @@ export async function openLoader({ url, accounts, rounds }: LedgerSize & { url: 
     'analyze bench.account',
   )
   /** Transactions of the rounds, as many as half of the accounts each; what they amount to grows from round to round. */
-  const postRounds = (from: number, to: number) => {
+  const postRounds = (from: number, to: number, among = half) => {
     const posts: string[] = []
     for (let round = from; round < to; round++) {
-      const shift = (round * 3_370) % half
-      const multiplier = coprime(7_919, half)
+      const shift = (round * 3_370) % among
+      const multiplier = coprime(7_919, among)
       posts.push(
         `with posted as materialized (
            select nth, debtor.tenant_id, debtor.id as debtor, creditor.id as creditor, (debtor.n % ${TENANTS} + 1) * ${round + 1} as amount,
              (debtor.n % ${TENANTS} + 1) * ${((round + 1) * (round + 2)) / 2} as balance, clock_timestamp() as at,
              (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || '7' || substr(md5(${round} || ' ' || nth), 1, 19))::uuid as id
-           from generate_series(0, ${half - 1}) nth
-             join bench.account debtor on debtor.n = (nth::bigint * ${multiplier} + ${round}) % ${half}
-             join bench.account creditor on creditor.n = ${half} + (debtor.n + ${shift}) % ${half}
+           from generate_series(0, ${among - 1}) nth
+             join bench.account debtor on debtor.n = (nth::bigint * ${multiplier} + ${round}) % ${among}
+             join bench.account creditor on creditor.n = ${half} + (debtor.n + ${shift}) % ${among}
            order by nth
          ), transactions as (
            insert into billing.journal_transaction (tenant_id, id, kind, business_key, posted_at)
@@ -82,10 +87,10 @@ export async function openLoader({ url, accounts, rounds }: LedgerSize & { url: 
       }),
     )
   }
-  const settleBalances = (at: number) =>
+  const settleBalances = (at: number, among = half) =>
     `update billing.balance b set seq = ${at}, balance_minor = case when a.n < ${half} then 1 else -1 end
        * (a.n % ${TENANTS} + 1) * ${(at * (at + 1)) / 2}
-     from bench.account a where b.tenant_id = a.tenant_id and b.account_id = a.id`
+     from bench.account a where b.tenant_id = a.tenant_id and b.account_id = a.id and a.n % ${half} < ${among}`
   const [row] = await first.query<{ id: string }>(`select ${tenant('0')} as id`)
   let posted = rounds
   return {
@@ -94,8 +99,9 @@ export async function openLoader({ url, accounts, rounds }: LedgerSize & { url: 
       const indexes = await first.query<{ drop: string; create: string }>(
         `select case when c.oid is null then format('drop index %s', i.indexrelid::regclass)
              else format('alter table %s drop constraint %I', i.indrelid::regclass, c.conname) end as drop,
-           case when c.oid is null then pg_get_indexdef(i.indexrelid)
-             else format('alter table %s add constraint %I %s', i.indrelid::regclass, c.conname, pg_get_constraintdef(c.oid)) end as create
+           case when c.oid is null then pg_get_indexdef(i.indexrelid) || ' with (fillfactor = ${PAGES_FULL})'
+             else format('alter table %s add constraint %I %s with (fillfactor = ${PAGES_FULL})', i.indrelid::regclass, c.conname,
+               pg_get_constraintdef(c.oid)) end as create
          from pg_index i left join pg_constraint c on c.conindid = i.indexrelid and c.contype in ('p', 'u')
          where i.indrelid = any(array['billing.entry', 'billing.journal_transaction']::regclass[])
          order by i.indrelid`,
@@ -128,10 +134,14 @@ export async function openLoader({ url, accounts, rounds }: LedgerSize & { url: 
       await sql(first, ...references.map(({ create }) => create))
       await share(['vacuum (analyze) billing.balance', 'vacuum (analyze) billing.account'])
     },
-    async post(more) {
-      await share(postRounds(posted, posted + more))
+    async post(more, { among = accounts } = {}) {
+      await share(postRounds(posted, posted + more, among / 2))
       posted += more
-      await sql(first, settleBalances(posted), ...TABLES.map((table) => `vacuum (analyze) billing.${table}`))
+      await sql(
+        first,
+        settleBalances(posted, among / 2),
+        ...TABLES.map((table) => `vacuum (analyze) billing.${table}`),
+      )
     },
     async [Symbol.asyncDispose]() {
       await Promise.all(dbs.map((db) => db.close()))

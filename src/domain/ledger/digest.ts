@@ -87,12 +87,12 @@ export function windowValues({ since, until }: Window): unknown[] {
 }
 
 // What a statement should take; the longest that are met are some times that.
-const STATEMENT_MS = 60
-const ROWS_AT_FIRST = 20_000
+const STATEMENT_MS = 50
+const ROWS_AT_FIRST = 10_000
 const MOST_ROWS = 150_000
-const LEAST_ROWS = 2_000
+const LEAST_ROWS = 1_000
 
-/** How many rows a statement reads: as many as take it some 60 ms on this machine, by how long those before took. */
+/** How many rows a statement reads: as many as take it some 50 ms on this machine, by how long those before took. */
 export class Pace {
   #rows: number
   readonly #mostRows: number

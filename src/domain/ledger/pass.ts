@@ -93,7 +93,7 @@ export interface PassOptions {
 /** One digest for so many entries of an account. */
 const ENTRIES_A_BLOCK = 1_000
 const TRANSACTIONS_A_BLOCK = 10_000
-const ACCOUNTS_A_PAGE = 1_000
+const ACCOUNTS_A_PAGE = 4_000
 // A ledger so small is verified whole each time; of a larger one every pass takes its share of a week.
 const ENTRIES_A_PASS = 2_000_000
 const PASSES_A_ROUND = 7
@@ -264,7 +264,7 @@ async function passTransactions(
 
   const posted: Posted = { entries: 0, marks: 0n, pages: [] }
   const window = { since: seenBy(last), until: sighting.snapshot }
-  const pace = new Pace({ rowsAtFirst: 4_000, mostRows: TRANSACTIONS_A_BLOCK })
+  const pace = new Pace({ rowsAtFirst: 1_000, mostRows: TRANSACTIONS_A_BLOCK })
   let after = { xid: parseSnapshot(window.since).xmin, id: NIL }
   if (scope.accountId !== undefined) return posted
   for (;;) {
@@ -394,7 +394,7 @@ interface Entered extends Tally {
 }
 
 /** How long the statements of a pass over accounts take, by their kinds. */
-const paces = () => ({ resting: new Pace(), sealed: new Pace(), fresh: new Pace({ rowsAtFirst: 5_000 }) })
+const paces = () => ({ resting: new Pace(), sealed: new Pace(), fresh: new Pace({ rowsAtFirst: 4_000 }) })
 
 /**
  * Every account against its seal and its balance, with its new entries and, where it is its turn, its sealed ones. Returns
