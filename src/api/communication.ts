@@ -45,7 +45,10 @@ export function communicationRoutes(
         request.headers['idempotency-key'] = randomUUID()
       }
       const call = callOf(request, { service: 'communication', tenantId })!
-      return send(reply, await requestMessage({ db: app.db, preflight }, call, message))
+      return send(
+        reply,
+        await requestMessage({ db: app.db, erasureSecret: app.erasureSecret, preflight }, call, message),
+      )
     })
 
     scope.get(`${MESSAGE_PATH}/:id`, async (request, reply) => {

@@ -38,9 +38,10 @@ async function handIn(
   { order, approval, version }: { order: string; approval: string | undefined; version: string },
 ) {
   const { db } = app
-  const { context } = app.config
+  const { context, erasure } = app.config
+  const { authorities } = erasure
   const runId = randomUUID()
-  const signer = await verifyOrder({ db }, { order, context }).catch((error: unknown) => error)
+  const signer = await verifyOrder({ db }, { order, context, authorities }).catch((error: unknown) => error)
   const isSigned = !(signer instanceof Error)
   // What is not proved is not written down as if it were.
   const actor = isSigned ? (signer as { iss: string }).iss : 'unknown'
@@ -61,6 +62,6 @@ async function handIn(
         },
       )
     }
-    return acceptOrder({ db, secret: await app.erasureSecret() }, { order, context })
+    return acceptOrder({ db, secret: await app.erasureSecret() }, { order, context, authorities })
   })
 }

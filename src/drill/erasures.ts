@@ -161,7 +161,7 @@ async function orderAll(world: World, tenantId: string, subjectIds: string[]): P
   const { context } = app.config
   for (const subjectId of subjectIds) {
     const order = await createOrder(app, { operator: 'privacy-officer', tenantId, subjectId, context })
-    await acceptOrder({ db: app.db, secret }, { order, context })
+    await acceptOrder({ db: app.db, secret }, { order, context, authorities: undefined })
   }
 }
 

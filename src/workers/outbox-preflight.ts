@@ -33,6 +33,9 @@ export const outboxPreflight: ContinuousWorker<'drain'> = {
 async function drain(app: App, { signal }: Loop): Promise<Drained> {
   const { preflight } = app.config.outbox
   if (preflight === undefined) return { drained: 0, erased: 0, refused: [], stopped: undefined }
-  const { db } = app
-  return drainPreflight(preflight.folder, { make: (write) => makeWaiting({ db }, write), signal })
+  const { db, erasureSecret } = app
+  return drainPreflight(preflight.folder, {
+    make: (write) => makeWaiting({ db, erasureSecret }, write),
+    signal,
+  })
 }

@@ -229,7 +229,12 @@ test('nothing is published, and nothing acknowledged, that no standby has: a fai
       world.db.query<{ pid: number }>(
         `select pid from pg_stat_activity where wait_event = 'SyncRep' and query = 'commit'`,
       )
-    const send = () => requestMessage({ db: world.db, preflight: undefined }, call, asked)
+    const send = () =>
+      requestMessage(
+        { db: world.db, erasureSecret: world.app.erasureSecret, preflight: undefined },
+        call,
+        asked,
+      )
     const first = send().catch((error: unknown) => error)
     await expect.poll(commits, { timeout: 10_000 }).toHaveLength(1)
     await world.db.query('select pg_cancel_backend($1)', [(await commits())[0]!.pid])

@@ -1,6 +1,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { deflateSync, gzipSync } from 'node:zlib'
 import { compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addOperator } from '../../src/domain/approval/operator.ts'
@@ -63,7 +64,7 @@ async function accept({ patientId }: PlantedPatient): Promise<string> {
   const order = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
   const { requestId } = await acceptOrder(
     { db: app.db, secret: await app.erasureSecret() },
-    { order, context },
+    { order, context, authorities: undefined },
   )
   await rememberErasures(app)
   return requestId
@@ -190,7 +191,13 @@ test('what is left where nobody looks for it keeps the certificate back', async 
       witness.patientId,
     ])
   })
-  await world().app.redis.set(`session:${tenantId}:draft`, `{"to":"${erased.phone}"}`)
+  await world().app.redis.set(`session:draft`, gzipSync(`{"to":"${erased.phone}"}`))
+  // Another tenant's own number is theirs.
+  await world().app.redis.set(`session:${await world().tenant()}`, erased.phone)
+  await world().app.attachments!.put(
+    `${tenantId}/${witness.patientId}/referral.bin`,
+    Buffer.concat([Buffer.alloc(100_000, 'x\n'), deflateSync(`{"call":"${erased.phone}"}`)]),
+  )
   const secret = await world().app.erasureSecret()
   const named = `subject-${secret.subjectHash(tenantId, erased.patientId).toString('hex').slice(0, 12)}`
   const { exitCode, envelope } = await prove(named)
@@ -198,10 +205,12 @@ test('what is left where nobody looks for it keeps the certificate back', async 
   expect(envelope.error.context.open).toMatchObject([
     { what: 'residue', detail: expect.stringContaining('virtual_care.encounter_note') },
     { what: 'residue', detail: expect.stringContaining('Redis') },
-    // Nobody has said what lies under such a key.
+    { what: 'residue', detail: expect.stringContaining('attachments') },
+    // Nobody has said what lies under such keys.
+    { what: 'inventory', detail: expect.stringContaining('session:*') },
     { what: 'inventory', detail: expect.stringContaining('session*') },
   ])
-  await world().app.redis.del(`session:${tenantId}:draft`)
+  expect(await world().app.redis.unlink(await world().app.redis.keys('session:*'))).toBe(2)
   expect(JSON.stringify(envelope)).not.toContain(erased.phone.slice(4))
 })
 

@@ -50,7 +50,7 @@ async function accept({ patientId }: PlantedPatient): Promise<string> {
   const order = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
   const { requestId } = await acceptOrder(
     { db: app.db, secret: await app.erasureSecret() },
-    { order, context },
+    { order, context, authorities: undefined },
   )
   return requestId
 }

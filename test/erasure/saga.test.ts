@@ -35,7 +35,10 @@ async function order({ tenantId, patientId }: Pick<PlantedPatient, 'tenantId' | 
   const { app } = world()
   const { context } = app.config
   const jws = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
-  return acceptOrder({ db: app.db, secret: await app.erasureSecret() }, { order: jws, context })
+  return acceptOrder(
+    { db: app.db, secret: await app.erasureSecret() },
+    { order: jws, context, authorities: undefined },
+  )
 }
 
 /** Passes of the saga until the request is in that state; the participants work in a process of their own. */
@@ -114,6 +117,21 @@ it('what every store has of a patient is erased, acknowledged once, and forgotte
   const { app, redis: _ } = world()
   expect(await app.attachments!.list(`${tenantId}/${patient.patientId}/`)).toEqual([])
   expect((await app.redis.keys(`*${patient.patientId}*`)).length).toBe(0)
+})
+
+it('whoever may not order erasures is refused, registered or not', async () => {
+  const { app } = world()
+  const patient = await plant()
+  const { context } = app.config
+  const asked = { operator: OPERATOR, tenantId, subjectId: patient.patientId, context }
+  const jws = await createOrder(app, asked)
+  const hand = async (authorities: string[]) =>
+    acceptOrder({ db: app.db, secret: await app.erasureSecret() }, { order: jws, context, authorities })
+  await expect(hand(['somebody-else'])).rejects.toMatchObject({
+    code: 'ERASURE_ORDER_INVALID',
+    message: expect.stringContaining(`${OPERATOR} may not order erasures`),
+  })
+  expect(await hand([OPERATOR])).toMatchObject({ requestId: expect.any(String) })
 })
 
 it('a sealed event can be read until its subject is erased, and nothing is sealed for them again', async () => {

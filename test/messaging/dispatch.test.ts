@@ -50,7 +50,7 @@ async function ask(
   const call = { service: 'communication', tenantId, route: `POST ${MESSAGE_PATH}`, key } as const
   const message = { patientId, channel, template: `by-${channel}`, variables: { at: WHEN }, ...asked }
   const { body } = await requestMessage(
-    { db: world().db, preflight: undefined },
+    { db: world().db, erasureSecret: world().app.erasureSecret, preflight: undefined },
     { ...call, fingerprint: Buffer.from(key) },
     message,
   )
@@ -145,24 +145,32 @@ test('what is of a halted category waits unclaimed, for that tenant, and goes ou
 test('nobody who is erased is written to, whether asked for before or after, and the message names nobody any more', async () => {
   const patient = await somebody()
   const before = await ask(patient, 'sms', { dueAt: new Date(Date.now() + 3_600_000).toISOString() })
+  const waiting = await ask(patient, 'sms')
   const { app } = world()
   const secret = await app.erasureSecret()
   const { context } = app.config
   const asks = { operator: OPERATOR, tenantId, subjectId: patient.patientId, context }
   const order = await createOrder(app, asks)
-  const { requestId } = await acceptOrder({ db: app.db, secret }, { order, context })
+  const { requestId } = await acceptOrder({ db: app.db, secret }, { order, context, authorities: undefined })
   const arrived = providers.arrived.length
   // Accepted, and no participant has begun.
-  const between = await ask(patient, 'sms')
   expect(await dispatch()).toMatchObject({ cancelled: 1, sent: 0 })
+  await expect(ask(patient, 'sms')).rejects.toMatchObject({ code: 'SUBJECT_ERASED' })
   const step = { requestId, tenantId, round: 1, instance: 'test' }
   for (const id of ['virtual-care', 'communication'])
     expect(await performStep(app, findParticipant(id)!, step)).toMatchObject({ kind: 'done' })
-  // Out of the preflight, after it.
-  const after = await ask(patient, 'email')
+  // A service that did not ask.
+  const after = randomUUID()
+  await asTenant(world().service, tenantId, (tx) =>
+    tx.query(
+      `insert into communication.message (id, tenant_id, patient_id, channel, template, status, variables)
+       values ($1, $2, $3, 'email', 'by-email', 'queued', '{"at":"now"}')`,
+      [after, tenantId, patient.patientId],
+    ),
+  )
   expect(await dispatch()).toMatchObject({ cancelled: 1 })
   const gone = { patientId: secret.pseudonym(tenantId, patient.patientId), variables: {}, recipient: null }
-  for (const id of [before, between, after])
+  for (const id of [before, waiting, after])
     expect(await row(id)).toMatchObject({ ...gone, status: 'cancelled', attempts: null })
   expect(providers.arrived.length).toBe(arrived)
 })

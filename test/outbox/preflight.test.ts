@@ -29,6 +29,8 @@ beforeEach(async () => {
 })
 afterEach(() => rm(join(folder, '..'), { recursive: true }))
 
+// Nobody was erased here.
+const erasureSecret = () => Promise.reject(new Error('the secret was asked for'))
 const open = (maxBytes = 1 << 20) => openPreflight({ folder, maxBytes })
 const message = (template = 'reminder') => ({ patientId: randomUUID(), channel: 'sms', template })
 const callFor = (tenantId: string, asked: object, key: string = randomUUID()) => ({
@@ -39,12 +41,12 @@ const callFor = (tenantId: string, asked: object, key: string = randomUUID()) =>
   fingerprint: fingerprintOf({}, asked),
 })
 const ask = (
-  systems: Parameters<typeof requestMessage>[0],
+  systems: Omit<Parameters<typeof requestMessage>[0], 'erasureSecret'>,
   tenantId: string,
   { asked = message(), key = randomUUID() }: { asked?: ReturnType<typeof message>; key?: string } = {},
-) => requestMessage(systems, callFor(tenantId, asked, key), asked)
+) => requestMessage({ ...systems, erasureSecret }, callFor(tenantId, asked, key), asked)
 const drain = (again = false) =>
-  drainPreflight(folder, { make: (write) => makeWaiting({ db: database.db }, write), again })
+  drainPreflight(folder, { make: (write) => makeWaiting({ db: database.db, erasureSecret }, write), again })
 const idOf = ({ body }: { body: string }): string => JSON.parse(body).id
 const made = async (tenantId: string): Promise<string[]> => {
   const rows = await database.db.query<{ id: string }>(

@@ -1,4 +1,5 @@
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
+import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join, relative, resolve, sep } from 'node:path'
 import { TabibError } from '../../errors.ts'
 
@@ -7,6 +8,8 @@ export interface Attachments {
   put(key: string, bytes: Uint8Array): Promise<void>
   /** Keys below a prefix that ends with `/`. */
   list(prefix: string): Promise<string[]>
+  /** A file from its beginning, up to so many bytes, and how many it has; one that is gone has none. */
+  read(key: string, limit: number): Promise<{ size: number; chunks: AsyncIterable<Uint8Array> }>
   /** One that is gone already is no error. */
   remove(key: string): Promise<void>
 }
@@ -48,6 +51,17 @@ export function openAttachments({ folder }: { folder: string }): Attachments {
         .map((entry) => relative(root, join(entry.parentPath, entry.name)).replaceAll(sep, '/'))
         .sort()
     },
+    async read(key, limit) {
+      const path = pathOf(key)
+      const gone = (cause: NodeJS.ErrnoException) => {
+        if (cause.code !== 'ENOENT') throw cause
+      }
+      const size = (await reached(stat(path).catch(gone)))?.size ?? 0
+      const wanted = Math.min(size, limit)
+      return { size, chunks: wanted === 0 ? nothing() : createReadStream(path, { end: wanted - 1 }) }
+    },
     remove: (key) => reached(rm(pathOf(key), { force: true })),
   }
 }
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}

@@ -30,7 +30,10 @@ export default failureMode({
     // What it plants in the dispatch log is what C11 looks for.
     entails: ['communication/C11'],
   },
-  mitigate: { worker: 'erasure-replay', command: ['erasure', 'replay', '--yes'] },
+  mitigate: {
+    worker: 'erasure-replay',
+    command: ['erasure', 'replay', '--confirm', 'erasures', '--reason', 'communication/C15'],
+  },
   drill: {
     // Three patients are erased, and the stream gives up what the dispatch log was to hear; twenty minutes pass. Another
     // tenant has a patient with the very same number.
@@ -45,7 +48,10 @@ export default failureMode({
       const requests: string[] = []
       for (const { patientId: subjectId } of patients) {
         const order = await createOrder(app, { operator: 'privacy-officer', tenantId, subjectId, context })
-        const { requestId } = await acceptOrder({ db: world.db, secret }, { order, context })
+        const { requestId } = await acceptOrder(
+          { db: world.db, secret },
+          { order, context, authorities: undefined },
+        )
         requests.push(requestId)
       }
       for (const stage of [1, 2]) {

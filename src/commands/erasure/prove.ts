@@ -48,6 +48,7 @@ Certificates are signed by the active key of the purpose erasure-certificate.`
         db: app.db,
         nats: app.config.natsUrl === undefined ? undefined : app.nats,
         redis: { cache: app.config.redisCacheUrl, queue: app.config.redisUrl },
+        attachments: app.attachments,
         erasureSecret: app.erasureSecret,
       },
       {

@@ -1,5 +1,5 @@
 import { Args } from '@oclif/core'
-import { moderate, planned, TabibCommand } from '../../command.ts'
+import { planned, severe, TabibCommand } from '../../command.ts'
 import { listErasures } from '../../domain/erasure/list.ts'
 import { planReplay, type ReplayPlan, replayErasures } from '../../domain/erasure/replay.ts'
 import { TabibError } from '../../errors.ts'
@@ -9,15 +9,16 @@ export default class ErasureReplay extends TabibCommand<typeof ErasureReplay> {
   static override summary = 'Send what is missing of erasures now, and look for whoever came back.'
   static override description =
     `Tells the participants that have not acknowledged once more, instead of when their turn would come. What is acknowledged
-is not done again, unless it is there again: then it is one more round. The order was signed when the request was opened, so
-this asks for no more than --yes. Later stages follow by the erasure-replay worker, as the earlier ones acknowledge.`
+is not done again, unless it is there again: then it is one more round. Whoever came back is erased again by the order that was
+signed for them. Severe, as every erasure: what is erased cannot be brought back. Later stages follow by the erasure-replay worker,
+as the earlier ones acknowledge.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> --dry-run',
-    '<%= config.bin %> <%= command.id %> --yes',
-    '<%= config.bin %> <%= command.id %> <request> --yes',
+    '<%= config.bin %> <%= command.id %> --confirm erasures --reason "communication/C15"',
+    '<%= config.bin %> <%= command.id %> <request> --confirm <request> --reason "communication/C15"',
   ]
   static override args = { request: Args.string({ description: 'this one alone' }) }
-  static override flags = { ...planned, ...moderate }
+  static override flags = { ...planned, ...severe }
 
   async run(): Promise<void> {
     const app = await this.openApp()
@@ -32,10 +33,13 @@ this asks for no more than --yes. Later stages follow by the erasure-replay work
     const hash = await this.settlePlan(plan, () => planText(plan))
     if (hash === undefined) return
     this.note(planText(plan))
-    await this.confirmModerate('Sending what is missing')
-    const targets = request === undefined ? ['erasure'] : [`erasure:${request}`]
-    const result = await this.mutate({ targets, planHash: hash, failureMode: 'communication/C15' }, () =>
-      replayErasures(app, { requestIds, signal: this.signal }),
+    const named = request ?? 'erasures'
+    const { reason } = await this.confirmSevere(named, 'Erasing what is missing')
+    const target = `erasure:${named}`
+    const result = await this.mutateAlone(
+      target,
+      { targets: [target], planHash: hash, reason, failureMode: 'communication/C15' },
+      () => replayErasures(app, { requestIds, signal: this.signal }),
     )
     this.succeed({
       result,

@@ -52,7 +52,7 @@ the tenant does not have.`
       target,
       { targets: [target], planHash: hash, reason, failureMode: 'communication/C15' },
       async () => {
-        const { context } = app.config
+        const { context, erasure } = app.config
         const { tenantId } = plan
         const signed =
           order ??
@@ -60,7 +60,8 @@ the tenant does not have.`
             { db: app.db, keyStore: app.operatorKeyStore },
             { operator: this.actor, tenantId, subjectId, context },
           ))
-        return acceptOrder({ db: app.db, secret: await app.erasureSecret() }, { order: signed, context })
+        const rules = { context, authorities: erasure.authorities }
+        return acceptOrder({ db: app.db, secret: await app.erasureSecret() }, { order: signed, ...rules })
       },
     )
     const remembered = await tryToRemember(app)
@@ -81,7 +82,9 @@ the tenant does not have.`
     const secret = await app.erasureSecret()
     if (file !== undefined) {
       const order = await readTextFile(file)
-      const { tenantId, subjectId } = await verifyOrder(app, { order, context: app.config.context })
+      const { context, erasure } = app.config
+      const { authorities } = erasure
+      const { tenantId, subjectId } = await verifyOrder(app, { order, context, authorities })
       return { subjectId, order, plan: await planRequest({ db: app.db, secret }, { tenantId, subjectId }) }
     }
     if (tenant === undefined || subjectId === undefined) {

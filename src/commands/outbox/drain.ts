@@ -12,7 +12,7 @@ export default class OutboxDrain extends TabibCommand<typeof OutboxDrain> {
   static override examples = ['<%= config.bin %> <%= command.id %>']
 
   async run(): Promise<void> {
-    const { db, config } = await this.openApp()
+    const { db, config, erasureSecret } = await this.openApp()
     const { preflight } = config.outbox
     if (preflight === undefined) {
       throw new TabibError(
@@ -25,7 +25,7 @@ export default class OutboxDrain extends TabibCommand<typeof OutboxDrain> {
       { targets: ['outbox:communication'], failureMode: 'communication/C05' },
       () =>
         drainPreflight(preflight.folder, {
-          make: (write) => makeWaiting({ db }, write),
+          make: (write) => makeWaiting({ db, erasureSecret }, write),
           again: true,
           signal: this.signal,
         }),

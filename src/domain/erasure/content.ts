@@ -1,3 +1,4 @@
+import type { Attachments } from '../../adapters/attachments/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
@@ -21,6 +22,7 @@ export interface ContentSystems {
   readonly db: Database
   readonly nats: Nats
   readonly config: Config
+  readonly attachments: Attachments | undefined
   erasureSecret(): Promise<ErasureSecret>
 }
 
@@ -37,7 +39,7 @@ export interface ContentScan {
  * (docs/erasure.md). What is found stands where no participant looks: in a text about somebody else, or in a wrong place.
  */
 export async function scanContent(
-  { db, nats, config, erasureSecret }: ContentSystems,
+  { db, nats, config, attachments, erasureSecret }: ContentSystems,
   { tenantId, signal }: { tenantId?: string | undefined; signal: AbortSignal },
 ): Promise<ContentScan> {
   const erased = await db.query<{ tenantId: string; hashes: Buffer[] }>(
@@ -51,7 +53,7 @@ export async function scanContent(
   const all: ContentScan = { tenants: erased.length, rows: 0, bytes: 0, found: [], unread: [] }
   const redis = { cache: config.redisCacheUrl, queue: config.redisUrl }
   for (const one of erased) {
-    const scan = await scanResidue({ db, nats, redis, erasureSecret }, { ...one, signal })
+    const scan = await scanResidue({ db, nats, redis, attachments, erasureSecret }, { ...one, signal })
     all.rows += scan.rows
     all.bytes += scan.bytes
     all.unread.push(...scan.unread)

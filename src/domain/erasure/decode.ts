@@ -368,18 +368,25 @@ for (const sign of ' ,:;-|._/\n\r\t"\'') IN_LISTS[sign.charCodeAt(0)] = 1
 
 /**
  * What gzip (RFC 1952) or zlib (RFC 1950) compressed, as far as it goes and whatever follows; undefined when the bytes are
- * neither.
+ * neither. `onCut` is told when there would be more than the limit, of which nothing is returned, or the bytes end before it does.
  */
-export function decompress(bytes: Uint8Array, limit: number): Uint8Array | undefined {
+export function decompress(bytes: Uint8Array, limit: number, onCut: () => void): Uint8Array | undefined {
   const isGzip = bytes[0] === 0x1f && bytes[1] === 0x8b && bytes[2] === 8
   const isZlib = bytes[0] === 0x78 && ((bytes[0]! << 8) | bytes[1]!) % 31 === 0
   if (!isGzip && !isZlib) return undefined
-  const options = { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH }
+  // A header with a file's name has no fixed length.
+  const isNamed = isGzip && bytes[3] !== 0
+  const data = isNamed ? bytes : bytes.subarray(isGzip ? 10 : 2)
+  const options = { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH, info: true }
   try {
-    // A header with a file's name has no fixed length.
-    if (isGzip && bytes[3] !== 0) return plainArray(unzipSync(bytes, options))
-    return plainArray(inflateRawSync(bytes.subarray(isGzip ? 10 : 2), options))
-  } catch {
+    const { buffer, engine } = (isNamed ? unzipSync : inflateRawSync)(data, options) as unknown as {
+      buffer: Buffer
+      engine: { bytesWritten: number }
+    }
+    if (engine.bytesWritten >= data.length && buffer.length > 0) onCut()
+    return plainArray(buffer)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE') onCut()
     return undefined
   }
 }

@@ -56,13 +56,21 @@ export function createOrder(
 /** By what an order is known once it is accepted: hex. An approval of an order is for this. */
 export const orderDigest = (order: string): string => createHash('sha256').update(order.trim()).digest('hex')
 
+/** What an order is judged by. */
+export interface OrderRules {
+  /** Where it is handed in. */
+  context: string
+  /** Who may order; undefined for every registered operator. */
+  authorities: readonly string[] | undefined
+}
+
 /**
- * What an order says that holds: signed by a registered operator, for this context, within its time.
+ * What an order says that holds: signed by a registered operator who may order erasures, for this context, within its time.
  * @throws TabibError ERASURE_ORDER_INVALID, saying which of these does not hold.
  */
 export async function verifyOrder(
   registry: Registry,
-  { order, context }: { order: string; context: string },
+  { order, context, authorities }: { order: string } & OrderRules,
 ): Promise<OrderClaims> {
   const signer = await findOperator(registry, { kid: keyIdOf(order) })
   if (signer === undefined) throw invalid('no registered operator has the key that signed it')
@@ -76,6 +84,9 @@ export async function verifyOrder(
   if (!parsed.success) throw invalid('its claims are not those of an order', parsed.error)
   const claims = parsed.data
   if (claims.iss !== signer.name) throw invalid(`it names ${claims.iss}, and ${signer.name} signed it`)
+  if (authorities !== undefined && !authorities.includes(claims.iss)) {
+    throw invalid(`${claims.iss} may not order erasures`)
+  }
   if (claims.context !== context) {
     throw invalid(`it is for the context "${claims.context}", and this is "${context}"`)
   }
@@ -98,9 +109,9 @@ export async function verifyOrder(
  */
 export async function acceptOrder(
   { db, secret }: { db: Database; secret: ErasureSecret },
-  { order, context }: { order: string; context: string },
+  { order, ...rules }: { order: string } & OrderRules,
 ): Promise<OpenedRequest> {
-  const { jti, iss, tenantId, subjectId } = await verifyOrder({ db }, { order, context })
+  const { jti, iss, tenantId, subjectId } = await verifyOrder({ db }, { order, ...rules })
   const opened = await openRequest(
     { db, secret },
     { tenantId, subjectId, authority: iss, order: { jti, digest: orderDigest(order) } },

@@ -190,7 +190,8 @@ async function stateErasure(
       ...canaries.missed.map((how) => `not found where it was planted: ${how}`),
       ...(scan.cutShort > 0 ? [`${scan.cutShort} places were not decoded to their end`] : []),
       'names are not searched for: others have the same',
-      'objects are erased by the subject’s id, and what is in others’ is not read',
+      ...(scan.cutFiles > 0 ? [`${scan.cutFiles} attachments were read up to 64 MiB`] : []),
+      'statements are erased by the subject’s id, and what is in others’ is not read',
     ],
   }
 }

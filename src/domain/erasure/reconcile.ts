@@ -72,7 +72,7 @@ export async function reconcileErasures(
     if (underWay.has(one.hash.toString('hex'))) continue
     findings.push({
       ...finding(one, 'returned', 'error', `came back, in ${place}`, { place }),
-      fix: 'tabib erasure replay --yes',
+      fix: 'tabib erasure replay --confirm erasures --reason "<why>"',
     })
   }
   if (scan) findings.push(...(await contentFindings(systems, { tenantId, signal })))
@@ -175,7 +175,10 @@ function finding(
     object,
     message,
     evidence: { tenantId, ...(requestId && { requestId }), ...evidence },
-    fix: requestId === undefined ? null : `tabib erasure replay ${requestId} --yes`,
+    fix:
+      requestId === undefined
+        ? null
+        : `tabib erasure replay ${requestId} --confirm ${requestId} --reason "<why>"`,
     runbook: RUNBOOK,
     cacheKey: `erasure/${rule}:${object}`,
     waived: false,

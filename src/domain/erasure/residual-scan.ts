@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto'
+import type { Attachments } from '../../adapters/attachments/client.ts'
 import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { openRedis, pingRedis, type Redis } from '../../adapters/redis/client.ts'
@@ -31,6 +32,8 @@ export interface ResidualScan {
   canaries: { planted: number; found: number; recall: number; lowerBound: number; missed: string[] }
   /** Places within the text that were not decoded to their end. */
   cutShort: number
+  /** Files that are larger than what is read of one. */
+  cutFiles: number
   /** Places that could not be read, and why. */
   unread: { object: string; why: string }[]
   /** Identifiers of a subject that are another patient's as well, by kind: not searched for. */
@@ -38,6 +41,7 @@ export interface ResidualScan {
 }
 
 export interface ScanSystems extends InventorySystems {
+  readonly attachments: Attachments | undefined
   erasureSecret(): Promise<ErasureSecret>
 }
 
@@ -83,7 +87,7 @@ export async function searchable(
 /**
  * Reads everything that the platform stores of one tenant, and what it stores without a tenant, in search of subjects:
  * every row of every table, classified or not, with all columns that this login may read, every message of the services'
- * streams and every value in Redis. Memory does not grow with it. What a subject shares with a patient who is there, as a
+ * streams, every value in Redis whose key names no other tenant, and the attachments, 64 MiB of each. Memory does not grow with it. What a subject shares with a patient who is there, as a
  * family its phone, is not searched for: it is theirs.
  *
  * @throws TabibError POSTGRES_UNREACHABLE, NATS_UNREACHABLE, REDIS_UNREACHABLE.
@@ -144,8 +148,9 @@ export async function scanResidue(
     const redis = openRedis({ url })
     await using _closed = { [Symbol.asyncDispose]: async () => redis.disconnect() }
     await pingRedis(redis)
-    await scan.place('Redis', valuesOf(redis, tenantId), signal)
+    await scan.place('Redis', valuesOf(redis, await isOthers(systems.db, tenantId)), signal)
   }
+  if (systems.attachments) await scan.files('attachments', systems.attachments, `${tenantId}/`, signal)
   scan.plantRest()
   const { user, system } = process.cpuUsage(cpu)
   const cpuS = (user + system) / 1e6
@@ -205,6 +210,7 @@ class Scan {
   readonly #planted: number
   readonly #scanner: Scanner
   #found = 0
+  #cutFiles = 0
   #scanCpuS = 0
   #sample = '{}'
 
@@ -237,6 +243,26 @@ class Scan {
     if (place.rows > 0) this.#places.push(place)
   }
 
+  /** Files, by name and content. */
+  async files(object: string, files: Attachments, prefix: string, signal: AbortSignal): Promise<void> {
+    const place = { object, rows: 0, bytes: 0 }
+    for (const key of await files.list(prefix)) {
+      signal.throwIfAborted()
+      const { size, chunks } = await files.read(key, MOST_OF_FILE)
+      const cpu = process.cpuUsage()
+      this.#take(object, Buffer.from(key))
+      for await (const hit of this.#scanner.stream(chunks)) this.#count(object, hit)
+      const { user, system } = process.cpuUsage(cpu)
+      this.#scanCpuS += (user + system) / 1e6
+      place.rows += 1
+      place.bytes += Math.min(size, MOST_OF_FILE)
+      if (size > MOST_OF_FILE) this.#cutFiles += 1
+    }
+    this.rows += place.rows
+    this.bytes += place.bytes
+    if (place.rows > 0) this.#places.push(place)
+  }
+
   plantRest(): void {
     for (const canary of this.#waiting.splice(0)) this.#plant(canary)
   }
@@ -257,18 +283,21 @@ class Scan {
         missed: this.#missed,
       },
       cutShort: this.#scanner.cutShort,
+      cutFiles: this.#cutFiles,
       unread: this.unread,
     }
   }
 
   #take(object: string, text: Buffer): void {
-    for (const { subject, kind } of this.#scanner.scan(text)) {
-      if (subject.startsWith(CANARY)) continue
-      const key = `${subject} ${object} ${kind}`
-      const hit = this.#hits.get(key) ?? { subject, object, kind, count: 0 }
-      hit.count += 1
-      this.#hits.set(key, hit)
-    }
+    for (const hit of this.#scanner.scan(text)) this.#count(object, hit)
+  }
+
+  #count(object: string, { subject, kind }: { subject: string; kind: string }): void {
+    if (subject.startsWith(CANARY)) return
+    const key = `${subject} ${object} ${kind}`
+    const hit = this.#hits.get(key) ?? { subject, object, kind, count: 0 }
+    hit.count += 1
+    this.#hits.set(key, hit)
   }
 
   /** Puts it into a copy of a row that was read, at a place of its own, and reads that as all others. */
@@ -284,6 +313,7 @@ class Scan {
 
 const CANARIES_A_PLACE = 32
 const BATCH_ROWS = 200
+const MOST_OF_FILE = 64 << 20
 
 /** Rows as JSON, those of the tenant alone where a table says whose they are. */
 async function* rowsOf(db: Database, table: LiveTable, tenantId: string): AsyncGenerator<string[]> {
@@ -318,7 +348,7 @@ async function* messagesOf(nats: Nats, stream: string, tenantId: string): AsyncG
   for await (const { headers, payload } of nats.messages(stream, 0, { payloads: true })) {
     // Whatever names no tenant may be anybody's.
     if ((headers.get('tenant_id') ?? tenantId) !== tenantId) continue
-    batch.push(Buffer.from(payload).toString())
+    batch.push(textOrHex(payload))
     if (batch.length < BATCH_ROWS) continue
     yield batch
     batch = []
@@ -326,11 +356,28 @@ async function* messagesOf(nats: Nats, stream: string, tenantId: string): AsyncG
   if (batch.length > 0) yield batch
 }
 
-/** Values of the tenant's keys, each with its key, since either may tell of somebody. */
-async function* valuesOf(redis: Redis, tenantId: string): AsyncGenerator<string[]> {
+/** What is no UTF-8, compressed for one, in hex. */
+function textOrHex(bytes: Uint8Array): string {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  const text = buffer.toString()
+  return text.includes('\ufffd') ? buffer.toString('hex') : text
+}
+
+/** Whether a key is of other tenants alone; of one that names none nobody knows whose it is. */
+async function isOthers(db: Queryable, tenantId: string): Promise<(key: string) => boolean> {
+  const tenants = await db.query<{ id: string }>('select id from tabib.tenant where id <> $1', [tenantId])
+  const others = new Set(tenants.map(({ id }) => id))
+  return (key) =>
+    !key.includes(tenantId) && (key.match(UUID) ?? []).some((id) => others.has(id.toLowerCase()))
+}
+const UUID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/gi
+
+/** Values of all keys that are not others', each with its key, since either may tell of somebody. */
+async function* valuesOf(redis: Redis, isOthers: (key: string) => boolean): AsyncGenerator<string[]> {
   let cursor = '0'
   do {
-    const [next, keys] = await redis.scan(cursor, 'MATCH', `*${tenantId}*`, 'COUNT', 1_000)
+    const [next, found] = await redis.scan(cursor, 'COUNT', 1_000)
+    const keys = found.filter((key) => !isOthers(key))
     cursor = next
     for (let from = 0; from < keys.length; from += BATCH_ROWS) {
       const batch = keys.slice(from, from + BATCH_ROWS)
@@ -344,7 +391,7 @@ async function* valuesOf(redis: Redis, tenantId: string): AsyncGenerator<string[
 async function contentOf(redis: Redis, key: string): Promise<unknown> {
   switch (await redis.type(key)) {
     case 'string':
-      return redis.get(key)
+      return textOrHex((await redis.getBuffer(key)) ?? Buffer.alloc(0))
     case 'hash':
       return redis.hgetall(key)
     case 'list':

@@ -91,7 +91,7 @@ export interface Scanner {
   scan(text: string | Uint8Array): Hit[]
   /** Hits of a stream of any length, in memory that does not grow with it. */
   stream(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Hit>
-  /** Places that were not decoded to their end, since they hold encodings within encodings without end. */
+  /** Places that were not decoded to their end: encodings within encodings without end, compressed data that is too long. */
   readonly cutShort: number
 }
 
@@ -185,6 +185,9 @@ class Pass implements Scanner {
   #origin = 0
   #budget = 0
   readonly #path: string[] = []
+  readonly #cut = () => {
+    this.cutShort += 1
+  }
   #hits: Hit[] = []
   readonly #seen = new Set<string>()
 
@@ -266,7 +269,7 @@ class Pass implements Scanner {
     this.#budget = 64 * bytes.length + (1 << 20)
     const searched = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
     for (let at = 0; at >= 0; at = searched.indexOf(GZIP, at + 1)) {
-      const plain = decompress(bytes.subarray(at), UNCOMPRESSED)
+      const plain = decompress(bytes.subarray(at), UNCOMPRESSED, this.#cut)
       if (plain) this.#within('gzip', plain, 0, plain.length, 0, at)
     }
     this.#pass(bytes, 0, bytes.length, 0)
@@ -434,7 +437,7 @@ class Pass implements Scanner {
 
   /** What begins like zlib (RFC 1950), among other bytes. */
   #zlib(bytes: Uint8Array, at: number, to: number, depth: number): void {
-    const plain = decompress(bytes.subarray(at, to), UNCOMPRESSED)
+    const plain = decompress(bytes.subarray(at, to), UNCOMPRESSED, this.#cut)
     if (plain) this.#within('zlib', plain, 0, plain.length, depth, at)
   }
 
@@ -1245,7 +1248,7 @@ class Pass implements Scanner {
   #decoded(encoding: string, into: Decoded, depth: number, at: number): void {
     if (mayBeCompressed(into)) {
       const data = into.bytes.subarray(0, into.length)
-      const plain = decompress(data, UNCOMPRESSED) ?? decompressBare(data, UNCOMPRESSED)
+      const plain = decompress(data, UNCOMPRESSED, this.#cut) ?? decompressBare(data, UNCOMPRESSED)
       if (plain) this.#within(`${encoding} of gzip`, plain, 0, plain.length, depth, at)
     }
     this.#stretches(encoding, into, depth, at)

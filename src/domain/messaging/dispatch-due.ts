@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { type Database, isDatabaseAway, type Queryable } from '../../adapters/postgres/client.ts'
 import { type ErrorCode, TabibError } from '../../errors.ts'
-import { asErasure } from '../erasure/perform.ts'
+import { type ErasedSystems, erasedHash } from '../erasure/erased.ts'
+import { asErasure, pseudonymsOf } from '../erasure/perform.ts'
 import { heldParticipants } from '../erasure/request.ts'
-import type { ErasureSecret } from '../erasure/secret.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import { type ClaimedMessage, type DispatchSystems, dispatchMessage } from './dispatch.ts'
 import { CHANNELS } from './template.ts'
@@ -17,6 +17,8 @@ export interface DispatchPass {
   /** Of patients who are erased; they are not sent, and name nobody any more. */
   cancelled: number
 }
+
+type MessageSystems = DispatchSystems & ErasedSystems
 
 interface Due extends ClaimedMessage {
   tenantId: string
@@ -41,20 +43,19 @@ const FOR_GOOD = new Set<ErrorCode>([
  * @throws TabibError POSTGRES_UNREACHABLE; CONFIG_INVALID where somebody was erased and there is no secret to tell whom.
  */
 export async function dispatchDue(
-  systems: DispatchSystems & { erasureSecret(): Promise<ErasureSecret> },
+  systems: MessageSystems,
   { limit, signal }: { limit: number; signal?: AbortSignal },
 ): Promise<DispatchPass> {
   const pass: DispatchPass = { sent: 0, postponed: 0, failed: 0, cancelled: 0 }
   const { sms, push, email } = systems.config.messaging
   const ways = CHANNELS.filter((channel) => ({ sms, push, email })[channel] !== undefined)
   if (ways.length === 0) return pass
-  const secret = await secretIfErased(systems)
   const due = await claimDue(systems.db, ways, limit)
   const takeOn = async (): Promise<void> => {
     for (let one = due.shift(); one !== undefined; one = due.shift()) {
       // Whoever stops hands back what it has not begun.
       if (signal?.aborted) await postpone(systems.db, one, null)
-      else pass[await take(systems, secret, one)] += 1
+      else pass[await take(systems, one)] += 1
     }
   }
   const ended = await Promise.allSettled(Array.from({ length: AT_ONCE }, takeOn))
@@ -80,17 +81,13 @@ function claimDue(db: Queryable, ways: readonly string[], limit: number): Promis
   )
 }
 
-async function take(
-  systems: DispatchSystems,
-  secret: ErasureSecret | undefined,
-  due: Due,
-): Promise<keyof DispatchPass> {
+async function take(systems: MessageSystems, due: Due): Promise<keyof DispatchPass> {
   const { db } = systems
   const { tenantId } = due
   const message = await readMessage(db, due)
   if (message === undefined) return 'postponed'
   const { patientId } = message
-  if (secret !== undefined && (await cancelOfErased(db, secret, { ...due, patientId }))) return 'cancelled'
+  if (await cancelOfErased(systems, { ...due, patientId })) return 'cancelled'
   try {
     await dispatchMessage(systems, {
       ...{ tenantId, patientId, attemptId: randomUUID(), message: due },
@@ -141,39 +138,23 @@ const templateOf = ({ template, version }: QueuedMessage) => ({ id: template, ve
  * would leave of it, at once: it may have come after that, out of the preflight for one.
  */
 async function cancelOfErased(
-  db: Database,
-  secret: ErasureSecret,
+  systems: MessageSystems,
   { tenantId, patientId, id }: Due & { patientId: string },
 ): Promise<boolean> {
-  const hash = secret.subjectHash(tenantId, patientId)
-  const [erased] = await db.query(
-    'select from tabib.erasure_subject where tenant_id = $1 and subject_hash = $2',
-    [tenantId, hash],
-  )
-  if (erased === undefined) return false
-  await asErasure(db, tenantId, async (tx) => {
+  const hash = await erasedHash(systems, { tenantId, patientId })
+  if (hash === undefined) return false
+  const { pseudonym } = pseudonymsOf(await systems.erasureSecret(), hash)
+  await asErasure(systems.db, tenantId, async (tx) => {
     const isHeld = (await heldParticipants(tx, hash)).includes('communication')
     await tx.query(
       isHeld
         ? `update communication.message set status = 'cancelled' where id = $1 and status = 'queued'`
         : `update communication.message set status = 'cancelled', patient_id = $2, recipient = null, variables = '{}'
            where id = $1 and status = 'queued'`,
-      isHeld ? [id] : [id, secret.pseudonymsOf(hash)[0]],
+      isHeld ? [id] : [id, pseudonym],
     )
   })
   return true
-}
-
-/** The secret by which erased patients are known, where there are any. */
-async function secretIfErased({
-  db,
-  erasureSecret,
-}: {
-  db: Queryable
-  erasureSecret(): Promise<ErasureSecret>
-}): Promise<ErasureSecret | undefined> {
-  const [erased] = await db.query('select from tabib.erasure_subject limit 1')
-  return erased === undefined ? undefined : erasureSecret()
 }
 
 async function fail(db: Database, { tenantId, id, attempts }: Due, code: string): Promise<void> {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type Database, isDatabaseAway, type Transaction } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
+import { type ErasedSystems, erasedHash } from '../erasure/erased.ts'
 import { assertSameRequest, type Call } from '../idempotency/key.ts'
 import { type Answered, answerOnce, type Effect } from '../idempotency/once.ts'
 import type { AcceptedWrite, Preflight } from '../outbox/preflight.ts'
@@ -25,18 +26,19 @@ export const MESSAGE_PATH = '/api/v1/communication/messages'
  * takes no writes it waits in the preflight, as does whatever comes after it until all that waits is drained, so that
  * the order stays: 202 instead of 201, with the id that it will have.
  *
- * @throws TabibError IDEMPOTENCY_KEY_REUSED, REQUEST_IN_PROGRESS; POSTGRES_UNREACHABLE without a preflight, PREFLIGHT_FULL
+ * @throws TabibError IDEMPOTENCY_KEY_REUSED, REQUEST_IN_PROGRESS; SUBJECT_ERASED of a patient who is erased, or whose erasure was
+ * accepted; POSTGRES_UNREACHABLE without a preflight, PREFLIGHT_FULL
  * with one: ask again with the same key.
  */
 export async function requestMessage(
-  { db, preflight }: { db: Database; preflight: Preflight | undefined },
+  { preflight, ...systems }: MessageSystems & { preflight: Preflight | undefined },
   call: Call,
   message: NewMessage,
 ): Promise<Answered> {
-  if (preflight === undefined) return makeMessage({ db }, call, message)
+  if (preflight === undefined) return makeMessage(systems, call, message)
   if (await preflight.hasWaiting()) return wait(preflight, call, message)
   try {
-    return await makeMessage({ db }, call, message)
+    return await makeMessage(systems, call, message)
   } catch (error) {
     // What the primary alone has, the preflight keeps too, until a standby has it.
     const alone = error instanceof TabibError && error.code === 'NOT_REPLICATED'
@@ -45,8 +47,11 @@ export async function requestMessage(
   }
 }
 
-/** Makes what waited, once; however often it is called. */
-export async function makeWaiting(systems: { db: Database }, { call, asked }: AcceptedWrite): Promise<void> {
+/**
+ * Makes what waited, once; however often it is called.
+ * @throws TabibError SUBJECT_ERASED when its patient was erased in the meantime.
+ */
+export async function makeWaiting(systems: MessageSystems, { call, asked }: AcceptedWrite): Promise<void> {
   if (call.route !== `POST ${MESSAGE_PATH}`) throw new TabibError('USAGE', `${call.route} is no such write`)
   await makeMessage(systems, call, asked as NewMessage)
 }
@@ -76,8 +81,15 @@ export async function findMessage(
   return found
 }
 
-const makeMessage = ({ db }: { db: Database }, call: Call, message: NewMessage): Promise<Answered> =>
-  answerOnce({ db }, call, (tx) => insertMessage(tx, call, message))
+type MessageSystems = ErasedSystems & { readonly db: Database }
+
+async function makeMessage(systems: MessageSystems, call: Call, message: NewMessage): Promise<Answered> {
+  const { tenantId } = call
+  if (await erasedHash(systems, { tenantId, patientId: message.patientId })) {
+    throw new TabibError('SUBJECT_ERASED', 'the patient was erased, and is not written to')
+  }
+  return answerOnce(systems, call, (tx) => insertMessage(tx, call, message))
+}
 
 async function insertMessage(
   tx: Transaction,
