@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { execa } from 'execa'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { withAccountStatement } from '../../src/domain/statements/account-statement.ts'
 import type { Run, Shortfall } from '../../src/domain/statements/runs.ts'
@@ -251,22 +250,21 @@ describe('a disk of the store that', () => {
     const disk = await mountSmallDisk(folder, 1)
     const argv = ['statement', 'run', '--tenant', tenantId, '--period', PERIOD, '--concurrency', '1']
     const env = { TABIB_STATEMENT_STORE: `file:${folder}` }
-    const hasRoomFor = (option: string) => execa('mount', ['-o', `remount,${option}`, folder])
 
-    await hasRoomFor('ro')
+    await disk.remount('ro')
     await using refused = world().spawn([...argv, '--json'], { env })
     expect(await refused.exited).toBe(3)
     const { error } = JSON.parse(refused.stdout())
     expect(error.message).toContain('it is read-only (EROFS)')
 
-    await hasRoomFor('rw,size=256k')
+    await disk.remount('rw,size=256k')
     await using run = world().spawn([...argv, '--json'], { env })
     await until(() => run.stderr().includes('no space is left (ENOSPC): waiting'))
     await disk.fill()
     expect(await settled(tenantId)).toBeLessThan(30)
     expect(await stored(tenantId, folder)).toEqual(await recorded(tenantId))
     await disk.free()
-    await hasRoomFor('size=4m')
+    await disk.remount('size=4m')
     expect(await run.exited, run.stderr()).toBe(0)
     expect(JSON.parse(run.stdout()).result).toMatchObject({ rendered: 30, basic: 0, failed: 0 })
     expect(await stored(tenantId, folder)).toEqual(await recorded(tenantId))

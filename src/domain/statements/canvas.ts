@@ -109,17 +109,25 @@ export function createCanvas(
   }
 
   function textOperators(pieces: Line['pieces'], x: number, y: number, size: number): string {
-    const parts: (Shaped & { start: number; isSpace: boolean; left: number })[] = []
+    const parts: Shaped[] = []
+    const starts: number[] = []
+    const spaces: boolean[] = []
+    const lefts: number[] = []
     let width = 0
     for (const { parts: own, start, isSpace } of pieces) {
       for (const part of own) {
         // Of isolates nothing is drawn.
-        if (part.clusters.length > 0) parts.push({ ...part, start, isSpace, left: width })
+        if (part.clusters.length > 0) {
+          parts.push(part)
+          starts.push(start)
+          spaces.push(isSpace)
+          lefts.push(width)
+        }
         width += part.width
       }
     }
     if (parts.length === 0) return ''
-    const { readings, order } = readingsOf(parts)
+    const { of, readings, order } = readingsOf(parts, starts, spaces)
     let line = Math.abs(y - last.y) < size ? last.line : undefined
     let isAlone = false
     let own = fontFor(parts[0]!.face)
@@ -127,12 +135,13 @@ export function createCanvas(
     let inked = ''
     /** Where the pen is, as the part that begins there. */
     let pen = 0
-    for (const i of order) {
+    for (let n = 0; n < parts.length; n++) {
+      const i = order === undefined ? n : order[n]!
       const part = parts[i]!
       const [before, after] = [parts[i - 1], parts[i + 1]]
       if (isTakenIn(part, before, after)) continue
-      const reading = readings[i]!
-      const left = x + part.left * size
+      const reading = readings === undefined ? of : readings[i]!
+      const left = x + lefts[i]! * size
       if (i !== pen) array += `)] TJ ${at(left, y)}`
       const next = fontFor(part.face)
       if (next !== own) {

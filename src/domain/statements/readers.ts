@@ -66,9 +66,6 @@ export function kindsOf(text: string): number {
 /** A part of a line from left to right, all of one direction. */
 interface Part {
   isRtl: boolean
-  isSpace: boolean
-  /** Places it among the others in logical order. */
-  start: number
   kinds: number
   clusters: readonly { text: string }[]
 }
@@ -82,68 +79,81 @@ export interface Reading {
 }
 
 interface LineReading {
-  readings: Reading[]
-  /** In which order the parts are to be drawn, which is that in which pdf.js reads what it must read by itself. */
-  order: number[]
+  /** Of all parts, where they have none of their own. */
+  of: Reading
+  readings?: Reading[]
+  /** In which order the parts are to be drawn if not as they stand: that in which pdf.js reads what it must read by itself. */
+  order?: number[]
 }
+
+const [ANY, LTR, RTL]: LineReading[] = [undefined, 'ltr', 'rtl'].map((line) => ({
+  of: { line: line as Direction | undefined, isAlone: false },
+}))
 
 /**
  * How the parts of a line are read. PDFium takes a line with as many right-to-left stretches as left-to-right ones to be right-to-left
  * as a whole, and then turns the kinds of a code round among each other: RX-1 becomes -1RX. pdf.js makes 1-RX of it, and 09-10-2026 of
  * 2026-10-09, unless it is read alone; what is joined to such a code without a space, as a percent sign or brackets are, is then read
  * alone as well, before or after it.
+ * @param starts Where each part stands in logical order.
+ * @param spaces Which parts are spaces.
  */
-export function readingsOf(parts: readonly Part[]): LineReading {
-  const order = parts.map((_, i) => i)
+export function readingsOf(
+  parts: readonly Part[],
+  starts: readonly number[],
+  spaces: readonly boolean[],
+): LineReading {
   let all = 0
   let words = 0
+  let isMixed = false
   for (const { isRtl, kinds } of parts) {
     all |= kinds
-    if (isRtl && kinds & KIND.rtlLetter) words++
+    if (!isRtl) isMixed = true
+    else if (kinds & KIND.rtlLetter) words++
   }
-  if (!(all & KIND.rtlLetter)) {
-    const line = isOne(all) && all !== KIND.letter ? undefined : 'ltr'
-    return { readings: parts.map(() => ({ line, isAlone: false })), order }
-  }
-  const readings = parts.map((): Reading => ({ line: 'rtl', isAlone: false }))
+  if (!(all & KIND.rtlLetter)) return isOne(all) && all !== KIND.letter ? ANY! : LTR!
+  if (!isMixed) return RTL!
   const runs = leftToRightRuns(parts)
-  if (runs.length === 0) return { readings, order }
   const isOutnumbered = runs.filter(({ kinds }) => kinds & KIND.letter).length > words
-  const joined = joinedTo(runs, parts)
+  const joined = joinedTo(runs, spaces)
   const isAlone =
     (joined.length > 0 || runs.some(({ length }) => length > 1)) &&
-    isMisreadByPdfJs(parts, [...runs, ...joined])
+    isMisreadByPdfJs(parts, starts, [...runs, ...joined])
+  const readings = parts.map(() => RTL!.of)
   for (const { from, to, kinds } of runs) {
     const isApart = !isOne(kinds) || (isOutnumbered && (kinds & KIND.letter) !== 0)
-    for (let i = from; i < to; i++) readings[i] = { line: isApart ? 'ltr' : 'rtl', isAlone }
+    readings.fill({ line: isApart ? 'ltr' : 'rtl', isAlone }, from, to)
   }
-  if (!isAlone) return { readings, order }
+  if (!isAlone || joined.length === 0) return { of: RTL!.of, readings }
+  const order = parts.map((_, i) => i)
   for (const { from, to } of joined) {
-    for (let i = from; i < to; i++) readings[i] = { ...readings[i]!, isAlone }
-    order.splice(from, to - from, ...logical(parts, from, to))
+    for (let i = from; i < to; i++) readings[i] = { line: readings[i]!.line, isAlone }
+    order.splice(from, to - from, ...logical(parts, starts, { from, to }))
   }
-  return { readings, order }
+  return { of: RTL!.of, readings, order }
 }
 
 /** What stands between two spaces and is made of whole runs and right-to-left parts. */
-function joinedTo(runs: readonly Run[], parts: readonly Part[]): Span[] {
+function joinedTo(runs: readonly Run[], spaces: readonly boolean[]): Span[] {
   const joined: Span[] = []
-  for (let from = 0, to = 0; from < parts.length; from = to + 1) {
-    to = from
-    while (to < parts.length && !parts[to]!.isSpace) to++
-    const within = runs.filter((run) => run.from < to && run.to > from)
-    const isWhole = within.length > 0 && within.every((run) => run.from >= from && run.to <= to)
-    if (isWhole && within[0]!.to - within[0]!.from < to - from) joined.push({ from, to })
+  for (const run of runs) {
+    if (run.from < (joined.at(-1)?.to ?? 0) || spaces.slice(run.from, run.to).includes(true)) continue
+    const before = spaces.lastIndexOf(true, run.from) + 1
+    const after = spaces.indexOf(true, run.to)
+    const span = { from: before, to: after === -1 ? spaces.length : after }
+    const isWhole = runs.every(
+      ({ from, to }) => to <= span.from || from >= span.to || (from >= span.from && to <= span.to),
+    )
+    if (isWhole && run.to - run.from < span.to - span.from) joined.push(span)
   }
   return joined
 }
 
-function logical(parts: readonly Part[], from: number, to: number): number[] {
-  return Array.from({ length: to - from }, (_, i) => from + i).sort((a, b) => {
-    const [one, other] = [parts[a]!, parts[b]!]
-    // Parts of one piece, in several fonts.
-    return one.start - other.start || (one.isRtl ? b - a : a - b)
-  })
+function logical(parts: readonly Part[], starts: readonly number[], { from, to }: Span): number[] {
+  const indexes: number[] = []
+  for (let i = from; i < to; i++) indexes.push(i)
+  // Parts of one piece are in several fonts.
+  return indexes.sort((a, b) => starts[a]! - starts[b]! || (parts[a]!.isRtl ? b - a : a - b))
 }
 
 const isOne = (kinds: number): boolean => (kinds & (kinds - 1)) === 0
@@ -174,21 +184,33 @@ function leftToRightRuns(parts: readonly Part[]): Run[] {
 }
 
 /** Whether pdf.js, given the whole line, brings the characters of one of some spans out of order, or drops one. */
-function isMisreadByPdfJs(parts: readonly Part[], spans: readonly Span[]): boolean {
-  const indexes: number[][] = []
+function isMisreadByPdfJs(
+  parts: readonly Part[],
+  starts: readonly number[],
+  spans: readonly Span[],
+): boolean {
+  const from: number[] = []
   let text = ''
   for (const { isRtl, clusters } of parts) {
-    const start = text.length
+    from.push(text.length)
     for (const cluster of clusters) text += isRtl ? [...cluster.text].reverse().join('') : cluster.text
-    const own = Array.from({ length: text.length - start }, (_, i) => start + i)
-    indexes.push(isRtl ? own.reverse() : own)
   }
-  const places: number[] = []
-  for (const [place, index] of orderByPdfJs(text).entries()) places[index] = place
-  return spans.some(({ from, to }) => {
-    const inOrder = logical(parts, from, to).flatMap((part) => indexes[part]!)
-    const first = places[inOrder[0]!]!
-    return inOrder.some((index, i) => places[index] !== first + i || '<>'.includes(text[index]!))
+  from.push(text.length)
+  const order = orderByPdfJs(text)
+  const places = new Int32Array(order.length)
+  for (let place = 0; place < order.length; place++) places[order[place]!] = place
+  return spans.some((span) => {
+    let next: number | undefined
+    for (const part of logical(parts, starts, span)) {
+      const [first, end, isRtl] = [from[part]!, from[part + 1]!, parts[part]!.isRtl]
+      for (let i = first; i < end; i++) {
+        const index = isRtl ? end - 1 - (i - first) : i
+        const place = places[index]!
+        if ((next !== undefined && place !== next) || text[index] === '<' || text[index] === '>') return true
+        next = place + 1
+      }
+    }
+    return false
   })
 }
 

@@ -11,6 +11,8 @@ export interface SmallDisk {
   fill(): Promise<void>
   /** Gives back what `fill` took. */
   free(): Promise<void>
+  /** Mounts it again where it is, with other options of tmpfs: `ro`, `rw`, `size=…`. */
+  remount(options: string): Promise<void>
 }
 
 /**
@@ -52,6 +54,9 @@ export async function mountSmallDisk(dir: string, sizeMb: number, account?: Acco
       }
     },
     free: () => rm(ballast, { force: true }),
+    async remount(options) {
+      await promisify(execFile)('mount', ['-o', `remount,${options}`, dir])
+    },
   }
 }
 
