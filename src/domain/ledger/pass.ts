@@ -99,6 +99,7 @@ const ENTRIES_A_PASS = 2_000_000
 const PASSES_A_ROUND = 7
 const NEVER = -1
 const SAME_MOMENT_MS = 1_000
+const PARTS_A_PAGE = 4
 const NUMERIC_VALUE_OUT_OF_RANGE = '22003'
 const NO_END = 2n ** 63n - 1n
 // More are one catastrophe, not as many cases.
@@ -199,16 +200,11 @@ async function areTheSame(
   const { pages } = posted
   const known = await connection.query<{ id: string }>('select id from tabib.tenant')
   const tenants = [...new Set([...known.map(({ id }) => id), ...entered.tenants])]
-  const starts = pages.map(({ first }) => first.getTime()).sort((one, other) => one - other)
-  const end = Math.max(...pages.map((page) => page.last.getTime()))
+  const times = boundaries(pages)
   let [transactions, entries, marks] = [0n, 0, 0n]
-  for (const [i, start] of starts.entries()) {
+  for (const [i, from] of times.slice(0, -1).entries()) {
     signal?.throwIfAborted()
-    // What an id and a row say of the time differs by the time between them.
-    const stretch = {
-      from: new Date(start - SAME_MOMENT_MS),
-      to: new Date(i + 1 < starts.length ? starts[i + 1]! - SAME_MOMENT_MS : end + SAME_MOMENT_MS),
-    }
+    const stretch = { from, to: times[i + 1]! }
     const seen = await glanceAtEntries(
       connection,
       tenants,
@@ -223,6 +219,22 @@ async function areTheSame(
   return (
     transactions === posted.marks && entries === entered.entries && (entries === 0 || marks === entered.marks)
   )
+}
+
+/** Times between which there are the transactions of a part of a page or two, from before the first to behind the last. */
+function boundaries(pages: Posted['pages']): Date[] {
+  if (pages.length === 0) return []
+  // What an id and a row say of the time differs by the time between them.
+  const starts = pages.map(({ first }) => first.getTime() - SAME_MOMENT_MS).sort((one, other) => one - other)
+  starts.push(Math.max(...pages.map(({ last }) => last.getTime())) + SAME_MOMENT_MS)
+  const parts = starts.flatMap((start, i) =>
+    i + 1 === starts.length
+      ? [start]
+      : Array.from({ length: PARTS_A_PAGE }, (_, n) =>
+          Math.floor(start + ((starts[i + 1]! - start) * n) / PARTS_A_PAGE),
+        ),
+  )
+  return parts.map((time) => new Date(time))
 }
 
 /** Which share of what is sealed is looked at: every `of`th, from `now` on. */
