@@ -383,13 +383,16 @@ export function decompress(bytes: Uint8Array, limit: number, onCut: () => void):
       buffer: Buffer
       engine: { bytesWritten: number }
     }
-    if (engine.bytesWritten >= data.length && buffer.length > 0) onCut()
+    if (engine.bytesWritten >= data.length && buffer.length >= SHORTEST_CUT) onCut()
     return plainArray(buffer)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE') onCut()
     return undefined
   }
 }
+
+/** Bytes beyond which what comes out is no chance of random data that begins like zlib's. */
+const SHORTEST_CUT = 256
 
 /** The same bytes as no `Buffer`: whoever reads both kinds in one loop reads each at half the speed. */
 export const plainArray = ({ buffer, byteOffset, length }: Uint8Array): Uint8Array =>
