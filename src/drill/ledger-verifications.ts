@@ -28,6 +28,7 @@ export async function runVerifications(
     folder: string
     verifications: number
     posters?: number
+    /** Aborted: the verification under way is the last, and what was done is told. */
     signal?: AbortSignal
     say?: (line: string) => void
   },
@@ -56,9 +57,8 @@ export async function runVerifications(
   }
   const posting = Promise.all(Array.from({ length: posters }, (_, nth) => post(nth)))
   try {
-    for (; run.verifications < verifications; run.verifications++) {
-      signal?.throwIfAborted()
-      const { findings } = await verifyLedger({ db, keyStore }, {}, { folder, signal })
+    for (; run.verifications < verifications && !signal?.aborted; run.verifications++) {
+      const { findings } = await verifyLedger({ db, keyStore }, {}, { folder })
       run.falseAlarms.push(...findings.map(({ id, object, message }) => `${id} ${object}: ${message}`))
       if (run.verifications % 100 === 99) say?.(`${run.verifications + 1} verifications, ${run.posted} posts`)
     }

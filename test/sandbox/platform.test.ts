@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Database } from '../../src/adapters/postgres/client.ts'
+import { examineDocuments } from '../../src/domain/ledger/documents.ts'
 import { verifyLedger } from '../../src/domain/ledger/verify.ts'
 import { seedPlatform } from '../../src/sandbox/platform.ts'
 import { useDatabase } from '../support/database.ts'
@@ -72,6 +73,7 @@ describe('the platform', () => {
     const keyStore = () => Promise.reject(new Error('not needed without seals'))
     const { findings, facts } = await verifyLedger({ db: first.db, keyStore }, {}, { folder: undefined })
     expect(findings).toEqual([])
+    expect(await examineDocuments(first.db, {}, undefined)).toEqual([])
     expect(facts.transactions).toBe(fees?.charges)
   })
 
