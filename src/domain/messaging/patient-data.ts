@@ -72,7 +72,7 @@ export function openPatientDataFinder(patients: readonly KnownPatient[], standin
       })
     },
     kindsAcross(values) {
-      const pieces = values.map(figuresOf).filter((piece) => piece !== '')
+      const pieces = values.flatMap(piecesOf).filter((piece) => piece !== '')
       const isMade = (number: string | null) => isMadeOf(figuresOf(number ?? ''), pieces)
       return [
         ...(patients.some(({ phone }) => isMade(phone)) ? ['phone'] : []),
@@ -83,6 +83,14 @@ export function openPatientDataFinder(patients: readonly KnownPatient[], standin
 }
 
 const figuresOf = (text: string): string => foldText(text).replace(/\D/g, '')
+
+/** The figures of a value; of one with letters, as a link's token, those that stand three or more together. */
+function piecesOf(value: string): string[] {
+  const folded = foldText(value)
+  if (!/\p{L}/u.test(folded)) return [figuresOf(folded)]
+  const runs = folded.match(/\d(?:[^\p{L}\d]*\d)*/gu) ?? []
+  return runs.map(figuresOf).filter((run) => run.length >= 3)
+}
 
 /**
  * Whether several pieces, one after the other, make the last nine figures of a number: the first by its end, the last by its
