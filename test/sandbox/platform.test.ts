@@ -24,7 +24,7 @@ async function unveil(owner: Database): Promise<void> {
 async function digests(owner: Database): Promise<string[]> {
   await unveil(owner)
   const digest = (table: string) =>
-    `select md5(string_agg((to_jsonb(t) - '{created_at,account_id,transaction_id}'::text[])::text, '' order by id)) as digest
+    `select md5(string_agg((to_jsonb(t) - '{created_at,due_at,account_id,transaction_id}'::text[])::text, '' order by id)) as digest
      from ${table} t`
   const rows = await owner.query<{ digest: string }>(TABLES.map(digest).join(' union all '))
   return rows.map((row) => row.digest)
