@@ -41,7 +41,9 @@ const TOKEN_LIFETIME_S = 300
  */
 export async function runPayments(world: World, options: PaymentsOptions): Promise<PaymentsResult> {
   const { rounds, duplicates, calm, signal, say } = options
+  // Faults are the seed's alone: how often is asked again depends on the machine.
   const chance = randomFrom(options.seed)
+  const pauses = randomFrom(options.seed + 1)
   const visit = { ...(await world.visit()) }
   const replicas = await Promise.all(Array.from({ length: REPLICAS }, () => world.startApi()))
   const accountId = await replicas[0]!.owe(visit)
@@ -97,7 +99,7 @@ export async function runPayments(world: World, options: PaymentsOptions): Promi
         note(answer.status === 0 ? 'lost' : answer.replayed ? '201 replayed' : String(answer.status))
         if (answer.status === 201) return answer.text
         if (![0, 409, 503].includes(answer.status)) return `${answer.status} ${answer.text}`
-        await delay(5 + chance.below(20))
+        await delay(5 + pauses.below(20))
       }
     })
     const [told] = await Promise.all([Promise.all(asking), hurt()])

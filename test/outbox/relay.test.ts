@@ -154,7 +154,7 @@ describe('what goes over the wire', () => {
       database.service,
       texts.map((text) => ({ data: { text }, aggregateId: `خانه ${text.length % 7}` })),
     )
-    await relayed(relay())
+    await relayed(relay({ leaseTtlMs: 10_000 }))
     const received = new Map(
       (await stream()).map(({ headers, payload }) => [
         headers.get('Nats-Msg-Id'),
@@ -176,7 +176,7 @@ describe('what goes over the wire', () => {
       database.service,
       names.map((aggregateId) => ({ aggregateId, subject: 'billing.evt.charge.named' })),
     )
-    await relayed(relay())
+    await relayed(relay({ leaseTtlMs: 10_000 }))
     const messages = await stream()
     expect(messages.map(({ payload }) => JSON.parse(Buffer.from(payload).toString()).subject)).toEqual(
       names.map((name) => `charge/${name}`),
@@ -236,7 +236,7 @@ describe('a backlog, which is streamed as bytes', () => {
       const { subject, headers, payload } = wrapped.message
       return { subject, headers, payload: payload.before + textOf(payload.data) + payload.after }
     })
-    expect((await relayed(relay({ pageSize: 8 }))).published).toBe(70)
+    expect((await relayed(relay({ pageSize: 8, leaseTtlMs: 10_000 }))).published).toBe(70)
     const inStream = (await stream()).map(({ subject, headers, payload }) => ({
       subject,
       headers: `NATS/1.0\r\n${[...headers].map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`,
@@ -305,7 +305,7 @@ describe('no event lost, none out of order', () => {
       `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
        select gen_random_uuid(), 'charge', (i % 7)::text, 'captured', '{}' from generate_series(1, 2000) i`,
     )
-    const one = relay({ pageSize: 64 })
+    const one = relay({ pageSize: 64, leaseTtlMs: 10_000 })
     expect((await relayed(one)).published).toBe(2000)
     await slow.query('commit')
     await database.service.query(

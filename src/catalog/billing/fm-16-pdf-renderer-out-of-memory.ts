@@ -4,7 +4,7 @@ import { outOfMemory } from '../../domain/statements/runs.ts'
 import { openStore } from '../../domain/statements/store.ts'
 import { failureMode } from '../failure-mode.ts'
 
-const LIMIT_MIB = 160
+const LIMIT_MIB = 132
 // Close to the most that is taken: full statements decode it, basic ones leave it out.
 const LOGO_SIDE = 2_400
 
