@@ -311,6 +311,7 @@ test('the command ends the session that is named, once, for one operator at a ti
     })
     return { exitCode, ...JSON.parse(stdout) }
   }
+  const hasEnded = (one: Awaited<ReturnType<typeof end>>) => one.result?.ended?.[0]?.outcome === 'ended'
   const held = { target: `session:${stuck.pid}`, runId: randomUUID(), actor: 'ahmad@ops' }
   {
     await using _first = await holdTarget(database.db, { ...held, command: 'cluster pool' })
@@ -322,7 +323,7 @@ test('the command ends the session that is named, once, for one operator at a ti
   expect(await processOf('stuck-export')).toMatchObject({ pid: stuck.pid })
   // Both at once: whoever comes second finds it held, or gone.
   const both = await Promise.all([end('--confirm', String(stuck.pid)), end('--confirm', String(stuck.pid))])
-  const [done, late] = both.sort((a, b) => a.exitCode - b.exitCode)
+  const [done, late] = both.sort((a, b) => Number(hasEnded(b)) - Number(hasEnded(a)))
   expect(done).toMatchObject({ exitCode: 0, result: { ended: [{ pid: stuck.pid, outcome: 'ended' }] } })
   expect([
     [5, 'LOCKED'],
