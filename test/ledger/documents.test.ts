@@ -7,6 +7,7 @@ import { pay } from '../../src/domain/payments/pay.ts'
 import { decideRefund, payRefund, requestRefund } from '../../src/domain/payments/refund.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { useDatabase } from '../support/database.ts'
+import { liveTenant } from '../support/tenant.ts'
 
 const database = useDatabase()
 let tenantId: string
@@ -68,13 +69,8 @@ const found = async (more = {}) =>
   )
 
 beforeEach(async () => {
-  tenantId = randomUUID()
+  tenantId = await liveTenant(database.db)
   patientId = randomUUID()
-  await database.db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency, status)
-     values ($1::uuid, $1::text, 'Herat', 'af-herat', 'AFN', 'live')`,
-    [tenantId],
-  )
   accountId = await asTenant(database.service, tenantId, (tx) =>
     openAccount(tx, { tenantId, code: `receivable:${patientId}`, currency: 'AFN' }),
   )

@@ -15,6 +15,7 @@ import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
 import { useKeyStore } from '../support/key-store.ts'
+import { liveTenant } from '../support/tenant.ts'
 
 const database = useDatabase()
 const keys = useKeyStore()
@@ -22,13 +23,8 @@ let tenantId: string
 let patientId: string
 
 beforeEach(async () => {
-  tenantId = randomUUID()
+  tenantId = await liveTenant(database.db)
   patientId = randomUUID()
-  await database.db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency, status)
-     values ($1::uuid, $1::text, 'Herat', 'af-herat', 'AFN', 'live')`,
-    [tenantId],
-  )
 })
 
 interface Made {

@@ -14,6 +14,7 @@ import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { startPhone } from '../../src/sandbox/simulators/phone.ts'
 import { useDatabase } from '../support/database.ts'
+import { liveTenant } from '../support/tenant.ts'
 
 const database = useDatabase()
 let tenantId: string
@@ -28,12 +29,7 @@ beforeEach(async () => {
       ),
     )
   await database.owner.query(`update tabib.incident set state = 'resolved'`)
-  tenantId = randomUUID()
-  await database.db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency, status)
-     values ($1::uuid, $1::text, 'Herat', 'af-herat', 'AFN', 'live')`,
-    [tenantId],
-  )
+  tenantId = await liveTenant(database.db)
 })
 
 const inTenant = <T>(id: string, work: (tx: Transaction) => Promise<T>) =>

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { applyExtension, planExtension } from '../../src/domain/prices/extend.ts'
 import { PRICE_NOTICE_MS, priceLapses } from '../../src/domain/prices/lapses.ts'
@@ -6,6 +5,7 @@ import { countPriceRefusal, priceRefusalSpikes } from '../../src/domain/prices/r
 import { watchPrices } from '../../src/domain/prices/watch.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { useDatabase } from '../support/database.ts'
+import { liveTenant } from '../support/tenant.ts'
 
 const database = useDatabase()
 const DAY_MS = 86_400_000
@@ -20,12 +20,7 @@ beforeEach(async () => {
       await tx.query('delete from billing.price')
       await tx.query('delete from billing.price_list')
     })
-  tenantId = randomUUID()
-  await database.db.query(
-    `insert into tabib.tenant (id, slug, name, region, currency, status)
-     values ($1::uuid, $1::text, 'Herat', 'af-herat', 'AFN', 'live')`,
-    [tenantId],
-  )
+  tenantId = await liveTenant(database.db)
   await asTenant(database.service, tenantId, (tx) =>
     tx.query(`insert into billing.item (tenant_id, code) values ($1, 'CONSULT'), ($1, 'ECG')`, [tenantId]),
   )
