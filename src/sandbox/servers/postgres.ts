@@ -124,7 +124,7 @@ async function start(
   const adminUrl = `postgres://postgres:${adminPassword}@127.0.0.1:${port}/postgres`
   const at = { adminUrl, hosts: `127.0.0.1:${server.clientPort}` }
   const passwords = copyOf?.passwords ?? newPasswords()
-  const roles = copyOf ? rolesAt({ ...at, passwords }) : await makeRoles({ ...at, passwords })
+  const roles = copyOf ? rolesAt(at, passwords) : await makeRoles(at, passwords)
   return Object.assign(server, roles, {
     clock,
     async stopForCopies(database: string) {
@@ -158,23 +158,19 @@ interface RolesAt {
   adminUrl: string
   /** Where they connect, as in a URL. */
   hosts: string
-  passwords: Record<SandboxRole, string>
 }
 
 /** Makes the roles that log in, on a server that has none yet. */
-export async function makeRoles(
-  at: Omit<RolesAt, 'passwords'> & Partial<Pick<RolesAt, 'passwords'>>,
-): Promise<Postgres> {
-  const { passwords = newPasswords() } = at
+export async function makeRoles(at: RolesAt, passwords = newPasswords()): Promise<Postgres> {
   await asAdmin(
     at.adminUrl,
     ...ROLES.map((role) => `create role ${role} login password '${passwords[role]}'`),
     'alter role tabib_owner createrole createdb',
   )
-  return rolesAt({ ...at, passwords })
+  return rolesAt(at, passwords)
 }
 
-function rolesAt({ adminUrl, hosts, passwords }: RolesAt): Postgres {
+function rolesAt({ adminUrl, hosts }: RolesAt, passwords: Record<SandboxRole, string>): Postgres {
   const url = (role: SandboxRole, database: string) =>
     `postgres://${role}:${passwords[role]}@${hosts}/${database}`
   return {
