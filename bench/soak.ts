@@ -31,7 +31,10 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   async cluster(world, { rounds = 20, ...options }) {
     const run = await runFailovers(world, { ...options, rounds })
     const spread = (of: 'detectS' | 'promoteS' | 'recoverS' | 'wholeS', killed: string) => {
-      const values = run.rounds.filter((round) => round.killed === killed).map((round) => round[of])
+      const values = run.rounds
+        .filter((round) => round.killed === killed)
+        .map((round) => round[of])
+        .filter((s) => s !== null)
       return { p50: quantile(values, 0.5), most: Math.max(...values) }
     }
     const seconds = Object.fromEntries(

@@ -20,8 +20,8 @@ export interface FailoverRound {
   killed: 'postgres' | 'node'
   from: string
   to: string
-  /** Until billing/FM-01's own detector saw it. */
-  detectS: number
+  /** Until billing/FM-01's own detector saw it; null where a killed Postgres was back before it looked. */
+  detectS: number | null
   /** Until a Postgres was primary again. */
   promoteS: number
   /** Until a write was acknowledged again. */
@@ -78,7 +78,7 @@ export async function runFailovers(
       result.rounds.push(round)
       result.lost.push(...(await missing(world, [...writes.acknowledged])))
       say?.(
-        `${n}/${rounds} ${round.killed} of ${round.from}, ${round.to} leads: detect ${round.detectS} s, promote ${round.promoteS} s, recover ${round.recoverS} s, whole ${round.wholeS} s; ${writes.acknowledged.length} acknowledged`,
+        `${n}/${rounds} ${round.killed} of ${round.from}, ${round.to} leads: detect ${round.detectS ?? '-'} s, promote ${round.promoteS} s, recover ${round.recoverS} s, whole ${round.wholeS} s; ${writes.acknowledged.length} acknowledged`,
       )
       if (result.lost.length > 0) break
     }
@@ -109,16 +109,22 @@ async function kill(
   const elapsed = () => Math.round((performance.now() - startedAt) / 10) / 100
   await (killed === 'postgres' ? leader.killPostgres() : leader.killNode())
   const before = writes.acknowledged.length
-  const detected = until('the detector fires', async () => (await takesWrites(world.app)).value === 0).then(
-    elapsed,
-  )
+  let recoveredS: number | undefined
+  const detected = until('the detector fires', async () => {
+    if ((await takesWrites(world.app)).value === 0) return elapsed()
+    // Patroni starts a Postgres again within a second or four; a host that died is away for as long as its leader key.
+    return killed === 'postgres' && recoveredS !== undefined ? null : false
+  })
   const promoted = until('a Postgres is primary', () => primaryOf(probes)).then((to) => ({
     to,
     atS: elapsed(),
   }))
-  const [detectS, { to, atS: promoteS }] = await Promise.all([detected, promoted])
-  await until('a write is acknowledged', async () => writes.acknowledged.length > before)
-  const recoverS = elapsed()
+  const recovered = promoted.then(async (by) => {
+    await until('a write is acknowledged', async () => writes.acknowledged.length > before)
+    recoveredS = elapsed()
+    return { ...by, recoverS: recoveredS }
+  })
+  const [detectS, { to, atS: promoteS, recoverS }] = await Promise.all([detected, recovered])
   if (killed === 'node') await leader.restart()
   await until('everybody streams', async () => {
     const { members = [] } = (await (await fetch(`${cluster.urls[0]}/cluster`)).json()) as {
