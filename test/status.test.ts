@@ -1,18 +1,14 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { execa } from 'execa'
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { createApp } from '../src/app.ts'
 import { failureMode } from '../src/catalog/failure-mode.ts'
 import { readStatus } from '../src/catalog/status.ts'
 import { loadConfig } from '../src/config.ts'
 import { writeEvidence } from '../src/drill/evidence.ts'
-import { packageRoot } from '../src/package-root.ts'
 import { useDatabase } from './support/database.ts'
-
-// A command from its sources takes a second to compile.
-vi.setConfig({ testTimeout: 30_000 })
+import { runLine } from './support/line.ts'
 
 const database = useDatabase()
 let folder: string
@@ -22,15 +18,8 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }))
 beforeEach(() => database.owner.query('delete from tabib.worker_heartbeat'))
 
-function tabib(argv: string[], databaseUrl: string | undefined = database.url('tabib')) {
-  return execa(process.execPath, [join(packageRoot(), 'bin/dev.js'), ...argv], {
-    cwd: folder,
-    env: { PATH: process.env.PATH ?? '', HOME: folder, TABIB_DATABASE_URL: databaseUrl },
-    extendEnv: false,
-    reject: false,
-    stdin: 'ignore',
-  })
-}
+const tabib = (argv: string[], databaseUrl: string = database.url('tabib')) =>
+  runLine(argv, { HOME: folder, TABIB_DATABASE_URL: databaseUrl })
 
 async function beat(ageS: number) {
   await database.db.query(

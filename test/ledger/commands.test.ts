@@ -2,14 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createApproval } from '../../src/domain/approval/create.ts'
 import { addOperator } from '../../src/domain/approval/operator.ts'
-import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
 import { useKeyStore } from '../support/key-store.ts'
 import { useLedger } from '../support/ledger.ts'
+import { runLine } from '../support/line.ts'
 
 const database = useDatabase()
 const keys = useKeyStore()
@@ -26,10 +25,10 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }))
 
 const run = (...argv: string[]) =>
-  execa(process.execPath, [join(packageRoot(), 'bin/run.js'), 'ledger', ...argv], {
-    env: { TABIB_DATABASE_URL: database.url('tabib'), TABIB_ACTOR: 'ahmad@ops', ...keys.env },
-    reject: false,
-    stdin: 'ignore',
+  runLine(['ledger', ...argv], {
+    TABIB_DATABASE_URL: database.url('tabib'),
+    TABIB_ACTOR: 'ahmad@ops',
+    ...keys.env,
   })
 const tabib = async (...argv: string[]) => {
   const { stdout, exitCode } = await run(...argv, '--json')
