@@ -18,6 +18,7 @@ import { issueServiceToken } from '../../src/domain/sessions/caller.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
 import type { Visit } from '../../src/sandbox/visit.ts'
 import { createWorld, type World } from '../../src/sandbox/world.ts'
+import { runJson } from '../support/line.ts'
 
 let world: World
 let cluster: PatroniServer
@@ -40,9 +41,8 @@ interface Envelope {
   error?: { code: string; message: string }
 }
 const tabib = async (argv: string[], env: Record<string, string> = {}) => {
-  await using run = world.spawn([...argv, '--json'], { env })
-  const exitCode = await run.exited
-  return { exitCode, ...(JSON.parse(run.stdout()) as Envelope) }
+  const { exitCode, envelope } = await runJson(argv, { ...world.env, ...env })
+  return { exitCode, ...(envelope as Envelope) }
 }
 const confirmed = ['--confirm', 'main', '--reason', 'test']
 

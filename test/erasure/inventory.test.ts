@@ -1,5 +1,3 @@
-import { join } from 'node:path'
-import { execa } from 'execa'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
 import { openRedis, type Redis } from '../../src/adapters/redis/client.ts'
@@ -7,9 +5,9 @@ import { checkInventory } from '../../src/domain/erasure/inventory/check.ts'
 import { INVENTORY, listInventory } from '../../src/domain/erasure/inventory/index.ts'
 import { columnsOf } from '../../src/domain/erasure/inventory/item.ts'
 import { migrateUp } from '../../src/domain/schema/migrate.ts'
-import { packageRoot } from '../../src/package-root.ts'
 import { type RedisServer, startRedis } from '../../src/sandbox/servers/redis.ts'
 import { useDatabase } from '../support/database.ts'
+import { runLine } from '../support/line.ts'
 import { useNats } from '../support/nats.ts'
 
 const database = useDatabase()
@@ -31,13 +29,10 @@ afterAll(async () => {
 })
 
 const tabib = (...argv: string[]) =>
-  execa(process.execPath, [join(packageRoot(), 'bin/run.js'), 'erasure', 'inventory', ...argv], {
-    env: {
-      TABIB_DATABASE_URL: database.url('tabib'),
-      TABIB_NATS_URL: nats.server.url,
-      TABIB_REDIS_URL: redis.url,
-    },
-    reject: false,
+  runLine(['erasure', 'inventory', ...argv], {
+    TABIB_DATABASE_URL: database.url('tabib'),
+    TABIB_NATS_URL: nats.server.url,
+    TABIB_REDIS_URL: redis.url,
   })
 
 /** Rule and object of each finding that fails the check, sorted. */
@@ -74,11 +69,7 @@ test('each thing has one class, and whatever is personal has somebody who erases
 })
 
 test('the list is printed without any server', async () => {
-  const { stdout, exitCode } = await execa(
-    process.execPath,
-    [join(packageRoot(), 'bin/run.js'), 'erasure', 'inventory', '--class', 'personal', '--json'],
-    { extendEnv: false, env: { PATH: process.env.PATH! } },
-  )
+  const { stdout, exitCode } = await runLine(['erasure', 'inventory', '--class', 'personal', '--json'], {})
   expect(exitCode).toBe(0)
   expect(JSON.parse(stdout).result).toContainEqual(
     expect.objectContaining({

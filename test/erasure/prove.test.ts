@@ -18,6 +18,7 @@ import { rememberErasures } from '../../src/domain/erasure/remember.ts'
 import { erasurePass } from '../../src/domain/erasure/saga.ts'
 import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import { ensureKey } from '../../src/sandbox/visit.ts'
+import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
@@ -50,7 +51,7 @@ beforeAll(async () => {
       patients[1]!.patientId,
     ])
   })
-  const keys = await world().tabib(['keys', 'jwks', '--purpose', CERTIFICATE_PURPOSE])
+  const keys = await runJson(['keys', 'jwks', '--purpose', CERTIFICATE_PURPOSE], world().env)
   jwks = join(folder, 'keys.json')
   await writeFile(jwks, JSON.stringify((keys.envelope as { result: object }).result))
 }, 60_000)
@@ -87,14 +88,10 @@ async function complete(requestId: string): Promise<void> {
 // biome-ignore lint/suspicious/noExplicitAny: an envelope is what the test says of it
 type Envelope = any
 const prove = async (...argv: string[]): Promise<{ exitCode: number | null; envelope: Envelope }> =>
-  world().tabib(['erasure', 'prove', ...argv])
+  runJson(['erasure', 'prove', ...argv], world().env)
 /** Without a server: nothing of the platform is in its environment. */
-async function verify(file: string, keys = jwks): Promise<{ exitCode: number | null; envelope: Envelope }> {
-  const none = Object.fromEntries(Object.keys(world().env).map((name) => [name, '']))
-  await using command = world().spawn(['erasure', 'verify', file, '--jwks', keys, '--json'], { env: none })
-  const exitCode = await command.exited
-  return { exitCode, envelope: JSON.parse(command.stdout()) }
-}
+const verify = (file: string, keys = jwks): Promise<{ exitCode: number; envelope: Envelope }> =>
+  runJson(['erasure', 'verify', file, '--jwks', keys], {})
 
 test('nothing is signed as complete while anything is open, and what is open is said', async () => {
   const requestId = await accept(patients[0]!)

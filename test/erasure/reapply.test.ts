@@ -15,6 +15,7 @@ import { performStep } from '../../src/domain/erasure/perform.ts'
 import { ERASURE_STREAM, rememberErasures } from '../../src/domain/erasure/remember.ts'
 import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import { startWorkers, thisInstance } from '../../src/worker.ts'
+import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
@@ -88,11 +89,8 @@ async function readyz(app: App): Promise<{ status: number; reasons: Record<strin
   return { status: answer.status, ...((await answer.json()) as { reasons: Record<string, string> }) }
 }
 
-const reapply = async (env: Record<string, string>, ...argv: string[]) => {
-  await using command = world().spawn(['erasure', 'reapply', ...argv, '--json'], { env })
-  const exitCode = await command.exited
-  return { exitCode, envelope: JSON.parse(command.stdout()), stderr: command.stderr() }
-}
+const reapply = (env: Record<string, string>, ...argv: string[]) =>
+  runJson(['erasure', 'reapply', ...argv], { ...world().env, ...env })
 
 /** How many rows of the platform still tell of a patient by name or number. */
 async function told(app: App, { patientId, phone }: PlantedPatient): Promise<number> {

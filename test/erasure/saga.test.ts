@@ -12,6 +12,7 @@ import { EXHAUSTED_AFTER, erasurePass } from '../../src/domain/erasure/saga.ts'
 import { openForSubject, sealForSubject } from '../../src/domain/erasure/subject-key.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { cachePatient, type PlantedPatient } from '../../src/sandbox/patients.ts'
+import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
@@ -274,11 +275,9 @@ it('a legal hold keeps what it names, is told, and is no acknowledgement; releas
   const secret = await world().app.erasureSecret()
   const subject = `subject-${secret.subjectHash(tenantId, patient.patientId).toString('hex').slice(0, 12)}`
   const named = ['--tenant', tenantId, '--patient', patient.patientId]
-  const env = { TABIB_ACTOR: OPERATOR }
   const run = async (...argv: string[]) => {
-    await using child = world().spawn([...argv, '--json'], { env })
-    const exitCode = await child.exited
-    return { exitCode, ...JSON.parse(child.stdout()) }
+    const { exitCode, envelope } = await runJson(argv, { ...world().env, TABIB_ACTOR: OPERATOR })
+    return { exitCode, ...envelope }
   }
   const severe = ['--confirm', subject, '--reason', 'asked in writing']
   const held = await run(

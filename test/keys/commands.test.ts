@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { keySetAt } from '../../src/domain/keys/verifier.ts'
+import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
@@ -7,7 +8,7 @@ const purpose = 'service-token'
 
 /** Runs `tabib keys …` and returns its exit code with the result, or the error. */
 async function keys(...argv: string[]) {
-  const { exitCode, envelope } = await world().tabib(['keys', ...argv])
+  const { exitCode, envelope } = await runJson(['keys', ...argv], world().env)
   const { result, error, warnings } = envelope as {
     result: Record<string, unknown> & Record<string, unknown>[]
     error?: { code: string; message: string; actions: string[] }
@@ -67,7 +68,7 @@ test('from the first key to a leaked one', { timeout: 60_000 }, async () => {
     [second.kid, 'drain'],
     [revoked.successor, 'activate'],
   ])
-  expect(JSON.stringify((await world().tabib(['audit', 'list'])).envelope)).not.toContain('"d"')
+  expect(JSON.stringify((await runJson(['audit', 'list'], world().env)).envelope)).not.toContain('"d"')
 })
 
 test('a replica is not ready until it holds every published key and has proved each', async () => {

@@ -15,6 +15,7 @@ import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
 import { useDatabase } from '../support/database.ts'
 import { useKeyStore } from '../support/key-store.ts'
+import { runJson } from '../support/line.ts'
 import { liveTenant } from '../support/tenant.ts'
 
 const database = useDatabase()
@@ -318,16 +319,12 @@ describe('reversing', () => {
 
 describe('ledger reconcile --duplicates', () => {
   const tabib = async (actor: string, ...argv: string[]) => {
-    const { stdout, exitCode } = await execa(
-      process.execPath,
-      [join(packageRoot(), 'bin/run.js'), ...argv, '--json'],
-      {
-        env: { TABIB_DATABASE_URL: database.url('tabib'), TABIB_ACTOR: actor, ...keys.env },
-        reject: false,
-        stdin: 'ignore',
-      },
-    )
-    const { error, result } = JSON.parse(stdout)
+    const { envelope, exitCode } = await runJson(argv, {
+      TABIB_DATABASE_URL: database.url('tabib'),
+      TABIB_ACTOR: actor,
+      ...keys.env,
+    })
+    const { error, result } = envelope
     return { exitCode, code: error?.code, result }
   }
   const reconcile = (...argv: string[]) => tabib('ahmad@ops', 'ledger', 'reconcile', '--duplicates', ...argv)

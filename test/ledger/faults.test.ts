@@ -2,7 +2,6 @@ import { createHash, randomUUID } from 'node:crypto'
 import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { decodeJwt, decodeProtectedHeader, generateKeyPair, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { type Database, openDatabase } from '../../src/adapters/postgres/client.ts'
@@ -16,10 +15,10 @@ import { stopDrift } from '../../src/domain/ledger/stop-drift.ts'
 import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
 import { callWitness } from '../../src/domain/ledger/witness.ts'
 import { runVerifications } from '../../src/drill/ledger-verifications.ts'
-import { packageRoot } from '../../src/package-root.ts'
 import type { SandboxRole } from '../../src/sandbox/servers/postgres.ts'
 import { useKeyStore } from '../support/key-store.ts'
 import { approvalOf, withConsent } from '../support/ledger.ts'
+import { runJson } from '../support/line.ts'
 
 const keys = useKeyStore()
 
@@ -725,18 +724,14 @@ test('a well-formed double post is found by the command, with its account and en
     const first = await post(service, 1_100n, cash, 'key-11', 'payment')
     const again = await post(service, 1_100n, cash, 'key-11, by another way', 'payment')
     expect((await verify(db, folder, { seal: false })).findings).toEqual([])
-    const { stdout, exitCode } = await execa(
-      process.execPath,
-      [join(packageRoot(), 'bin/run.js'), 'ledger', 'verify', '--dry-run', '--json'],
-      {
-        env: { ...keys.env, TABIB_DATABASE_URL: url, TABIB_LEDGER_SEALS: folder },
-        reject: false,
-        stdin: 'ignore',
-      },
-    )
+    const { envelope, exitCode } = await runJson(['ledger', 'verify', '--dry-run'], {
+      ...keys.env,
+      TABIB_DATABASE_URL: url,
+      TABIB_LEDGER_SEALS: folder,
+    })
     // Each may be right by itself: somebody has to look.
     expect(exitCode).toBe(0)
-    const { findings } = JSON.parse(stdout).result as Verification
+    const { findings } = envelope.result as Verification
     const object = `account ${cash}`
     expect(findings.filter(({ id }) => id === 'ledger/duplicate')).toMatchObject([
       {

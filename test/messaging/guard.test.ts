@@ -13,9 +13,11 @@ import { redactLine } from '../../src/domain/messaging/redact-line.ts'
 import { openLeaks, watchPatientData } from '../../src/domain/messaging/watch.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import type { MessagingProviders } from '../../src/sandbox/simulators/messaging.ts'
+import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
+const tabib = (argv: string[]) => runJson(argv, world().env)
 let providers: MessagingProviders
 const PATIENT = {
   name: 'Zarghuna Ahmadzai',
@@ -323,8 +325,8 @@ describe('what got out', () => {
       'update communication.dispatch_log set scanned_at = now() where scanned_at is null',
     )
     await leak(tenantId, patientId, { data: Buffer.from(`dear ${PATIENT.name}`).toString('base64') })
-    expect((await world().tabib(['status', 'communication/C11'])).exitCode).toBe(1)
-    const { envelope } = await world().tabib(['messaging', 'scan'])
+    expect((await tabib(['status', 'communication/C11'])).exitCode).toBe(1)
+    const { envelope } = await tabib(['messaging', 'scan'])
     expect(envelope).toMatchObject({
       result: {
         leaking: 1,
@@ -341,13 +343,13 @@ describe('what got out', () => {
     expect(JSON.stringify(incidents)).not.toMatch(/Zarghuna|700123456|zarghuna/)
 
     const resume = ['messaging', 'resume', 'summaries', '--tenant', slug]
-    expect((await world().tabib(resume)).envelope).toMatchObject({ error: { code: 'CONFIRMATION_REQUIRED' } })
-    expect(
-      await world().tabib([...resume, '--confirm', `${slug}/summaries`, '--reason', 'mended']),
-    ).toMatchObject({ exitCode: 0 })
+    expect((await tabib(resume)).envelope).toMatchObject({ error: { code: 'CONFIRMATION_REQUIRED' } })
+    expect(await tabib([...resume, '--confirm', `${slug}/summaries`, '--reason', 'mended'])).toMatchObject({
+      exitCode: 0,
+    })
     expect(await send('summary', { at: WHEN }, 2)).toBe('TEMPLATE_NOT_FOUND')
     expect(await send('summary', { at: WHEN }, 1)).toBe('sent')
-    const again = await world().tabib([...resume, '--confirm', `${slug}/summaries`, '--reason', 'mended'])
+    const again = await tabib([...resume, '--confirm', `${slug}/summaries`, '--reason', 'mended'])
     expect(again.envelope).toMatchObject({ error: { code: 'NOT_NEEDED' } })
   })
 
@@ -371,13 +373,13 @@ describe('what got out', () => {
       '--reason',
       'x',
     ]
-    expect((await world().tabib(resume)).envelope).toMatchObject({ error: { code: 'PATIENT_DATA_REFUSED' } })
+    expect((await tabib(resume)).envelope).toMatchObject({ error: { code: 'PATIENT_DATA_REFUSED' } })
     const file = join(tmpdir(), `tabib-template-${randomUUID()}.yaml`)
     await writeFile(file, 'id: only\nchannel: email\ncategory: onlies\nbody: Please come.\n')
-    expect((await world().tabib(['messaging', 'publish', file, '--yes'])).envelope).toMatchObject({
+    expect((await tabib(['messaging', 'publish', file, '--yes'])).envelope).toMatchObject({
       result: { version: 2 },
     })
-    expect((await world().tabib(resume)).exitCode).toBe(0)
+    expect((await tabib(resume)).exitCode).toBe(0)
   })
 
   test('is found in log files, each line once, through a rotation', async () => {
@@ -386,7 +388,7 @@ describe('what got out', () => {
     const line = (msg: string) =>
       `${JSON.stringify({ level: 30, tenantId, patientId, category: 'alerts', msg })}\n`
     await writeFile(file, line('dispatched 42') + line(`to ${encodeURIComponent(PATIENT.name)}`))
-    expect((await world().tabib(['messaging', 'scan', '--log', file])).envelope).toMatchObject({
+    expect((await tabib(['messaging', 'scan', '--log', file])).envelope).toMatchObject({
       result: { lines: 2, leaking: 1 },
     })
     await appendFile(file, line('fine') + line('unfinished').trim())
@@ -394,7 +396,7 @@ describe('what got out', () => {
     await rename(file, `${file}.1`)
     await writeFile(file, `called ${PATIENT.phone}\n`)
     expect(await scan(file)).toMatchObject({ lines: 1, leaking: 1 })
-    const { envelope } = await world().tabib(['messaging', 'status'])
+    const { envelope } = await tabib(['messaging', 'status'])
     expect(envelope).toMatchObject({
       result: {
         halted: expect.arrayContaining([

@@ -54,3 +54,13 @@ export async function runLine(argv: string[], env: Record<string, string>): Prom
     running = false
   }
 }
+
+/** As `World.tabib`, in this process. */
+export async function runJson(
+  argv: string[],
+  env: Record<string, string>,
+  // biome-ignore lint/suspicious/noExplicitAny: an envelope is what the test says of it
+): Promise<{ exitCode: number; envelope: any; stderr: string }> {
+  const { exitCode, stdout, stderr } = await runLine([...argv, '--json'], env)
+  return { exitCode, envelope: JSON.parse(stdout), stderr }
+}
