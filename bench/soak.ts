@@ -1,4 +1,4 @@
-// npm run soak [-- outbox|cluster|states|keys|ledger|payments|erasure] [--rounds n] [--seed n]: what the tests run a short version of, for long.
+// npm run soak [-- outbox|cluster|states|keys|ledger|payments|erasure|reapply] [--rounds n] [--seed n]: what the tests run a short version of, for long.
 import { randomUUID } from 'node:crypto'
 import { copyFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
@@ -9,6 +9,7 @@ import { runErasures } from '../src/drill/erasures.ts'
 import { runFailovers } from '../src/drill/failovers.ts'
 import { runVerifications } from '../src/drill/ledger-verifications.ts'
 import { runPayments } from '../src/drill/payments.ts'
+import { runReapplications } from '../src/drill/reapplications.ts'
 import { runRotations } from '../src/drill/rotations.ts'
 import { ensureKey } from '../src/sandbox/visit.ts'
 import { createWorld, type World, type WorldOptions } from '../src/sandbox/world.ts'
@@ -104,12 +105,12 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
   async erasure(world, { rounds = 1_000, seed, signal, say }) {
     const tenantId = randomUUID()
     const run = { subjects: rounds, seed, tenantId, signal, say }
-    const faults = await runErasures(world, { ...run, loss: 0.05, kills: 8 })
+    const faults = await runErasures(world, { ...run, loss: 0.05, kills: 8, serverEvery: 6 })
     say('the same without faults')
     await using calmWorld = await createWorld()
     // Pseudonyms and hashes are the same only under the same secret.
     await copyFile(world.env.TABIB_ERASURE_SECRET_FILE!, calmWorld.env.TABIB_ERASURE_SECRET_FILE!)
-    const calm = await runErasures(calmWorld, { ...run, loss: 0, kills: 0 })
+    const calm = await runErasures(calmWorld, { ...run, loss: 0, kills: 0, serverEvery: 0 })
     const differs = Object.keys(calm.state).filter((place) => calm.state[place] !== faults.state[place])
     const ok =
       differs.length === 0 &&
@@ -117,6 +118,18 @@ const SOAKS: Record<string, (world: World, options: Options) => Promise<{ result
       Object.keys(faults.left).length + faults.findings.length === 0 &&
       faults.complete === rounds
     return { result: { faults, calm, differs }, ok }
+  },
+  /** Five hundred patients erased, and the backup of before restored: `erasure reapply` killed thirty times, held against a calm run. */
+  async reapply(world, { rounds = 500, ...options }) {
+    const result = await runReapplications(world, { ...options, subjects: rounds, kills: 30 })
+    const runs = [result.calm, result.killed]
+    const ok =
+      result.differs.length === 0 &&
+      runs.every(
+        ({ letIn, doubled, left, complete }) =>
+          letIn + doubled + Object.keys(left).length === 0 && complete === rounds,
+      )
+    return { result, ok }
   },
 }
 

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { App } from '../app.ts'
 import { acceptOrder, createOrder } from '../domain/erasure/order.ts'
 import { PARTICIPANTS } from '../domain/erasure/participants.ts'
 import { asErasure } from '../domain/erasure/perform.ts'
 import { reconcileErasures } from '../domain/erasure/reconcile.ts'
+import { askRedis } from '../domain/erasure/redis.ts'
 import { TabibError } from '../errors.ts'
 import { type LossyNats, openLossyNats } from '../sandbox/faults/nats-loss.ts'
 import { type Chance, randomFrom } from '../sandbox/random.ts'
@@ -18,6 +20,8 @@ export interface ErasuresOptions {
   loss: number
   /** How often each process is killed (SIGKILL), at most, while it has work. */
   kills: number
+  /** After so many kills of processes a server is killed, too, and started again: Postgres, NATS, Redis in turn; 0: none. */
+  serverEvery: number
   /** Aborted: no further process is killed. */
   signal: AbortSignal
   say?: (line: string) => void
@@ -30,6 +34,8 @@ export interface ErasuresResult {
   delivered: number
   /** SIGKILLs by process, each while it had work to do. The dispatch log's participant was down for the first 20 of them. */
   kills: Record<string, number>
+  /** SIGKILLs by server. */
+  serverKills: Record<string, number>
   /** From the first order to the last acknowledgement, and from the end of the faults to it. */
   tookS: number
   afterFaultsS: number
@@ -45,6 +51,7 @@ export interface ErasuresResult {
 }
 
 const WORKERS = ['replay', ...PARTICIPANTS.map(({ id }) => id)]
+const SERVERS = ['postgres', 'nats', 'redis'] as const
 const DOWN = 'dispatch-log'
 const DOWN_FOR = 20
 const LIMIT_S = 900
@@ -54,7 +61,7 @@ const LIMIT_S = 900
  * of them several times. Then counts what is left, and what was done twice.
  */
 export async function runErasures(world: World, options: ErasuresOptions): Promise<ErasuresResult> {
-  const { subjects, seed, tenantId, loss, kills, signal, say = () => {} } = options
+  const { subjects, seed, tenantId, loss, kills, serverEvery, signal, say = () => {} } = options
   const chance = randomFrom(seed)
   await world.tenant(tenantId)
   await world.operator('privacy-officer')
@@ -76,7 +83,8 @@ export async function runErasures(world: World, options: ErasuresOptions): Promi
     patients.map(({ patientId }) => patientId),
   )
   say('all are ordered')
-  if (faulty) await killAtRandom(crew, { chance, kills, signal, world, say })
+  const serverKills: Record<string, number> = {}
+  if (faulty) await killAtRandom(crew, { chance, kills, serverEvery, serverKills, signal, world, say })
   await crew.allUp()
   nats.lose(0)
   const faultsEnded = performance.now()
@@ -94,10 +102,11 @@ export async function runErasures(world: World, options: ErasuresOptions): Promi
     lost: nats.lost,
     delivered: nats.passed,
     kills: crew.kills,
+    serverKills,
     tookS,
     afterFaultsS,
     ...(await counts(world)),
-    left: await whoIsLeft(world, tenantId),
+    left: await whoIsLeft(world.app, tenantId),
     findings: findings.map(({ id, object }) => `${id} ${object}`),
     complete,
     state: await stateOf(world, tenantId),
@@ -155,13 +164,14 @@ class Crew {
   }
 }
 
-async function orderAll(world: World, tenantId: string, subjectIds: string[]): Promise<void> {
+/** Orders all, as the privacy officer. */
+export async function orderAll(world: World, tenantId: string, subjectIds: string[]): Promise<void> {
   const { app } = world
   const secret = await app.erasureSecret()
   const { context } = app.config
   for (const subjectId of subjectIds) {
     const order = await createOrder(app, { operator: 'privacy-officer', tenantId, subjectId, context })
-    await acceptOrder({ db: app.db, secret }, { order, context, authorities: undefined })
+    await acceptOrder({ db: app.db, secret }, { order, context, authorities: app.config.erasure.authorities })
   }
 }
 
@@ -170,10 +180,13 @@ async function killAtRandom(
   {
     chance,
     kills,
+    serverEvery,
+    serverKills,
     signal,
     world,
     say,
-  }: { chance: Chance; kills: number; signal: AbortSignal; world: World; say: (line: string) => void },
+  }: Pick<ErasuresOptions, 'kills' | 'serverEvery' | 'signal'> &
+    Pick<ErasuresResult, 'serverKills'> & { chance: Chance; world: World; say: (line: string) => void },
 ): Promise<void> {
   for (let n = 0; !signal.aborted; ) {
     await delay(200 + chance.below(1_800))
@@ -191,7 +204,29 @@ async function killAtRandom(
     await crew.kill(name)
     crew.start(name)
     n += 1
+    if (serverEvery > 0 && n % serverEvery === 0)
+      await killServer(world, { chance, kills: serverKills, turn: n / serverEvery - 1 })
     if (n % 10 === 0) say(`${n} kills; at work: ${busy.join(', ')}`)
+  }
+}
+
+/** SIGKILL to one server, which is away for up to four seconds and starts again on what its disk has. */
+async function killServer(
+  world: World,
+  { chance, kills, turn }: { chance: Chance; kills: Record<string, number>; turn: number },
+): Promise<void> {
+  const name = SERVERS[turn % SERVERS.length]!
+  // Redis keeps in memory what services cache; lost, there would be nothing to erase.
+  if (name === 'redis') await askRedis(world.app.redis, (ready) => ready.save())
+  await world[name].kill()
+  await delay(chance.below(4_000))
+  await world[name].restart()
+  kills[name] = (kills[name] ?? 0) + 1
+  // The connections of this process are dead as well.
+  for (let n = 0; !(await world.db.query('select 1').then(Boolean, () => false)); n += 1) {
+    if (n === 300)
+      throw new TabibError('TIMED_OUT', `${name} was killed, and Postgres takes no query after 30 s`)
+    await delay(100)
   }
 }
 
@@ -264,9 +299,9 @@ const TABLES = [
 ] as const
 
 /** Rows of each table that say a number, an address or a name of the patients that were planted. */
-async function whoIsLeft(world: World, tenantId: string): Promise<Record<string, number>> {
+export async function whoIsLeft(app: App, tenantId: string): Promise<Record<string, number>> {
   const left: Record<string, number> = {}
-  await asErasure(world.db, tenantId, async (tx) => {
+  await asErasure(app.db, tenantId, async (tx) => {
     for (const table of TABLES) {
       const [row] = await tx.query<{ n: number }>(
         `select count(*)::int as n from ${table} t
@@ -275,11 +310,11 @@ async function whoIsLeft(world: World, tenantId: string): Promise<Record<string,
       if (row!.n > 0) left[table] = row!.n
     }
   })
-  const files = await world.app.attachments?.list(`${tenantId}/`)
+  const files = await app.attachments?.list(`${tenantId}/`)
   if (files && files.length > 0) left.attachments = files.length
-  const keys = await world.app.redis.keys(`*:${tenantId}:*`)
+  const keys = await app.redis.keys(`*:${tenantId}:*`)
   if (keys.length > 0) left.cache = keys.length
-  const [sealed] = await world.db.query<{ keys: number; requests: number }>(
+  const [sealed] = await app.db.query<{ keys: number; requests: number }>(
     `select (select count(*) from tabib.subject_key where destroyed_at is null)::int as keys,
        (select count(*) from tabib.erasure_request where sealed is not null)::int as requests`,
   )
@@ -289,10 +324,10 @@ async function whoIsLeft(world: World, tenantId: string): Promise<Record<string,
 }
 
 /** A digest of each table, without what is another in every run: times, and ids that were made on the way. */
-async function stateOf(world: World, tenantId: string): Promise<Record<string, string>> {
+export async function stateOf({ db }: Pick<App, 'db'>, tenantId: string): Promise<Record<string, string>> {
   const digests: Record<string, string> = {}
   const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
-  await asErasure(world.db, tenantId, async (tx) => {
+  await asErasure(db, tenantId, async (tx) => {
     for (const table of TABLES) {
       const rows = await tx.query<{ row: string }>(
         `select (to_jsonb(t) - array['sender_id', 'contact_id', 'account_id', 'run_id', 'n', 'object_key', 'transaction_id'
@@ -304,7 +339,7 @@ async function stateOf(world: World, tenantId: string): Promise<Record<string, s
       digests[table] = `${rows.length} ${sha256(rows.map(({ row }) => row).join('\n')).slice(0, 16)}`
     }
   })
-  const acks = await world.db.query<{ ack: string }>(
+  const acks = await db.query<{ ack: string }>(
     `select concat_ws(' ', encode(subject_hash, 'hex'), participant, round, rows_affected, detail) as ack
      from tabib.erasure_ack join tabib.erasure_request r on r.id = request_id order by 1`,
   )
