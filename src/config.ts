@@ -240,8 +240,8 @@ const contextSchema = z.strictObject({
       secretFile: z.string().optional(),
       /** Folder of the files that were sent in conversations. */
       attachments: z.string().optional(),
-      /** Registered operators who may order erasures; any of them, when left out. */
-      authorities: z.array(z.string().min(1)).optional(),
+      /** Registered operators who may order erasures; nobody, when left out. */
+      authorities: z.array(z.string().min(1)).default([]),
     })
     .prefault({}),
   messaging: z
@@ -356,8 +356,8 @@ export interface Config {
     secretFile: string | undefined
     /** Folder of the files that were sent in conversations; without one there are none. */
     attachments: string | undefined
-    /** Names of the operators whose orders count; undefined for every registered one's. */
-    authorities: readonly string[] | undefined
+    /** Names of the operators whose orders count. */
+    authorities: readonly string[]
   }
   /** Each channel's provider, where there is one; hosts that links lead to; log files that are read for patient data. */
   readonly messaging: {
@@ -546,7 +546,8 @@ export function loadConfig(sources: ConfigSources = {}): Config {
         env.TABIB_ERASURE_SECRET_FILE || (context.erasure.secretFile && beside(context.erasure.secretFile)),
       attachments:
         env.TABIB_ATTACHMENTS || (context.erasure.attachments && beside(context.erasure.attachments)),
-      authorities: context.erasure.authorities,
+      authorities:
+        env.TABIB_ERASURE_AUTHORITIES?.split(',').map((one) => one.trim()) ?? context.erasure.authorities,
     },
     messaging: {
       sms: context.messaging.sms && {

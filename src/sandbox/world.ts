@@ -241,6 +241,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     TABIB_KEY_STORE_SECRET_FILE: secretFile,
     TABIB_LEDGER_SEALS: join(folder.path, 'ledger-seals'),
     TABIB_ERASURE_SECRET_FILE: erasureSecretFile,
+    TABIB_ERASURE_AUTHORITIES: 'privacy-officer',
     TABIB_ATTACHMENTS: join(folder.path, 'attachments'),
     TABIB_STATEMENT_STORE: `file:${join(folder.path, 'statements')}`,
     // Any free port: several worker processes run side by side.

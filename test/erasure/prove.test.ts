@@ -13,16 +13,18 @@ import {
 import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
 import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
 import { performStep } from '../../src/domain/erasure/perform.ts'
+import { findSubject, stateErasures } from '../../src/domain/erasure/prove.ts'
 import { recallBound } from '../../src/domain/erasure/recall.ts'
 import { rememberErasures } from '../../src/domain/erasure/remember.ts'
 import { erasurePass } from '../../src/domain/erasure/saga.ts'
+import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import { ensureKey } from '../../src/sandbox/visit.ts'
 import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
-const OPERATOR = 'privacy.officer'
+const OPERATOR = 'privacy-officer'
 let folder: string
 let tenantId: string
 let patients: PlantedPatient[]
@@ -65,7 +67,7 @@ async function accept({ patientId }: PlantedPatient): Promise<string> {
   const order = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
   const { requestId } = await acceptOrder(
     { db: app.db, secret: await app.erasureSecret() },
-    { order, context, authorities: undefined },
+    { order, context, authorities: [OPERATOR] },
   )
   await rememberErasures(app)
   return requestId
@@ -176,6 +178,50 @@ test('a complete erasure has a certificate that holds without any server, and te
   })
   await writeFile(join(folder, 'none.json'), '{"keys":[]}')
   expect((await verify(file, join(folder, 'none.json'))).envelope.error.message).toMatch(/not in the set/)
+})
+
+test('a store that was not read keeps the certificate back, and so does an id that is there again', async () => {
+  const [erased] = patients as [PlantedPatient]
+  const { app, owner } = world()
+  const { db, nats, attachments, erasureSecret } = app
+  const redis = { cache: app.config.redisUrl }
+  const subject = await findSubject(app, { named: erased.patientId, tenantId })
+  const open = async (without: object) => {
+    const [statement] = await stateErasures(
+      { db, nats, redis, attachments, erasureSecret, ...without },
+      { subjects: [subject], version: '0.0.0', context: 'test', signal: AbortSignal.timeout(30_000) },
+    )
+    return statement!.open.map(({ what, detail }) => `${what}: ${detail}`)
+  }
+  expect(await open({ nats: undefined, redis: {}, attachments: undefined })).toEqual([
+    'unread: JetStream could not be read: no NATS is configured',
+    'unread: Redis could not be read: none is configured',
+    'unread: attachments could not be read: rows name some, and erasure.attachments is not configured',
+  ])
+  await owner.query(
+    `create table public.import (line text); create table public.guarded (tenant_id uuid, line text);
+     alter table public.guarded enable row level security; grant select on public.guarded to tabib_auditor`,
+  )
+  // An appointment that a late event made has the id and nothing else of the patient.
+  await asTenant(world().service, tenantId, (tx) =>
+    tx.query(
+      `insert into virtual_care.appointment (id, tenant_id, patient_id, starts_at, status)
+       values (gen_random_uuid(), $1, $2, clock_timestamp(), 'booked')`,
+      [tenantId, erased.patientId],
+    ),
+  )
+  const found = await open({})
+  expect(found).toContain('unread: public.import could not be read: this login may not read line')
+  expect(found).toContain(
+    'unread: public.guarded could not be read: row-level security shows this login none of its rows',
+  )
+  expect(found).toContain('returned: virtual_care.appointment.patient_id is of the subject again')
+  await owner.query('drop table public.import, public.guarded')
+  await asTenant(world().service, tenantId, (tx) =>
+    tx.query('update virtual_care.appointment set patient_id = gen_random_uuid() where patient_id = $1', [
+      erased.patientId,
+    ]),
+  )
 })
 
 test('what is left where nobody looks for it keeps the certificate back', async () => {

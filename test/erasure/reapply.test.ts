@@ -20,7 +20,7 @@ import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
 const run = promisify(execFile)
-const OPERATOR = 'privacy.officer'
+const OPERATOR = 'privacy-officer'
 let folder: string
 let tenantId: string
 let patients: PlantedPatient[]
@@ -51,7 +51,7 @@ async function accept({ patientId }: PlantedPatient): Promise<string> {
   const order = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
   const { requestId } = await acceptOrder(
     { db: app.db, secret: await app.erasureSecret() },
-    { order, context, authorities: undefined },
+    { order, context, authorities: [OPERATOR] },
   )
   return requestId
 }

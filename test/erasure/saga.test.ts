@@ -38,7 +38,7 @@ async function order({ tenantId, patientId }: Pick<PlantedPatient, 'tenantId' | 
   const jws = await createOrder(app, { operator: OPERATOR, tenantId, subjectId: patientId, context })
   return acceptOrder(
     { db: app.db, secret: await app.erasureSecret() },
-    { order: jws, context, authorities: undefined },
+    { order: jws, context, authorities: [OPERATOR] },
   )
 }
 
@@ -132,6 +132,7 @@ it('whoever may not order erasures is refused, registered or not', async () => {
     code: 'ERASURE_ORDER_INVALID',
     message: expect.stringContaining(`${OPERATOR} may not order erasures`),
   })
+  await expect(hand([])).rejects.toThrow(/erasure\.authorities is not configured/)
   expect(await hand([OPERATOR])).toMatchObject({ requestId: expect.any(String) })
 })
 

@@ -151,7 +151,7 @@ test('nobody who is erased is written to, whether asked for before or after, and
   const { context } = app.config
   const asks = { operator: OPERATOR, tenantId, subjectId: patient.patientId, context }
   const order = await createOrder(app, asks)
-  const { requestId } = await acceptOrder({ db: app.db, secret }, { order, context, authorities: undefined })
+  const { requestId } = await acceptOrder({ db: app.db, secret }, { order, context, authorities: [OPERATOR] })
   const arrived = providers.arrived.length
   // Accepted, and no participant has begun.
   expect(await dispatch()).toMatchObject({ cancelled: 1, sent: 0 })

@@ -8,8 +8,8 @@ export interface Attachments {
   put(key: string, bytes: Uint8Array): Promise<void>
   /** Keys below a prefix that ends with `/`. */
   list(prefix: string): Promise<string[]>
-  /** A file from its beginning, up to so many bytes, and how many it has; one that is gone has none. */
-  read(key: string, limit: number): Promise<{ size: number; chunks: AsyncIterable<Uint8Array> }>
+  /** A file and its length in bytes; one that is gone has none. */
+  read(key: string): Promise<{ size: number; chunks: AsyncIterable<Uint8Array> }>
   /** One that is gone already is no error. */
   remove(key: string): Promise<void>
 }
@@ -51,14 +51,13 @@ export function openAttachments({ folder }: { folder: string }): Attachments {
         .map((entry) => relative(root, join(entry.parentPath, entry.name)).replaceAll(sep, '/'))
         .sort()
     },
-    async read(key, limit) {
+    async read(key) {
       const path = pathOf(key)
       const gone = (cause: NodeJS.ErrnoException) => {
         if (cause.code !== 'ENOENT') throw cause
       }
       const size = (await reached(stat(path).catch(gone)))?.size ?? 0
-      const wanted = Math.min(size, limit)
-      return { size, chunks: wanted === 0 ? nothing() : createReadStream(path, { end: wanted - 1 }) }
+      return { size, chunks: size === 0 ? nothing() : createReadStream(path, { end: size - 1 }) }
     },
     remove: (key) => reached(rm(pathOf(key), { force: true })),
   }

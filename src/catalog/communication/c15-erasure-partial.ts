@@ -50,7 +50,7 @@ export default failureMode({
         const order = await createOrder(app, { operator: 'privacy-officer', tenantId, subjectId, context })
         const { requestId } = await acceptOrder(
           { db: world.db, secret },
-          { order, context, authorities: undefined },
+          { order, context, authorities: app.config.erasure.authorities },
         )
         requests.push(requestId)
       }

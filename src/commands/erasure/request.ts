@@ -1,7 +1,7 @@
 import { Flags } from '@oclif/core'
 import type { App } from '../../app.ts'
 import { planned, severe, TabibCommand } from '../../command.ts'
-import { acceptOrder, createOrder, verifyOrder } from '../../domain/erasure/order.ts'
+import { acceptOrder, assertAuthority, createOrder, verifyOrder } from '../../domain/erasure/order.ts'
 import { NOT_REMEMBERED, tryToRemember } from '../../domain/erasure/remember.ts'
 import { planRequest, type RequestPlan } from '../../domain/erasure/request.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
@@ -14,9 +14,9 @@ export default class ErasureRequest extends TabibCommand<typeof ErasureRequest> 
   static override summary =
     'Order the erasure of a patient everywhere, or hand in an order that a service signed.'
   static override description =
-    `Signs the order with your own key, which must be registered (operator add), and opens the request. From then on the
-erasure-replay worker sees to it that every participant erases and acknowledges, until nothing is left when it is read again
-24 hours later. The patient is named by a keyed hash everywhere else: type that name to confirm; --dry-run prints it.
+    `Signs the order with your own key, registered (operator add) under a name that stands in erasure.authorities, and opens the
+request. From then on the erasure-replay worker sees to it that every participant erases and acknowledges, until nothing is
+left when it is read again 24 hours later. The patient is named by a keyed hash everywhere else: type that name to confirm; --dry-run prints it.
 
 A refused order is in the audit trail: one that is forged, of somebody unknown, too old, used before, or for a patient whom
 the tenant does not have.`
@@ -90,6 +90,7 @@ the tenant does not have.`
     if (tenant === undefined || subjectId === undefined) {
       throw new TabibError('USAGE', 'name the tenant and the patient, or give --order')
     }
+    assertAuthority(this.actor, app.config.erasure.authorities)
     const { id: tenantId } = await findTenant(app, tenant)
     const plan = await planRequest({ db: app.db, secret }, { tenantId, subjectId })
     return { subjectId, order: undefined, plan }

@@ -17,6 +17,19 @@ const count = z.int().min(0)
 const share = z.number().min(0)
 const time = z.iso.datetime()
 
+/** What keeps an erasure from being complete: everything that somebody could do something about. */
+const OPEN_KINDS = [
+  'step',
+  'watch',
+  'legal hold',
+  'list',
+  'residue',
+  'returned',
+  'scan',
+  'unread',
+  'inventory',
+] as const
+
 /**
  * What a certificate says. Nothing of it tells who the subject is: without the platform's erasure secret the hash leads to
  * nobody.
@@ -35,8 +48,10 @@ export const certificateSchema = z.object({
     .regex(/^[0-9a-f]{64}$/)
     .describe('keyed hash: HMAC-SHA-256 of tenant and subject'),
   open: z
-    .array(z.object({ what: z.string(), detail: z.string(), fix: z.string().nullable() }))
-    .describe('what keeps the erasure from being complete'),
+    .array(z.object({ what: z.enum(OPEN_KINDS), detail: z.string(), fix: z.string().nullable() }))
+    .describe(
+      'what keeps the erasure from being complete: steps that are not done or not read again, the 24 hours, legal holds, a request that does not stand in the list outside of the database, identifiers that were found, ids that are there again, a scan that would miss too much, stores that were not read or not whole, what nobody classified',
+    ),
   requests: z.array(
     z.object({
       id: z.uuid(),
@@ -113,7 +128,11 @@ export const certificateSchema = z.object({
     }),
     cutShort: count,
   }),
-  gaps: z.array(z.string()).describe('what was not looked at, or could not be'),
+  gaps: z
+    .array(z.string())
+    .describe(
+      'limits of what this method can tell, which no further reading would lift; they do not keep it from being complete. What could have been read and was not stands under open',
+    ),
 })
 export type Statement = z.output<typeof certificateSchema>
 
@@ -212,7 +231,7 @@ export function certificateText({
       'legal holds': holds.map(({ authority }) => authority).join(', ') || 'none',
       scan: `${counted(scan.rows, 'row')} in ${counted(scan.places, 'place')}, ${(scan.bytes / 1e6).toFixed(1)} MB at ${(scan.bytesPerCpuS / 1e6).toFixed(0)} MB a CPU-second: ${scan.hits.length === 0 ? 'nothing' : counted(scan.hits.length, 'place with something')} left`,
       recall: `${canaries.found} of ${canaries.planted} planted identifiers found; at least ${percent(canaries.lowerBound)} at 95 % confidence`,
-      'not looked at': gaps.join('; '),
+      limits: gaps.join('; '),
     }),
   ].join('\n')
 }

@@ -60,8 +60,8 @@ export const orderDigest = (order: string): string => createHash('sha256').updat
 export interface OrderRules {
   /** Where it is handed in. */
   context: string
-  /** Who may order; undefined for every registered operator. */
-  authorities: readonly string[] | undefined
+  /** Names of the registered operators who may order: nobody else, and nobody where there are none. */
+  authorities: readonly string[]
 }
 
 /**
@@ -84,9 +84,7 @@ export async function verifyOrder(
   if (!parsed.success) throw invalid('its claims are not those of an order', parsed.error)
   const claims = parsed.data
   if (claims.iss !== signer.name) throw invalid(`it names ${claims.iss}, and ${signer.name} signed it`)
-  if (authorities !== undefined && !authorities.includes(claims.iss)) {
-    throw invalid(`${claims.iss} may not order erasures`)
-  }
+  assertAuthority(claims.iss, authorities)
   if (claims.context !== context) {
     throw invalid(`it is for the context "${claims.context}", and this is "${context}"`)
   }
@@ -99,6 +97,16 @@ export async function verifyOrder(
     )
   }
   return { ...claims, tenantId: claims.tenantId.toLowerCase(), subjectId: claims.subjectId.toLowerCase() }
+}
+
+/** @throws TabibError ERASURE_ORDER_INVALID for whoever is not among the authorities. */
+export function assertAuthority(name: string, authorities: readonly string[]): void {
+  if (authorities.includes(name)) return
+  const known =
+    authorities.length > 0 ? authorities.join(', ') : 'nobody: erasure.authorities is not configured'
+  throw invalid(`${name} may not order erasures; who may: ${known}`, undefined, [
+    'erasure: { authorities: [<registered operator>] }   # in tabib.yaml: docs/erasure.md#orders',
+  ])
 }
 
 /**
@@ -136,8 +144,8 @@ function parseJson(bytes: Uint8Array): unknown {
   }
 }
 
-const invalid = (why: string, cause?: unknown) =>
+const invalid = (why: string, cause?: unknown, help: string[] = []) =>
   new TabibError('ERASURE_ORDER_INVALID', `the order to erase is refused: ${why}`, {
-    suggestions: ['tabib operator list', 'tabib erasure request --help'],
+    suggestions: [...help, 'tabib operator list', 'tabib erasure request --help'],
     cause,
   })

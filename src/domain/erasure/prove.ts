@@ -6,6 +6,7 @@ import { checkInventory } from './inventory/check.ts'
 import { listInventory } from './inventory/index.ts'
 import { PARTICIPANTS } from './participants.ts'
 import { type ResidualScan, type ScanSystems, scanResidue, searchable } from './residual-scan.ts'
+import { findReturned, type Returned } from './returned.ts'
 import { shortName } from './secret.ts'
 
 /** Whose erasure is to be proved. */
@@ -73,74 +74,98 @@ export async function stateErasures(
 ): Promise<Omit<Statement, 'iss' | 'jti' | 'iat'>[]> {
   const { findings } = await checkInventory(systems, { allRows: false, signal })
   const unclassified = findings.filter(fails)
-  const scans = new Map<string, ResidualScan>()
+  const secret = await systems.erasureSecret()
+  const readings = new Map<string, Reading>()
   for (const tenantId of new Set(subjects.map((one) => one.tenantId))) {
     const hashes = subjects.filter((one) => one.tenantId === tenantId).map(({ hash }) => hash)
-    scans.set(tenantId, await scanResidue(systems, { tenantId, hashes, signal, onProgress }))
+    readings.set(tenantId, {
+      unclassified,
+      returned: await findReturned({ db: systems.db, secret }, { tenantId, signal }),
+      scan: await scanResidue(systems, { tenantId, hashes, signal, onProgress }),
+    })
   }
   const statements = []
   for (const subject of subjects) {
-    const scan = scans.get(subject.tenantId)!
-    statements.push({ version, context, ...(await stateErasure(systems, subject, { scan, unclassified })) })
+    const reading = readings.get(subject.tenantId)!
+    statements.push({ version, context, ...(await stateErasure(systems, subject, reading)) })
   }
   return statements
+}
+
+/** What was read of a tenant, for all of its subjects. */
+interface Reading {
+  scan: ResidualScan
+  /** Whose ids are there again. */
+  returned: readonly Returned[]
+  unclassified: readonly { object: string; message: string }[]
 }
 
 async function stateErasure(
   { db }: ScanSystems,
   subject: ProvedSubject,
-  {
-    scan,
-    unclassified,
-  }: { scan: ResidualScan; unclassified: readonly { object: string; message: string }[] },
-) {
+  { scan, returned, unclassified }: Reading,
+): Promise<Omit<Statement, 'iss' | 'jti' | 'iat' | 'version' | 'context'>> {
   const hex = subject.hash.toString('hex')
   const requests = await readRequests(db, subject)
   const holds = await readHolds(db, subject)
   const { fingerprints, unsearchable } = await searchable(db, subject)
   const hits = scan.hits.filter((hit) => hit.subject === hex).map(({ subject: _, ...hit }) => hit)
   const shared = scan.shared.filter((one) => one.subject === hex)
-  const open = [
+  const open: Statement['open'] = [
     ...requests.flatMap(openSteps),
     ...(requests.some(({ steps }) => steps.length > 0)
       ? []
       : [
           {
-            what: 'steps',
+            what: 'step' as const,
             detail: 'a restore has lost what was done; nobody was erased again since',
             fix: null,
           },
         ]),
     ...holds.map(({ authority, participants }) => ({
-      what: 'legal hold',
+      what: 'legal hold' as const,
       detail: `${authority} keeps what ${participants?.join(', ') ?? 'every participant'} has`,
       fix: 'tabib erasure list --holds',
     })),
     ...(await unremembered(db, subject)),
+    ...returned
+      // What an open request has still to do is no return.
+      .filter(({ hash }) => hash.equals(subject.hash) && requests.every(({ state }) => state !== 'open'))
+      .map(({ place }) => ({
+        what: 'returned' as const,
+        detail: `${place} is of the subject again`,
+        fix: 'tabib erasure replay --confirm erasures --reason "<why>"',
+      })),
     ...hits.map(({ object, kind, count }) => ({
-      what: 'residue',
+      what: 'residue' as const,
       detail: `${object} has an identifier of the subject (${kind}) in ${count} ${count === 1 ? 'place' : 'places'}`,
       fix: 'tabib erasure reconcile',
     })),
     ...(fingerprints.length > 0
       ? []
-      : [{ what: 'scan', detail: 'nothing is known that the subject could be searched by', fix: null }]),
+      : [
+          {
+            what: 'scan' as const,
+            detail: 'nothing is known that the subject could be searched by',
+            fix: null,
+          },
+        ]),
     ...(scan.canaries.lowerBound >= RECALL_WANTED
       ? []
       : [
           {
-            what: 'scan',
+            what: 'scan' as const,
             detail: `it finds ${scan.canaries.found} of ${scan.canaries.planted} planted identifiers, which is too few to prove anything`,
             fix: null,
           },
         ]),
     ...scan.unread.map(({ object, why }) => ({
-      what: 'scan',
+      what: 'unread' as const,
       detail: `${object} could not be read: ${why}`,
       fix: null,
     })),
     ...unclassified.map(({ object, message }) => ({
-      what: 'inventory',
+      what: 'inventory' as const,
       detail: `${object}: ${message}`,
       fix: 'tabib erasure inventory --check',
     })),
@@ -190,7 +215,6 @@ async function stateErasure(
       ...canaries.missed.map((how) => `not found where it was planted: ${how}`),
       ...(scan.cutShort > 0 ? [`${scan.cutShort} places were not decoded to their end`] : []),
       'names are not searched for: others have the same',
-      ...(scan.cutFiles > 0 ? [`${scan.cutFiles} attachments were read up to 64 MiB`] : []),
       'statements are erased by the subject’s id, and what is in others’ is not read',
     ],
   }
@@ -206,7 +230,7 @@ function openSteps({ id, state, steps }: RequestStatement): Statement['open'] {
   const waiting = steps
     .filter((step) => step.state !== 'done' || step.rereadAt === null)
     .map(({ participant, state, acknowledgedAt }) => ({
-      what: 'step',
+      what: 'step' as const,
       detail: `${participant} of request ${id} is ${state}${acknowledgedAt === null ? ', not acknowledged' : state === 'done' ? ', not read again yet' : ', to be done again'}`,
       fix,
     }))

@@ -1,12 +1,12 @@
 import { type Database, isDatabaseAway, type Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { gatherIdentifiers } from './identifiers.ts'
-import { INVENTORY } from './inventory/index.ts'
 import { type Subject, total } from './participant.ts'
 import { PARTICIPANTS } from './participants.ts'
 import { asErasure, type ParticipantSystems, performStep, pseudonymsOf } from './perform.ts'
 import { advanceMark, type Fact, factBatches, listHead, readMark, unknownFacts } from './remember.ts'
 import { heldParticipants, openRequest } from './request.ts'
+import { subjectColumns } from './returned.ts'
 import { residue } from './saga.ts'
 
 /** What re-applying the list to a database would do. Subjects are counted, never named. */
@@ -191,20 +191,12 @@ async function look(
 
 /** Every id of a patient in the tables that participants erase in. */
 async function subjectIds(db: Database, tenantId: string): Promise<string[]> {
-  const columns = Object.values(INVENTORY).flatMap(({ tables }) =>
-    Object.entries(tables).flatMap(([name, { subjectKey = [], erasure }]) =>
-      erasure === undefined ? [] : subjectKey.map((column) => ({ name, column })),
-    ),
-  )
   return asErasure(db, tenantId, async (tx) => {
-    const readable = await tx.query<{ name: string; column: string }>(
-      `select name, "column" from unnest($1::text[], $2::text[]) as c (name, "column")
-       join pg_attribute a on a.attrelid = to_regclass(name) and a.attname = "column" and a.atttypid = 'uuid'::regtype
-       where has_column_privilege(a.attrelid, a.attnum, 'select')`,
-      [columns.map(({ name }) => name), columns.map(({ column }) => column)],
+    const columns = await subjectColumns(tx)
+    if (columns.length === 0) return []
+    const all = columns.map(
+      ({ table, column }) => `select ${column} as id from ${table} where tenant_id = $1`,
     )
-    if (readable.length === 0) return []
-    const all = readable.map(({ name, column }) => `select ${column} as id from ${name} where tenant_id = $1`)
     const rows = await tx.query<{ id: string }>(
       `select distinct id::text as id from (${all.join(' union all ')}) every where id is not null`,
       [tenantId],

@@ -4,6 +4,7 @@ import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { openRedis, pingRedis, type Redis } from '../../adapters/redis/client.ts'
 import { deadLetterStreamOf, eventStreamOf, SERVICES } from '../../service.ts'
+import { asTenant } from '../sessions/tenant.ts'
 import { type FingerprintKey, fingerprintKey, fingerprintsOf } from './fingerprint.ts'
 import type { Identifier } from './identifier.ts'
 import type { Identifiers } from './identifiers.ts'
@@ -32,9 +33,7 @@ export interface ResidualScan {
   canaries: { planted: number; found: number; recall: number; lowerBound: number; missed: string[] }
   /** Places within the text that were not decoded to their end. */
   cutShort: number
-  /** Files that are larger than what is read of one. */
-  cutFiles: number
-  /** Places that could not be read, and why. */
+  /** Places that could not be read, or not whole, and why: what nothing was found in proves nothing. */
   unread: { object: string; why: string }[]
   /** Identifiers of a subject that are another patient's as well, by kind: not searched for. */
   shared: { subject: string; kind: string }[]
@@ -87,8 +86,8 @@ export async function searchable(
 /**
  * Reads everything that the platform stores of one tenant, and what it stores without a tenant, in search of subjects:
  * every row of every table, classified or not, with all columns that this login may read, every message of the services'
- * streams, every value in Redis whose key names no other tenant, and the attachments, 64 MiB of each. Memory does not grow with it. What a subject shares with a patient who is there, as a
- * family its phone, is not searched for: it is theirs.
+ * streams, every value in Redis whose key names no other tenant, and the attachments. Memory does not grow with it. What a
+ * subject shares with a patient who is there, as a family its phone, is not searched for: it is theirs.
  *
  * @throws TabibError POSTGRES_UNREACHABLE, NATS_UNREACHABLE, REDIS_UNREACHABLE.
  */
@@ -132,25 +131,36 @@ export async function scanResidue(
   const tables = await readTables(systems.db)
   for (const [n, table] of tables.entries()) {
     onProgress?.(n, tables.length, table.name)
+    const hidden = hiddenOf(table)
+    if (hidden !== undefined) scan.unread.push({ object: table.name, why: hidden })
     try {
       await scan.place(table.name, rowsOf(systems.db, table, tenantId), signal)
     } catch (error) {
       const { code, message } = error as { code?: string; message: string }
-      // SQLSTATEs; a server that went away ends the scan.
-      if (!/^[0-9A-Z]{5}$/.test(code ?? '')) throw error
+      // SQLSTATEs, and those that have a name of ours; a server that went away ends the scan.
+      if (!/^([0-9A-Z]{5}|NOT_AUTHORISED|MIGRATION_REQUIRED)$/.test(code ?? '')) throw error
       scan.unread.push({ object: table.name, why: message })
     }
   }
-  for (const stream of systems.nats ? STREAMS : []) {
-    await scan.place(stream, messagesOf(systems.nats!, stream, tenantId), signal)
-  }
+  const { nats } = systems
+  if (nats === undefined) scan.unread.push({ object: 'JetStream', why: 'no NATS is configured' })
+  for (const stream of nats ? STREAMS : [])
+    await scan.place(stream, messagesOf(nats!, stream, tenantId), signal)
+  if (serversOf(systems.redis).size === 0) scan.unread.push({ object: 'Redis', why: 'none is configured' })
   for (const url of serversOf(systems.redis).keys()) {
     const redis = openRedis({ url })
     await using _closed = { [Symbol.asyncDispose]: async () => redis.disconnect() }
     await pingRedis(redis)
-    await scan.place('Redis', valuesOf(redis, await isOthers(systems.db, tenantId)), signal)
+    const notRead = (why: string) => scan.unread.push({ object: 'Redis', why })
+    await scan.place('Redis', valuesOf(redis, await isOthers(systems.db, tenantId), notRead), signal)
   }
   if (systems.attachments) await scan.files('attachments', systems.attachments, `${tenantId}/`, signal)
+  else if (await hasAttachments(systems.db, tenantId)) {
+    scan.unread.push({
+      object: 'attachments',
+      why: 'rows name some, and erasure.attachments is not configured',
+    })
+  }
   scan.plantRest()
   const { user, system } = process.cpuUsage(cpu)
   const cpuS = (user + system) / 1e6
@@ -210,7 +220,6 @@ class Scan {
   readonly #planted: number
   readonly #scanner: Scanner
   #found = 0
-  #cutFiles = 0
   #scanCpuS = 0
   #sample = '{}'
 
@@ -248,15 +257,21 @@ class Scan {
     const place = { object, rows: 0, bytes: 0 }
     for (const key of await files.list(prefix)) {
       signal.throwIfAborted()
-      const { size, chunks } = await files.read(key, MOST_OF_FILE)
+      const { size, chunks } = await files.read(key)
       const cpu = process.cpuUsage()
       this.#take(object, Buffer.from(key))
-      for await (const hit of this.#scanner.stream(chunks)) this.#count(object, hit)
+      try {
+        for await (const hit of this.#scanner.stream(chunks)) this.#count(object, hit)
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException
+        if (code === undefined) throw error
+        // The key says whose it is, and the system's message repeats it. What is gone since it was listed is gone.
+        if (code !== 'ENOENT') this.unread.push({ object, why: `a file: ${code}` })
+      }
       const { user, system } = process.cpuUsage(cpu)
       this.#scanCpuS += (user + system) / 1e6
       place.rows += 1
-      place.bytes += Math.min(size, MOST_OF_FILE)
-      if (size > MOST_OF_FILE) this.#cutFiles += 1
+      place.bytes += size
     }
     this.rows += place.rows
     this.bytes += place.bytes
@@ -283,7 +298,6 @@ class Scan {
         missed: this.#missed,
       },
       cutShort: this.#scanner.cutShort,
-      cutFiles: this.#cutFiles,
       unread: this.unread,
     }
   }
@@ -313,7 +327,20 @@ class Scan {
 
 const CANARIES_A_PLACE = 32
 const BATCH_ROWS = 200
-const MOST_OF_FILE = 64 << 20
+
+/** What this login cannot see of a table, in words. */
+function hiddenOf({ columns, hidden }: LiveTable): string | undefined {
+  if (hidden) return 'row-level security shows this login none of its rows'
+  const names = columns.filter(({ readable }) => !readable).map(({ name }) => name)
+  return names.length === 0 ? undefined : `this login may not read ${names.join(', ')}`
+}
+
+async function hasAttachments(db: Database, tenantId: string): Promise<boolean> {
+  const rows = await asTenant(db, tenantId, (tx) =>
+    tx.query('select from communication.attachment where tenant_id = $1 limit 1', [tenantId]),
+  )
+  return rows.length > 0
+}
 
 /** Rows as JSON, those of the tenant alone where a table says whose they are. */
 async function* rowsOf(db: Database, table: LiveTable, tenantId: string): AsyncGenerator<string[]> {
@@ -373,7 +400,11 @@ async function isOthers(db: Queryable, tenantId: string): Promise<(key: string) 
 const UUID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/gi
 
 /** Values of all keys that are not others', each with its key, since either may tell of somebody. */
-async function* valuesOf(redis: Redis, isOthers: (key: string) => boolean): AsyncGenerator<string[]> {
+async function* valuesOf(
+  redis: Redis,
+  isOthers: (key: string) => boolean,
+  notRead: (why: string) => void,
+): AsyncGenerator<string[]> {
   let cursor = '0'
   do {
     const [next, found] = await redis.scan(cursor, 'COUNT', 1_000)
@@ -382,14 +413,15 @@ async function* valuesOf(redis: Redis, isOthers: (key: string) => boolean): Asyn
     for (let from = 0; from < keys.length; from += BATCH_ROWS) {
       const batch = keys.slice(from, from + BATCH_ROWS)
       yield await Promise.all(
-        batch.map(async (key) => JSON.stringify({ key, value: await contentOf(redis, key) })),
+        batch.map(async (key) => JSON.stringify({ key, value: await contentOf(redis, key, notRead) })),
       )
     }
   } while (cursor !== '0')
 }
 
-async function contentOf(redis: Redis, key: string): Promise<unknown> {
-  switch (await redis.type(key)) {
+async function contentOf(redis: Redis, key: string, notRead: (why: string) => void): Promise<unknown> {
+  const type = await redis.type(key)
+  switch (type) {
     case 'string':
       return textOrHex((await redis.getBuffer(key)) ?? Buffer.alloc(0))
     case 'hash':
@@ -402,7 +434,11 @@ async function contentOf(redis: Redis, key: string): Promise<unknown> {
       return redis.zrange(key, '0', '-1')
     case 'stream':
       return redis.xrange(key, '-', '+')
+    // Gone since it was listed.
+    case 'none':
+      return null
     default:
+      notRead(`a value of the type ${type}`)
       return null
   }
 }

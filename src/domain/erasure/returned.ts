@@ -1,5 +1,6 @@
 import type { Database, Queryable, Transaction } from '../../adapters/postgres/client.ts'
 import { fingerprints } from './identifiers.ts'
+import { INVENTORY } from './inventory/index.ts'
 import { asErasure } from './perform.ts'
 import { openRequest } from './request.ts'
 import type { ErasureSecret } from './secret.ts'
@@ -16,22 +17,6 @@ export interface Returned {
   emails: string[]
 }
 
-/** Where patients' ids stand. Each has an index that begins with the tenant. */
-const PLACES = [
-  ['virtual_care.patient', 'id'],
-  ['virtual_care.encounter_note', 'patient_id'],
-  ['virtual_care.appointment', 'patient_id'],
-  ['virtual_care.session', 'patient_id'],
-  ['virtual_care.participant', 'person_id'],
-  ['billing.charge', 'patient_id'],
-  ['billing.payer', 'patient_id'],
-  ['communication.contact', 'person_id'],
-  ['communication.thread', 'patient_id'],
-  ['communication.message', 'patient_id'],
-  ['communication.virtual_session', 'patient_id'],
-  ['communication.dispatch_log', 'patient_id'],
-  ['communication.attachment', 'patient_id'],
-] as const
 const BATCH = 5_000
 const NIL = '00000000-0000-0000-0000-000000000000'
 
@@ -52,7 +37,10 @@ export async function findReturned(
   for (const tenant of tenants) {
     const erased = new Set(tenant.hashes.map((hash) => hash.toString('hex')))
     const found = new Map<string, Returned>()
-    for (const [table, column] of PLACES) {
+    const places = await asErasure(db, tenant.tenantId, subjectColumns)
+    for (const { table, column, how } of places) {
+      // Ids in events stay until the events' retention is over.
+      if (how === 'shred') continue
       for await (const id of idsIn(db, tenant.tenantId, table, column)) {
         if (signal?.aborted) return returned
         const hash = secret.subjectHash(tenant.tenantId, id)
@@ -109,6 +97,21 @@ export async function reopenReturned(
     reopened += 1
   }
   return reopened
+}
+
+/** Where patients' ids stand: the subject keys of the tables that participants erase in, by the inventory. */
+export function subjectColumns(tx: Transaction): Promise<{ table: string; column: string; how: string }[]> {
+  const columns = Object.values(INVENTORY).flatMap(({ tables }) =>
+    Object.entries(tables).flatMap(([table, { subjectKey = [], erasure }]) =>
+      erasure === undefined ? [] : subjectKey.map((column) => ({ table, column, how: erasure.how })),
+    ),
+  )
+  return tx.query(
+    `select "table", "column", how from unnest($1::text[], $2::text[], $3::text[]) as c ("table", "column", how)
+     join pg_attribute a on a.attrelid = to_regclass("table") and a.attname = "column" and a.atttypid = 'uuid'::regtype
+     where has_column_privilege(a.attrelid, a.attnum, 'select')`,
+    [columns.map(({ table }) => table), columns.map(({ column }) => column), columns.map(({ how }) => how)],
+  )
 }
 
 async function lastRequest(db: Queryable, { tenantId, hash }: Returned) {

@@ -19,6 +19,8 @@ export interface LiveTable {
   bytes: number
   /** Row-level security applies to this login. */
   guarded: boolean
+  /** It has no policy that shows this login anything. */
+  hidden: boolean
   /** Without those that it inherits: they are of the table that it inherits from. */
   columns: LiveColumn[]
 }
@@ -41,6 +43,9 @@ export async function readTables(db: Queryable): Promise<LiveTable[]> {
        coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(c.oid) part where part.isleaf),
          pg_relation_size(c.oid), 0)::float8 as bytes,
        row_security_active(c.oid) as guarded,
+       row_security_active(c.oid) and not exists (
+         select from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('*', 'r')
+           and (p.polroles = '{0}' or exists (select from unnest(p.polroles) r where pg_has_role(r, 'usage')))) as hidden,
        coalesce((select json_agg(json_build_object('name', a.attname,
            'holds', case
              when exists (select from inner_type i where i.oid = a.atttypid and i.of in ('json'::regtype, 'jsonb'::regtype))
