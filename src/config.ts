@@ -267,6 +267,8 @@ const contextSchema = z.strictObject({
         .default([]),
       /** Log files that are read for patient data. */
       logs: z.array(z.string()).default([]),
+      /** How long a message is tried that does not say itself until when it is worth sending. */
+      maxAge: duration.default(parseDuration('24h')),
     })
     .prefault({}),
   statements: z
@@ -366,6 +368,7 @@ export interface Config {
     email: { url: string; from: string; credentialsFile: string | undefined } | undefined
     linkHosts: readonly string[]
     logs: readonly string[]
+    maxAgeMs: number
   }
   readonly worker: { host: string; port: number; drainTimeoutMs: number }
   readonly statements: {
@@ -564,6 +567,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       },
       linkHosts: context.messaging.linkHosts,
       logs: context.messaging.logs.map(beside),
+      maxAgeMs: context.messaging.maxAge,
     },
     statements: {
       store: env.TABIB_STATEMENT_STORE || storeBeside(context.statements.store, beside),

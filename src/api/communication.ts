@@ -10,19 +10,26 @@ import { authenticateCaller } from '../domain/sessions/caller.ts'
 import { TabibError } from '../errors.ts'
 import { bearerOf, callOf, parse, refusingScope, send } from './answer.ts'
 
-const messageSchema = z.strictObject({
-  patientId: z.uuid(),
-  channel: z.enum(['sms', 'push', 'email', 'in-app']),
-  template: z
-    .string()
-    .regex(/^[a-z0-9][\w.-]{0,63}$/, 'the name of a template, such as appointment-reminder'),
-  // What they may be the template says, and the guard looks at them before anything is sent.
-  variables: z
-    .record(z.string().regex(/^[a-zA-Z]{1,30}$/), z.union([z.string().max(200), z.number()]))
-    .refine((variables) => Object.keys(variables).length <= 12, 'twelve at the most')
-    .optional(),
-  dueAt: z.iso.datetime({ offset: true }).optional(),
-})
+const messageSchema = z
+  .strictObject({
+    patientId: z.uuid(),
+    channel: z.enum(['sms', 'push', 'email', 'in-app']),
+    template: z
+      .string()
+      .regex(/^[a-z0-9][\w.-]{0,63}$/, 'the name of a template, such as appointment-reminder'),
+    // What they may be the template says, and the guard looks at them before anything is sent.
+    variables: z
+      .record(z.string().regex(/^[a-zA-Z]{1,30}$/), z.union([z.string().max(200), z.number()]))
+      .refine((variables) => Object.keys(variables).length <= 12, 'twelve at the most')
+      .optional(),
+    dueAt: z.iso.datetime({ offset: true }).optional(),
+    expiresAt: z.iso.datetime({ offset: true }).optional(),
+  })
+  .refine(
+    ({ dueAt = '0001-01-01T00:00:00Z', expiresAt }) =>
+      expiresAt === undefined || Date.parse(expiresAt) > Date.parse(dueAt),
+    { path: ['expiresAt'], message: 'must be after dueAt' },
+  )
 const paramsSchema = z.object({ id: z.uuid() })
 
 /**

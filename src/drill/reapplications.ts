@@ -150,7 +150,8 @@ async function reapplied({
       { env },
     )
     if (result.kills < kills && !signal.aborted) {
-      await Promise.race([delay(200 + chance.below(lastsS * 900)), command.exited])
+      // Soon enough that much is left to do for the next.
+      await Promise.race([delay(500 + chance.below(lastsS * 200)), command.exited])
       command.signal('SIGKILL')
     }
     const exitCode = await command.exited

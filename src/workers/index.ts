@@ -11,6 +11,7 @@ import { inboxSweep } from './inbox-sweep.ts'
 import { keyRotation } from './key-rotation.ts'
 import { ledgerIntegrity } from './ledger-integrity.ts'
 import { messageDispatch } from './message-dispatch.ts'
+import { messageWatch } from './message-watch.ts'
 import { outboxMonitor } from './outbox-monitor.ts'
 import { outboxPreflight } from './outbox-preflight.ts'
 import { outboxRelay } from './outbox-relay.ts'
@@ -33,6 +34,7 @@ export const workers: readonly Worker[] = [
   ledgerIntegrity,
   priceWatch,
   messageDispatch,
+  messageWatch,
   phiScan,
   refundWatch,
   duplicateReversal,

@@ -6,6 +6,7 @@ import { performStep } from '../../src/domain/erasure/perform.ts'
 import { dispatchDue } from '../../src/domain/messaging/dispatch-due.ts'
 import { publishTemplate } from '../../src/domain/messaging/publish.ts'
 import { MESSAGE_PATH, requestMessage } from '../../src/domain/messaging/request-message.ts'
+import { watchMessages } from '../../src/domain/messaging/waiting.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import type { MessagingProviders } from '../../src/sandbox/simulators/messaging.ts'
@@ -140,6 +141,61 @@ test('what is of a halted category waits unclaimed, for that tenant, and goes ou
     [tenantId],
   )
   expect(await dispatch()).toMatchObject({ sent: 1 })
+})
+
+test('a message is tried until it expires; a provider that takes none pages once, and what it refused is counted', async () => {
+  const { app } = world()
+  const patient = await somebody()
+  const watch = () => watchMessages(app, { maxAgeMs: 3_600_000, signal: AbortSignal.timeout(10_000) })
+  const soon = new Date(Date.now() + 60_000).toISOString()
+  const ids = [
+    await ask(patient, 'sms', { expiresAt: soon }),
+    await ask(patient, 'sms'),
+    await ask(patient, 'sms'),
+  ]
+  const late = await ask(patient, 'sms', { expiresAt: new Date(Date.now() - 1_000).toISOString() })
+  providers.answer(503)
+  expect(await dispatch()).toMatchObject({ postponed: 3 })
+  expect(await watch()).toEqual({ expired: 1, opened: 0, closed: 0 })
+  // Twenty minutes pass for the first two, and an hour for the third, which has no end of its own.
+  const passed = (minutes: number, of: string[]) =>
+    app.db.query(
+      `update communication.message set first_tried_at = first_tried_at - make_interval(mins => $2),
+         expires_at = expires_at - make_interval(mins => $2), due_at = now() where id = any($1)`,
+      [of, minutes],
+    )
+  await passed(20, ids.slice(0, 2))
+  await passed(61, ids.slice(2))
+  expect(await watch()).toEqual({ expired: 2, opened: 1, closed: 0 })
+  expect(await watch()).toEqual({ expired: 0, opened: 0, closed: 0 })
+  const [incident] = await app.db.query<{ title: string; n: number }>(
+    `select title, count(*) over ()::int as n from tabib.incident where mode = 'tabib/messages-waiting'`,
+  )
+  expect(incident).toEqual({ n: 1, title: 'sms: 1 messages are not taken, the first for 20 min' })
+  expect([...ids, late].length).toBe(4)
+  for (const [id, status] of [
+    [ids[0], 'expired'],
+    [ids[1], 'queued'],
+    [ids[2], 'expired'],
+    [late, 'expired'],
+  ])
+    expect(await row(id!)).toMatchObject({ status })
+  const { exitCode, envelope } = await world().tabib(['messaging', 'status'])
+  expect(exitCode).toBe(1)
+  expect(envelope).toMatchObject({
+    result: {
+      messages: expect.arrayContaining([
+        expect.objectContaining({
+          ...{ channel: 'sms', category: 'by-sms', scheduled: 1, waiting: 1, refused: 1, expired: 3 },
+          errors: ['PROVIDER_UNREACHABLE'],
+        }),
+      ]),
+    },
+  })
+  expect(JSON.stringify(envelope)).not.toContain(patient.phone.slice(-7))
+  providers.answer(200)
+  expect(await dispatch()).toMatchObject({ sent: 1 })
+  expect(await watch()).toEqual({ expired: 0, opened: 0, closed: 1 })
 })
 
 test('nobody who is erased is written to, whether asked for before or after, and the message names nobody any more', async () => {

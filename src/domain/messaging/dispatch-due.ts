@@ -7,6 +7,7 @@ import { heldParticipants } from '../erasure/request.ts'
 import { asTenant } from '../sessions/tenant.ts'
 import { type ClaimedMessage, type DispatchSystems, dispatchMessage } from './dispatch.ts'
 import { CHANNELS } from './template.ts'
+import { EXPIRES_AT } from './waiting.ts'
 
 export interface DispatchPass {
   sent: number
@@ -50,7 +51,7 @@ export async function dispatchDue(
   const { sms, push, email } = systems.config.messaging
   const ways = CHANNELS.filter((channel) => ({ sms, push, email })[channel] !== undefined)
   if (ways.length === 0) return pass
-  const due = await claimDue(systems.db, ways, limit)
+  const due = await claimDue(systems.db, { ways, limit, maxAgeMs: systems.config.messaging.maxAgeMs })
   const takeOn = async (): Promise<void> => {
     for (let one = due.shift(); one !== undefined; one = due.shift()) {
       // Whoever stops hands back what it has not begun.
@@ -64,19 +65,27 @@ export async function dispatchDue(
   return pass
 }
 
-/** What is due, claimed for two minutes. Of a halted category nothing is; it goes out once that is resumed. */
-function claimDue(db: Queryable, ways: readonly string[], limit: number): Promise<Due[]> {
+/**
+ * What is due and still worth sending, claimed for two minutes. Of a halted category nothing is; it goes out once that is
+ * resumed.
+ */
+function claimDue(
+  db: Queryable,
+  { ways, limit, maxAgeMs }: { ways: readonly string[]; limit: number; maxAgeMs: number },
+): Promise<Due[]> {
   return db.query<Due>(
-    `update communication.message set attempts = attempts + 1, due_at = clock_timestamp() + make_interval(secs => ${CLAIM_S})
+    `update communication.message
+     set attempts = attempts + 1, first_tried_at = coalesce(first_tried_at, clock_timestamp()), due_at = clock_timestamp() + make_interval(secs => ${CLAIM_S})
      where id in (
        select id from communication.message due
-       where status = 'queued' and due_at <= clock_timestamp() and channel = any($1) and not exists (
+       where status = 'queued' and due_at <= clock_timestamp() and channel = any($2)
+         and ${EXPIRES_AT} > clock_timestamp() and not exists (
          select from communication.template t
          join communication.category_halt h on h.category = t.category and h.resumed_at is null
          where t.id = due.template and t.state = 'current' and h.tenant_id = due.tenant_id)
-       order by due_at limit $2 for update skip locked)
+       order by due_at limit $3 for update skip locked)
      returning id, tenant_id as "tenantId", attempts`,
-    [ways, limit],
+    [maxAgeMs, ways, limit],
     'message_claim',
   )
 }

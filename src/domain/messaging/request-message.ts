@@ -16,6 +16,8 @@ export interface NewMessage {
   variables?: Record<string, unknown> | undefined
   /** ISO 8601: not before; now, when left out. */
   dueAt?: string | undefined
+  /** ISO 8601: not afterwards, as a reminder once the appointment has begun; `messaging.maxAge` decides, when left out. */
+  expiresAt?: string | undefined
 }
 
 /** Where messages are asked for, by POST; below it by GET. */
@@ -61,7 +63,7 @@ export interface FoundMessage {
   id: string
   channel: string
   template: string
-  /** `queued`, `sent`, `failed`, `cancelled`; whatever feedback makes of it afterwards. */
+  /** `queued`, `sent`, `failed`, `expired`, `cancelled`; whatever feedback makes of it afterwards. */
   status: string
   sentAt: Date | null
 }
@@ -94,14 +96,14 @@ async function makeMessage(systems: MessageSystems, call: Call, message: NewMess
 async function insertMessage(
   tx: Transaction,
   call: Call,
-  { patientId, channel, template, variables, dueAt }: NewMessage,
+  { patientId, channel, template, variables, dueAt, expiresAt }: NewMessage,
 ): Promise<Effect> {
   const { tenantId } = call
   const id = idOf(call)
   const [made] = await tx.query(
-    `insert into communication.message (id, tenant_id, patient_id, channel, template, status, variables, due_at)
-     values ($1, $2, $3, $4, $5, 'queued', $6, coalesce($7, clock_timestamp())) on conflict (id) do nothing returning id`,
-    [id, tenantId, patientId, channel, template, JSON.stringify(variables ?? {}), dueAt],
+    `insert into communication.message (id, tenant_id, patient_id, channel, template, status, variables, due_at, expires_at)
+     values ($1, $2, $3, $4, $5, 'queued', $6, coalesce($7, clock_timestamp()), $8) on conflict (id) do nothing returning id`,
+    [id, tenantId, patientId, channel, template, JSON.stringify(variables ?? {}), dueAt, expiresAt],
     'message_insert',
   )
   const answer = { status: 201, body: JSON.stringify({ id, status: 'queued' }) }

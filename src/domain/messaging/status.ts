@@ -1,7 +1,10 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
+import { type UnsentMessages, unsentMessages } from './waiting.ts'
 
 export interface MessagingStatus {
   halted: { tenant: string; category: string; haltedAt: Date; findings: number; incidentId: string | null }[]
+  /** By channel and category, what waits and what never went out. */
+  messages: UnsentMessages[]
   /** Every template with its version in use (null: none, and it is not sent), and those that were retired. */
   templates: { id: string; channel: string; category: string; current: number | null; retired: number[] }[]
 }
@@ -22,5 +25,5 @@ export async function messagingStatus({ db }: { db: Queryable }): Promise<Messag
        coalesce(array_agg(version order by version) filter (where state = 'retired'), '{}') as retired
      from communication.template group by id order by id`,
   )
-  return { halted, templates }
+  return { halted, messages: await unsentMessages({ db }), templates }
 }

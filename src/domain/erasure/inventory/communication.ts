@@ -7,7 +7,10 @@ export const communication: Inventory = {
     'communication.message': {
       subjectKey: ['patient_id'],
       personal: ['recipient'],
-      pseudonymous: ['id', 'channel', 'template', 'status', 'sent_at', 'due_at', 'attempts', 'last_error'],
+      pseudonymous: [
+        ...['id', 'channel', 'template', 'status', 'sent_at', 'due_at', 'attempts', 'last_error'],
+        ...['first_tried_at', 'expires_at'],
+      ],
       none: ['tenant_id'],
       json: { variables: { '**': 'personal' } },
       retention: 'tenant:messages',
