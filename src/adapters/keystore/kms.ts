@@ -18,6 +18,8 @@ const ALGORITHMS: Record<SigningAlgorithm, { spec: string; signs: string; digest
 }
 const TRIES = 3
 const TRY_MS = 1_200
+// The primes of an RSA key are searched for, which takes a second or several; and nobody asks a second time.
+const ONCE_MS = 10_000
 const FIRST_PAUSE_MS = 50
 /** The shortest that KMS allows; a key signs nothing from the first moment of it. */
 const DELETION_DAYS = 7
@@ -191,7 +193,8 @@ async function callKms<T>(place: Place, call: Call<T>): Promise<T> {
   }
 }
 
-async function tryKms<T>(place: Place, { operation, body, answer }: Call<T>): Promise<T> {
+async function tryKms<T>(place: Place, { operation, body, answer, once }: Call<T>): Promise<T> {
+  const withinMs = once ? ONCE_MS : TRY_MS
   let response: Response
   let text: string
   try {
@@ -205,13 +208,13 @@ async function tryKms<T>(place: Place, { operation, body, answer }: Call<T>): Pr
           'x-amz-target': `TrentService.${operation}`,
         },
         body: JSON.stringify(body),
-        timeoutMs: TRY_MS,
+        timeoutMs: withinMs,
       },
     )
     text = await response.text()
   } catch (cause) {
     if (cause instanceof TabibError) throw cause
-    throw unreachable(place, cause)
+    throw unreachable(place, cause, withinMs)
   }
   const json = parseJson(text)
   if (!response.ok) throw refusal(operation, place, response, errorAnswer.safeParse(json).data)
@@ -265,11 +268,11 @@ function refusal(
 }
 
 /** `reached` is false when the request cannot have reached KMS. */
-function unreachable({ endpoint }: Place, cause: unknown): TabibError {
+function unreachable({ endpoint }: Place, cause: unknown, withinMs: number): TabibError {
   const { host } = new URL(endpoint)
   const late = cause instanceof Error && cause.name === 'TimeoutError'
   const deeper = (cause as Error).cause as NodeJS.ErrnoException | undefined
-  const why = late ? `no answer within ${TRY_MS} ms` : (deeper?.code ?? 'the connection failed')
+  const why = late ? `no answer within ${withinMs} ms` : (deeper?.code ?? 'the connection failed')
   return new TabibError('KEY_STORE_UNREACHABLE', `the KMS at ${host} is unreachable: ${why}`, {
     cause,
     suggestions: ['tabib doctor', 'tabib status virtual-care/F13'],
