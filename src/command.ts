@@ -16,6 +16,7 @@ import {
 import { reportFlags } from './flags.ts'
 import { nearest } from './nearest.ts'
 import { asTabibError, type Envelope, hasFlag, mark, reportError, toJson } from './render.ts'
+import type { Waiver } from './waivers.ts'
 
 /** A duration as `30s` or `15m`, in milliseconds. */
 export const durationFlag = Flags.custom<number>({
@@ -138,6 +139,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /** The command that takes up this one after an interruption; set it as soon as there is something to resume. */
   protected resumeWith: string | undefined
 
+  #waivers: readonly Waiver[] | undefined
   readonly #apps: Partial<Record<AppFor, Promise<App>>> = {}
   #config: Promise<Config> | undefined
   #timer: NodeJS.Timeout | undefined
@@ -161,11 +163,16 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const { args, flags } = await this.parse({
       flags: this.ctor.flags,
       baseFlags: (this.ctor as typeof TabibCommand).baseFlags,
-      args: this.ctor.args,
+      args: unfed(this.ctor.args),
       strict: this.ctor.strict,
     })
     this.flags = flags as FlagsOf<T>
     this.args = args as ArgsOf<T>
+    refuseEmpty(args, flags)
+    const { waivers } = flags as { waivers?: string }
+    if (waivers !== undefined) {
+      this.#waivers = await (await import('./waivers.ts')).readWaivers(waivers)
+    }
     const timeoutMs = this.flags.timeout
     if (timeoutMs !== undefined) {
       const error = new TabibError('TIMED_OUT', `not done after ${timeoutMs / 1000} s`, { retryable: true })
@@ -220,24 +227,22 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
   /**
    * Ends a check: prints its report as `reportFlags` ask for it, less what `--waivers` waives where the command has that
    * flag. Exits 1 for a critical finding or an error that nobody waived; warnings and infos alone exit 0.
-   * @throws TabibError CONFIG_INVALID for a waivers file that is none.
    */
   protected async report(report: FindingsReport): Promise<void> {
-    const { output, short, waivers } = this.flags as {
-      output: ReportFormat
-      short?: boolean
-      waivers?: string
-    }
-    let judged = report
-    if (waivers !== undefined) {
-      const { applyWaivers, readWaivers } = await import('./waivers.ts')
-      judged = applyWaivers(report, await readWaivers(waivers))
-    }
+    const { output, short } = this.flags as { output: ReportFormat; short?: boolean }
+    const judged = await this.waive(report)
     this.succeed({
       result: reportResult(judged),
       status: judged.findings.some(fails) ? 'findings' : 'ok',
       text: () => renderReport(judged, { format: output, short }),
     })
+  }
+
+  /** A report less what `--waivers` waives; the file was read before anything else was done. */
+  protected async waive(report: FindingsReport): Promise<FindingsReport> {
+    if (this.#waivers === undefined) return report
+    const { applyWaivers } = await import('./waivers.ts')
+    return applyWaivers(report, this.#waivers)
   }
 
   /** One line for people on stderr; nothing with `--quiet`. */
@@ -483,6 +488,20 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
       productionContext: config.production ? config.context : undefined,
       mayPrompt: Boolean(process.stdin.isTTY) && !flags['no-input'],
     }
+  }
+}
+
+/** In a `while read` of a shell the rest of the list is on stdin, and is no argument that was left out. */
+function unfed(args: Interfaces.ArgInput): Interfaces.ArgInput {
+  return Object.fromEntries(Object.entries(args).map(([name, arg]) => [name, { ...arg, ignoreStdin: true }]))
+}
+
+/** An empty value is a variable of a script that nobody set, and may mean everything where a name means one. */
+function refuseEmpty(args: Record<string, unknown>, flags: Record<string, unknown>): void {
+  const named = Object.entries(flags).map(([name, value]) => [`--${name}`, value] as const)
+  for (const [name, value] of [...Object.entries(args), ...named]) {
+    if (value === '' || (Array.isArray(value) && value.includes('')))
+      throw new TabibError('USAGE', `${name} is given, and empty`)
   }
 }
 

@@ -1,4 +1,4 @@
-import { Flags } from '@oclif/core'
+import { Args, Flags } from '@oclif/core'
 import { TabibError } from './errors.ts'
 import { REPORT_FORMATS } from './findings-report.ts'
 
@@ -20,7 +20,23 @@ export const timeFlag = Flags.custom<Date>({
 export const purposeFlag = Flags.custom<string>({
   helpValue: '<name>',
   description: 'what the tokens are for, such as join-token',
+  parse: async (text) => {
+    const { assertPurpose } = await import('./domain/keys/phase.ts')
+    assertPurpose(text)
+    return text
+  },
 })
+
+const isUuid = (text: string): boolean => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)
+
+async function parseUuid(text: string): Promise<string> {
+  if (isUuid(text)) return text.toLowerCase()
+  throw new TabibError('USAGE', `"${text}" is no UUID, such as 01930f6e-7c1a-7d2e-9b1f-3a5c6d7e8f90`)
+}
+
+/** What is named by its id alone: an event, a run, an incident. In lower case, as it is stored. */
+export const uuidFlag = Flags.custom<string>({ helpValue: '<uuid>', parse: parseUuid })
+export const uuidArg = Args.custom<string>({ parse: parseUuid })
 
 /** How a check prints its findings, for a command that ends with `this.report`. */
 export const reportFlags = {
@@ -44,7 +60,7 @@ export const patientFlag = Flags.custom<string>({
   helpValue: '<id>',
   description: "the patient's id in virtual care; kept out of the audit trail",
   parse: async (text) => {
-    if (/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)) return text.toLowerCase()
+    if (isUuid(text)) return text.toLowerCase()
     throw new TabibError('USAGE', '--patient is no UUID, which the id of every patient is')
   },
 })

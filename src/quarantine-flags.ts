@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core'
 import { durationFlag } from './command.ts'
 import { ORIGINS, type QuarantineFilter } from './domain/dlq/list.ts'
+import { uuidFlag } from './flags.ts'
 import { SERVICES, type Service } from './service.ts'
 
 /** Which events in quarantine are meant: the same in every `dlq` command. */
@@ -23,8 +24,7 @@ export const quarantineFlags = {
     description: 'only events of this type, or whose type ends so',
     helpGroup: 'FILTER',
   }),
-  tenant: Flags.string({
-    helpValue: '<uuid>',
+  tenant: uuidFlag({
     description: 'only events of this tenant',
     helpGroup: 'FILTER',
   }),

@@ -4,14 +4,11 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../src/package-root.ts'
 
 const TABIB = join(packageRoot(), 'bin/run.js')
 const FIXTURE = join(packageRoot(), 'test/fixture/run.js')
-
-// A command from its sources takes a second to compile.
-vi.setConfig({ testTimeout: 30_000 })
 
 let emptyFolder: string
 beforeAll(async () => {
@@ -45,6 +42,14 @@ describe('usage', () => {
     expect(stdout).toBe('')
     expect(stderr).toContain('there is no command "audit verfy"')
     expect(stderr).toContain('Try: tabib audit verify')
+  })
+
+  test('what is on stdin is no argument', async () => {
+    const { exitCode, stderr } = await execa(process.execPath, [TABIB, 'ledger', 'unfreeze'], {
+      ...{ cwd: emptyFolder, env: environment(), extendEnv: false, reject: false },
+      input: '01930f6e-7c1a-7d2e-9b1f-3a5c6d7e8f90\n',
+    })
+    expect([exitCode, stderr]).toEqual([2, expect.stringContaining('Missing 1 required arg')])
   })
 
   test('an unknown command prints the error envelope with --json, and nothing else', async () => {

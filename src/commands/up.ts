@@ -5,6 +5,7 @@ import type { BuiltMode } from '../catalog/failure-mode.ts'
 import { catalog } from '../catalog/index.ts'
 import { TabibCommand } from '../command.ts'
 import type { Rehearsal } from '../drill/rehearsal.ts'
+import { TabibError } from '../errors.ts'
 import { details, mark, paint } from '../render.ts'
 
 export default class Up extends TabibCommand<typeof Up> {
@@ -24,7 +25,8 @@ export default class Up extends TabibCommand<typeof Up> {
       parse: async (text) => {
         const scale = Number(text)
         if (scale > 0 && scale <= 100) return scale
-        throw new Error(
+        throw new TabibError(
+          'USAGE',
           `"${text}" is no scale; write a number above 0 and up to 100 (1 is about 100,000 events)`,
         )
       },

@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core'
 import { durationFlag, TabibCommand } from '../../command.ts'
 import { listAudit } from '../../domain/audit/list.ts'
+import { uuidFlag } from '../../flags.ts'
 import { table } from '../../render.ts'
 
 export default class AuditList extends TabibCommand<typeof AuditList> {
@@ -11,7 +12,7 @@ export default class AuditList extends TabibCommand<typeof AuditList> {
   ]
   static override flags = {
     since: durationFlag({ description: 'only records of this last while' }),
-    run: Flags.string({ helpValue: '<uuid>', description: 'only records of this run' }),
+    run: uuidFlag({ description: 'only records of this run' }),
     command: Flags.string({ helpValue: '<command>', description: 'only records of this command' }),
     actor: Flags.string({ helpValue: '<name>', description: 'only records of this operator' }),
     limit: Flags.integer({

@@ -41,6 +41,8 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
   }
 
   async run(): Promise<void> {
+    const built = catalog.filter((mode): mode is BuiltMode => mode.state === 'built')
+    const chosen = this.flags.control ? built.slice(0, 1) : this.#chosen(built)
     const { assertSandboxAllowed } = await import('../../sandbox/world.ts')
     assertSandboxAllowed(await this.loadConfig())
     const { runDrill } = await import('../../drill/run.ts')
@@ -50,8 +52,6 @@ export default class DrillRun extends TabibCommand<typeof DrillRun> {
       : this.flags['without-mitigation']
         ? 'without-mitigation'
         : 'drill'
-    const built = catalog.filter((mode): mode is BuiltMode => mode.state === 'built')
-    const chosen = kind === 'control' ? built.slice(0, 1) : this.#chosen(built)
     const journals: DrillJournal[] = []
     await using prepared = chosen.length > 1 ? await preparePostgres() : undefined
     for (const mode of chosen) {

@@ -41,7 +41,12 @@ and for anything classified that is not there. Of a large table a random part of
   async run(): Promise<void> {
     if (this.flags.check) return this.#check()
     const { class: only, participant } = this.flags
-    const items = listInventory()
+    const all = listInventory()
+    const known: string[] = [...new Set(all.flatMap(({ erasure }) => erasure?.by ?? []))].sort()
+    if (participant !== undefined && !known.includes(participant)) {
+      this.error(`nothing is erased by "${participant}"; participants are ${known.join(', ')}`, { exit: 2 })
+    }
+    const items = all
       .filter((item) => only === undefined || item.class === only)
       .filter((item) => participant === undefined || item.erasure?.by === participant)
     this.succeed({

@@ -1,9 +1,10 @@
-import { Args, Flags } from '@oclif/core'
+import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
 import { listHolds } from '../../domain/erasure/hold.ts'
 import { listErasures, listSteps, REQUEST_STATES } from '../../domain/erasure/list.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
 import { TabibError } from '../../errors.ts'
+import { uuidArg } from '../../flags.ts'
 import { details, mark, table } from '../../render.ts'
 
 export default class ErasureList extends TabibCommand<typeof ErasureList> {
@@ -15,7 +16,7 @@ export default class ErasureList extends TabibCommand<typeof ErasureList> {
     '<%= config.bin %> <%= command.id %> <request>',
     '<%= config.bin %> <%= command.id %> --holds',
   ]
-  static override args = { request: Args.string({ description: 'this one, step by step' }) }
+  static override args = { request: uuidArg({ description: 'this one, step by step' }) }
   static override flags = {
     state: Flags.option({ options: REQUEST_STATES, default: 'unfinished' as const })({
       description: 'only requests in this state; unfinished is open and watching',

@@ -1,8 +1,8 @@
-import { Args } from '@oclif/core'
 import { severe, TabibCommand } from '../../command.ts'
 import { planHash } from '../../domain/audit/canonical-json.ts'
 import { releaseHold } from '../../domain/erasure/hold.ts'
 import { NOT_REMEMBERED, tryToRemember } from '../../domain/erasure/remember.ts'
+import { uuidArg } from '../../flags.ts'
 import { mark } from '../../render.ts'
 
 export default class ErasureRelease extends TabibCommand<typeof ErasureRelease> {
@@ -11,7 +11,7 @@ export default class ErasureRelease extends TabibCommand<typeof ErasureRelease> 
     '<%= config.bin %> <%= command.id %> <hold> --confirm <hold> --reason "the case is closed"',
   ]
   static override args = {
-    hold: Args.string({ required: true, description: 'as erasure list --holds names it' }),
+    hold: uuidArg({ required: true, description: 'as erasure list --holds names it' }),
   }
   static override flags = { ...severe }
 

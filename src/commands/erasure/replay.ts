@@ -1,8 +1,8 @@
-import { Args } from '@oclif/core'
 import { planned, severe, TabibCommand } from '../../command.ts'
 import { listErasures } from '../../domain/erasure/list.ts'
 import { planReplay, type ReplayPlan, replayErasures } from '../../domain/erasure/replay.ts'
 import { TabibError } from '../../errors.ts'
+import { uuidArg } from '../../flags.ts'
 import { mark, table } from '../../render.ts'
 
 export default class ErasureReplay extends TabibCommand<typeof ErasureReplay> {
@@ -17,7 +17,7 @@ as the earlier ones acknowledge.`
     '<%= config.bin %> <%= command.id %> --confirm erasures --reason "communication/C15"',
     '<%= config.bin %> <%= command.id %> <request> --confirm <request> --reason "communication/C15"',
   ]
-  static override args = { request: Args.string({ description: 'this one alone' }) }
+  static override args = { request: uuidArg({ description: 'this one alone' }) }
   static override flags = { ...planned, ...severe }
 
   async run(): Promise<void> {

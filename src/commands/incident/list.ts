@@ -26,7 +26,10 @@ export default class IncidentList extends TabibCommand<typeof IncidentList> {
   }
 
   async run(): Promise<void> {
-    const result = await listIncidents(await this.openApp(), this.flags)
+    const { mode: named, ...filter } = this.flags
+    // The catalog is loaded for whoever names a mode of it.
+    const mode = named && (await import('../../catalog/index.ts')).findMode(named).id
+    const result = await listIncidents(await this.openApp(), { ...filter, mode })
     this.succeed({
       result,
       text: () => {

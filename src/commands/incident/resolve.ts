@@ -1,6 +1,7 @@
-import { Args, Flags } from '@oclif/core'
+import { Flags } from '@oclif/core'
 import { TabibCommand } from '../../command.ts'
 import { resolveIncident } from '../../domain/incident/resolve.ts'
+import { uuidArg } from '../../flags.ts'
 import { mark } from '../../render.ts'
 
 export default class IncidentResolve extends TabibCommand<typeof IncidentResolve> {
@@ -8,7 +9,7 @@ export default class IncidentResolve extends TabibCommand<typeof IncidentResolve
   static override examples = [
     '<%= config.bin %> <%= command.id %> 01930f6e-7c1a-7d2e-9b1f-3a5c6d7e8f90 --reason "redriven after the fix"',
   ]
-  static override args = { id: Args.string({ required: true, description: "the incident's id" }) }
+  static override args = { id: uuidArg({ required: true, description: "the incident's id" }) }
   static override flags = {
     reason: Flags.string({ helpValue: '<text>', description: 'how it was resolved' }),
   }

@@ -76,6 +76,7 @@ second person, who has read the plan.`
         { suggestions: ['tabib status billing/FM-07 --json'] },
       )
     }
+    const balanceMinor = parseMinor(this.flags.balance)
     const app = await this.openApp()
     if (named !== undefined) {
       const { id: tenantId, slug } = await findTenant(app, named)
@@ -83,11 +84,10 @@ second person, who has read the plan.`
     }
     const account = accountId === undefined ? await onlyFrozen(app) : await findAccount(app, accountId)
     if (duplicates) return this.#reverseDuplicates(app, account.id, { accountId: account.id })
-    return this.#mend(app, account)
+    return this.#mend(app, account, balanceMinor)
   }
 
-  async #mend(app: App, account: Account): Promise<void> {
-    const balanceMinor = parseMinor(this.flags.balance)
+  async #mend(app: App, account: Account, balanceMinor: bigint | undefined): Promise<void> {
     const { apply } = this.flags
     const freeze = await freezeOf(app.db, account)
     const before = apply === undefined ? undefined : await appliedReconciliation(app.db, account, apply)

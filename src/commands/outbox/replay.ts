@@ -1,7 +1,7 @@
 import { Flags } from '@oclif/core'
 import { moderate, planned, TabibCommand } from '../../command.ts'
 import { applyReplay, planReplay, type ReplayPlan } from '../../domain/outbox/replay.ts'
-import { timeFlag } from '../../flags.ts'
+import { timeFlag, uuidFlag } from '../../flags.ts'
 import { details, mark } from '../../render.ts'
 import { SERVICES } from '../../service.ts'
 
@@ -18,11 +18,10 @@ export default class OutboxReplay extends TabibCommand<typeof OutboxReplay> {
     since: timeFlag({ description: 'created at or after this time, or this long ago' }),
     until: timeFlag({ description: 'created before this time, or this long ago' }),
     type: Flags.string({ helpValue: '<type>', description: 'only events of this type' }),
-    tenant: Flags.string({ helpValue: '<uuid>', description: 'only events of this tenant' }),
-    id: Flags.string({
+    tenant: uuidFlag({ description: 'only events of this tenant' }),
+    id: uuidFlag({
       multiple: true,
       multipleNonGreedy: true,
-      helpValue: '<uuid>',
       description: 'only this event',
     }),
     ...planned,
@@ -32,6 +31,9 @@ export default class OutboxReplay extends TabibCommand<typeof OutboxReplay> {
   async run(): Promise<void> {
     const { service, since, until, type, tenant, id: ids } = this.flags
     if (!since && !ids) this.error('say which events: --since or --id', { exit: 2 })
+    if (since && until && since >= until) {
+      this.error(`nothing lies between ${since.toISOString()} and ${until.toISOString()}`, { exit: 2 })
+    }
     const filter = { service, since, until, type, tenant, ids }
     const app = await this.openApp()
     const plan = await planReplay(app, filter)

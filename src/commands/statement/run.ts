@@ -1,4 +1,5 @@
 import { Flags } from '@oclif/core'
+import { parseMonth } from '../../domain/statements/period.ts'
 import { findRun, reopenRun } from '../../domain/statements/runs.ts'
 import { startRun } from '../../domain/statements/start-run.ts'
 import { openStore } from '../../domain/statements/store.ts'
@@ -49,6 +50,7 @@ listed with its reason; it never stops the others. Exits 1 when an account faile
 
   async run(): Promise<void> {
     const { tenant: named, period, 'batch-size': batchSize, again, detach } = this.flags
+    parseMonth(period)
     const app = await this.openApp()
     const tenant = await findTenant(app, named)
     // What is wrong with the store is told before anything is on record.

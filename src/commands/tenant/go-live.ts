@@ -55,10 +55,9 @@ export default class TenantGoLive extends TabibCommand<typeof TenantGoLive> {
   /** @throws TabibError TENANT_REFUSED with all that fails. */
   async #examine(subject: Subject): Promise<Finding[]> {
     const app = await this.openApp()
-    const [{ examineTenants }, { reachOf }, { applyWaivers, readWaivers }] = await Promise.all([
+    const [{ examineTenants }, { reachOf }] = await Promise.all([
       import('../../domain/tenants/examine.ts'),
       import('../../domain/tenants/probes/index.ts'),
-      import('../../waivers.ts'),
     ])
     // As it will be judged from then on: a price list that lies ahead is none of a live tenant.
     const examination = await examineTenants(
@@ -67,8 +66,7 @@ export default class TenantGoLive extends TabibCommand<typeof TenantGoLive> {
     )
     const { slug } = subject.tenant
     const report = { check: 'tenant check', subject: slug, version: this.config.version, ...examination }
-    const { waivers } = this.flags
-    const judged = waivers === undefined ? report : applyWaivers(report, await readWaivers(waivers))
+    const judged = await this.waive(report)
     // No waiver gives anybody a currency, and the database lets nobody live without one.
     const against = judged.findings.filter((one) => fails(one) || one.id === 'tenant/currency-set')
     if (against.length === 0) return [...judged.findings]

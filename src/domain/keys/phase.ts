@@ -1,6 +1,7 @@
 import type { JWK } from 'jose'
 import type { SigningAlgorithm } from '../../adapters/keystore/client.ts'
 import type { Queryable, Transaction } from '../../adapters/postgres/client.ts'
+import { TabibError } from '../../errors.ts'
 
 /**
  * A key's life. It is published from `publish` to `drain` and signs in `activate`; `retire` and `revoked` are ends.
@@ -103,4 +104,10 @@ export async function activateKey(
   for (const { kid: old, phase } of keys)
     if (phase === 'activate') await enterPhase(tx, { kid: old, from: [phase], to: 'drain', by })
   return enterPhase(tx, { kid, from, to: 'activate', by })
+}
+
+/** @throws TabibError USAGE for what cannot be the name of a purpose. */
+export function assertPurpose(purpose: string): void {
+  if (/^[a-z][a-z0-9-]{0,39}$/.test(purpose)) return
+  throw new TabibError('USAGE', `"${purpose}" is no purpose: write lower-case words such as join-token`)
 }

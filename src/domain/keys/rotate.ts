@@ -14,6 +14,7 @@ import { signJws } from './jws.ts'
 import { PROBE_TYPE } from './key-set.ts'
 import {
   activateKey,
+  assertPurpose,
   enterPhase,
   type KeyPhase,
   type KeyPolicy,
@@ -251,11 +252,6 @@ export function assertOverlap({ overlapS, cacheAgeS, skewS, tokenLifetimeS }: Ke
       context: { overlapS, neededS },
     },
   )
-}
-
-function assertPurpose(purpose: string): void {
-  if (/^[a-z][a-z0-9-]{0,39}$/.test(purpose)) return
-  throw new TabibError('USAGE', `"${purpose}" is no purpose: write lower-case words such as join-token`)
 }
 
 export const kidIn = (keys: readonly SigningKey[], phases: readonly KeyPhase[]): string | null =>

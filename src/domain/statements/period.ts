@@ -19,10 +19,7 @@ export interface Period {
  * @throws TabibError USAGE for what is no month, CONFIG_INVALID for a time zone that Postgres does not know.
  */
 export async function periodOf(db: Queryable, tenantId: string, name: string): Promise<Period> {
-  const [, year, month] = /^(\d{4})-(0[1-9]|1[0-2])$/.exec(name) ?? []
-  if (year === undefined) throw wrong(name, 'is no month; write 2026-10')
-  // 1405 is this year in the solar calendar of Afghanistan and Iran, and the Middle Ages in this one.
-  if (Number(year) < 2000) throw wrong(name, 'is no Gregorian month: 1405-07 is 2026-09 and 2026-10')
+  const { year, month } = parseMonth(name)
   try {
     const [period] = await db.query<Period>(
       `select $2 as name, zone as "timeZone", first at time zone zone as "startsAt",
@@ -30,7 +27,7 @@ export async function periodOf(db: Queryable, tenantId: string, name: string): P
          (first + interval '1 month') at time zone zone <= clock_timestamp() as "hasEnded"
        from (select make_date($3, $4, 1)::timestamp as first,
                coalesce((select document ->> 'timeZone' from tabib.tenant_profile where tenant_id = $1), $5) as zone) month`,
-      [tenantId, name, Number(year), Number(month), TIME_ZONE],
+      [tenantId, name, year, month, TIME_ZONE],
     )
     return period!
   } catch (cause) {
@@ -44,6 +41,15 @@ export async function periodOf(db: Queryable, tenantId: string, name: string): P
       },
     )
   }
+}
+
+/** @throws TabibError USAGE for what is no month of this century or a later one. */
+export function parseMonth(name: string): { year: number; month: number } {
+  const [, year, month] = /^(\d{4})-(0[1-9]|1[0-2])$/.exec(name) ?? []
+  if (year === undefined) throw wrong(name, 'is no month; write 2026-10')
+  // 1405 is this year in the solar calendar of Afghanistan and Iran, and the Middle Ages in this one.
+  if (Number(year) < 2000) throw wrong(name, 'is no Gregorian month: 1405-07 is 2026-09 and 2026-10')
+  return { year: Number(year), month: Number(month) }
 }
 
 const wrong = (name: string, why: string) =>
