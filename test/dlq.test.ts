@@ -21,8 +21,6 @@ import { packageRoot } from '../src/package-root.ts'
 import { charge, type PublishedEvent, useInbox } from './support/inbox.ts'
 import { type Line, runLine } from './support/line.ts'
 
-vi.setConfig({ testTimeout: 60_000 })
-
 const world = useInbox()
 let folder: string
 beforeAll(async () => {

@@ -20,8 +20,6 @@ import { TabibError } from '../src/errors.ts'
 import { packageRoot } from '../src/package-root.ts'
 import { charge, useInbox } from './support/inbox.ts'
 
-vi.setConfig({ testTimeout: 60_000 })
-
 const world = useInbox()
 beforeEach(async () => {
   await world.owner.query('delete from tabib.quarantine')

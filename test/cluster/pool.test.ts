@@ -299,7 +299,7 @@ describe('a console', () => {
 })
 
 test('the command ends the session that is named, once, for one operator at a time, and the trail has it', {
-  timeout: 30_000,
+  timeout: 60_000,
 }, async () => {
   await using stuck = await idle('stuck-export')
   const env = { TABIB_DATABASE_URL: database.url('tabib'), TABIB_ACTOR: 'laila@ops' }

@@ -42,7 +42,7 @@ test('a namespace is found however its slashes are written; one that holds nothi
 })
 
 test('a login is wrong where every host refuses it; where one is down, nobody who leads was asked', {
-  timeout: 30_000,
+  timeout: 60_000,
 }, async () => {
   const asked = async (hosts: string) => {
     await using db = openDatabase({ url: `postgres://nobody:x@${hosts}/postgres`, connectTimeoutMs: 500 })
@@ -58,7 +58,7 @@ test.each([
   ['primary', false],
   ['read-only', true],
   ['standby', true],
-])('a host is taken that is %s', { timeout: 30_000 }, async (attrs, replica) => {
+])('a host is taken that is %s', { timeout: 60_000 }, async (attrs, replica) => {
   const url = cluster.adminUrl.replace(/$/, `?target_session_attrs=${attrs}`)
   await using db = openDatabase({ url })
   const [row] = await db.query<{ replica: boolean }>('select pg_is_in_recovery() as replica')
@@ -66,7 +66,7 @@ test.each([
 })
 
 test('no password and no credentials go to a host that Patroni names and the configuration does not', {
-  timeout: 30_000,
+  timeout: 60_000,
 }, async () => {
   const heard: string[] = []
   await using trap = await listening('127.0.0.2', heard)

@@ -105,8 +105,8 @@ const tabibAs = async (actor: string, ...argv: string[]): Promise<Answer> => {
   return { exitCode, stdout, stderr, json: argv.includes('--json') ? JSON.parse(stdout) : undefined }
 }
 const tabib = (...argv: string[]) => tabibAs('ahmad@ops', ...argv)
-/** With time for a busy machine to answer in: what hangs is asked with the gate's own second. */
-const gate = (...more: string[]) => hurriedGate('--answer-within', '20s', ...more)
+/** The gate counts from the start of its process, which is this one: what hangs is asked with its own second. */
+const gate = (...more: string[]) => hurriedGate('--answer-within', '10m', ...more)
 const hurriedGate = (...more: string[]) =>
   tabib('residency', 'gate', '--target', 'herat-dr', '--json', ...more)
 const sign = (label: string, region = 'af-herat', keyRegion = region) =>
@@ -208,7 +208,7 @@ describe('the gate', () => {
 
   test('refuses an untagged member, and a region that is not allowed', async () => {
     const { exitCode, stderr } = await tabib(
-      ...['residency', 'gate', '--target', 'kandahar-dr', '--answer-within', '20s'],
+      ...['residency', 'gate', '--target', 'kandahar-dr', '--answer-within', '10m'],
     )
     expect(exitCode).toBe(5)
     expect(stderr).toContain('member n2 (replica): it does not say which region it is in')
@@ -234,7 +234,7 @@ describe('the gate', () => {
 
   test('refuses when nobody answers, each address named', async () => {
     const { exitCode, json } = await tabib(
-      ...['residency', 'gate', '--target', 'dead-dr', '--answer-within', '20s', '--json'],
+      ...['residency', 'gate', '--target', 'dead-dr', '--answer-within', '10m', '--json'],
     )
     expect(exitCode).toBe(5)
     expect(json.error.message).toMatch(/127.0.0.1:14999: .*ECONNREFUSED/)

@@ -115,6 +115,8 @@ const NOT_REVOKED = KEY_PHASES.filter((phase) => phase !== 'revoked')
 /** A key that can take over; null when none can be made now, which must not keep a leaked key in use. */
 async function successorOf(systems: KeySystems, key: SigningKey, by: string): Promise<string | null> {
   const { purpose, algorithm, kid: active } = key
+  // To derive the key of a folder of keys takes a good part of that time on a busy host.
+  await soon(systems.keyStore().catch(() => undefined))
   const preparing = prepareKey(systems, { purpose, algorithm, policy: key, active, by }).catch((error) => {
     if (error instanceof TabibError) return null
     throw error
