@@ -5,7 +5,7 @@ import { openEtcd } from '../../src/adapters/etcd/client.ts'
 import { openPatroni } from '../../src/adapters/patroni/client.ts'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
 import { diagnose } from '../../src/domain/cluster/judge.ts'
-import { askedMember, memberDatabase } from '../../src/domain/cluster/lead.ts'
+import { askedMember, memberDatabase, observeMember } from '../../src/domain/cluster/lead.ts'
 import { type ClusterReader, memberUrl, observeCluster } from '../../src/domain/cluster/observe.ts'
 import { takesWrites } from '../../src/domain/cluster/writable.ts'
 import { type PatroniServer, startPatroni } from '../../src/sandbox/servers/patroni.ts'
@@ -173,6 +173,25 @@ test('an etcd that wants a user is not one without a majority', async () => {
   await expect(openEtcd({ urls: [server.url], fetch }).read('/service/main/')).rejects.toMatchObject({
     code: 'NOT_AUTHORISED',
   })
+})
+
+test('a list of members that comes late is waited for, up to three times; one that never comes is not', async () => {
+  let failures = 2
+  const server = createServer(async ({ url }, response) => {
+    const isLate = url === '/cluster' && failures-- > 0
+    const answer = isLate ? undefined : await fetch(`${cluster.urls[0]}${url}`)
+    response.writeHead(answer?.status ?? 503).end(await answer?.text())
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  const { config } = reader()
+  const late = { config: { ...config, cluster: { ...config.cluster!, patroni: [url] } }, fetch: () => fetch }
+  const names = async () => (await observeMember(late, 'n 2')).members.map(({ name }) => name).sort()
+  expect(await names()).toEqual(['n 2', 'n1'])
+  failures = 3
+  expect(await names()).toEqual([new URL(url).host])
+  expect(failures).toBe(0)
+  server.close()
 })
 
 /** Notes whatever is said to it, and answers nothing. */

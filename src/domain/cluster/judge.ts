@@ -556,7 +556,7 @@ function judgeMembers(
           id: member.own.read ? 'cluster/member-unfit' : 'cluster/member-silent',
           severity: changing ? 'warning' : 'error',
           object,
-          message: `${unfit}${rewinding ? '; so looks a former leader whose rewind fails, and a disk that is full' : ''}`,
+          message: `${unfit}${rewinding ? '; so looks a former leader whose rewind fails, and a disk that is full, of its data or of its WAL' : ''}`,
           fix: rewinding
             ? `ssh ${quote(member.host)} journalctl -u patroni -n 50    # only if it cannot be rewound: patronictl reinit ${quote(scope)} ${quote(name)}`
             : changing

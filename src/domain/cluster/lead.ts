@@ -365,8 +365,8 @@ async function verify(
   }
 }
 
-/** Looks up to three times: where nobody reads the list in time, members go by their addresses. */
-async function observeMember(app: ClusterReader, candidate: string): Promise<ClusterState> {
+/** The cluster, looked at up to three times: where nobody reads the list in time, members go by their addresses. */
+export async function observeMember(app: ClusterReader, candidate: string): Promise<ClusterState> {
   for (let look = 1; ; look += 1) {
     const state = await observeCluster(app)
     if (look === 3 || state.members.some(({ name }) => name === candidate)) return state

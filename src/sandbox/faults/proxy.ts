@@ -2,6 +2,8 @@ import { once } from 'node:events'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 
+const OWNER_LOOKS = 5
+
 export type Direction = 'to-server' | 'to-client'
 
 /** Which connections a fault is for, by their owner as `ownerOf` told it; all of them when left out. */
@@ -94,14 +96,19 @@ export async function openLink({
   const accept = (client: Socket) => {
     const upstream = createConnection({ host: '127.0.0.1', port: targetPort, allowHalfOpen: true })
     const { remotePort = 0 } = client
-    let owner: { name: string | undefined } | undefined
+    let owner: string | undefined
+    let looks = 0
     const pair: Pair = {
       client,
       upstream,
-      // Looked for only once a fault is for some alone.
+      // Looked for only once a fault is for some alone. The system's tables change while they are read: one that is not found is
+      // looked for a few times.
       get owner() {
-        owner ??= { name: ownerOf(remotePort) }
-        return owner.name
+        if (owner === undefined && looks < OWNER_LOOKS) {
+          looks += 1
+          owner = ownerOf(remotePort)
+        }
+        return owner
       },
     }
     pairs.add(pair)
