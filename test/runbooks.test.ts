@@ -33,7 +33,7 @@ const commands: CommandFinder = {
 
 // Relaying and passes of workers may be done twice and have no plan: they are run as they stand.
 const CHANGES =
-  /^(dlq (redrive|discard)|outbox (replay|reset)|keys (rotate|rollback|revoke)|migrate up|tenant set-currency|isolation restore|prices extend|refunds escalate|ledger reconcile|cluster clocks --step|erasure replay)/
+  /^(dlq (redrive|discard)|outbox (replay|reset)|keys (rotate|rollback|revoke)|migrate up|tenant set-currency|isolation restore|prices extend|refunds escalate|ledger reconcile|cluster clocks --step|erasure (replay|reapply))/
 
 describe('a runbook', () => {
   test.each(runbooks)('%s types commands that exist, with flags that they take', async (path) => {

@@ -49,6 +49,7 @@ import sync2 from './sync/2-async-visit-offline.ts'
 import sync3 from './sync/3-session-optimistic-lock.ts'
 import sync4 from './sync/4-live-session-no-offline.ts'
 import sync5 from './sync/5-idempotency-headers.ts'
+import databaseRestored from './tabib/database-restored.ts'
 import messagesWaiting from './tabib/messages-waiting.ts'
 import workerStopped from './tabib/worker-stopped.ts'
 import f01 from './virtual-care/f01-video-backend-unreachable.ts'
@@ -130,6 +131,7 @@ export const catalog: readonly FailureMode[] = [
   sync3,
   sync4,
   sync5,
+  databaseRestored,
   messagesWaiting,
   workerStopped,
 ]

@@ -6,6 +6,8 @@ import { PARTICIPANTS } from '../domain/erasure/participants.ts'
 import { asErasure } from '../domain/erasure/perform.ts'
 import { reconcileErasures } from '../domain/erasure/reconcile.ts'
 import { askRedis } from '../domain/erasure/redis.ts'
+import { ERASURE_STREAM } from '../domain/erasure/remember.ts'
+import { STEP_STREAM } from '../domain/erasure/step.ts'
 import { TabibError } from '../errors.ts'
 import { type LossyNats, openLossyNats } from '../sandbox/faults/nats-loss.ts'
 import { type Chance, randomFrom } from '../sandbox/random.ts'
@@ -222,6 +224,10 @@ async function killServer(
   await delay(chance.below(4_000))
   await world[name].restart()
   kills[name] = (kills[name] ?? 0) + 1
+  // Every other time its disk is gone with it.
+  if (name === 'nats' && kills[name]! % 2 === 0) {
+    for (const stream of [STEP_STREAM, ERASURE_STREAM]) await world.app.nats.deleteStream(stream.name)
+  }
   // The connections of this process are dead as well.
   for (let n = 0; !(await world.db.query('select 1').then(Boolean, () => false)); n += 1) {
     if (n === 300)

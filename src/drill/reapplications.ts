@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
 import { cp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { type App, createApp, createLogger } from '../app.ts'
 import { loadConfig } from '../config.ts'
 import { PARTICIPANTS } from '../domain/erasure/participants.ts'
@@ -12,6 +10,7 @@ import { rememberErasures } from '../domain/erasure/remember.ts'
 import { openRestoreGuard } from '../domain/erasure/restore-guard.ts'
 import { erasurePass } from '../domain/erasure/saga.ts'
 import { TabibError } from '../errors.ts'
+import { dumpDatabase, restoreDatabase } from '../sandbox/backup.ts'
 import { type Chance, randomFrom } from '../sandbox/random.ts'
 import type { World } from '../sandbox/world.ts'
 import { orderAll, stateOf, whoIsLeft } from './erasures.ts'
@@ -38,8 +37,6 @@ export interface Reapplication {
   complete: number
   state: Record<string, string>
 }
-
-const run = promisify(execFile)
 
 /**
  * Erases many patients, restores the backup of before twice, database and files, and has `erasure reapply` erase them
@@ -95,15 +92,9 @@ async function takeBackup({ env, postgres }: World): Promise<Backup> {
   for (const folder of folders) await cp(folder.from, folder.to, { recursive: true })
   const dump = join(to, 'dump')
   const database = env.TABIB_DATABASE_URL!.split('/').at(-1)!
-  await run('pg_dump', [
-    '--format=custom',
-    `--file=${dump}`,
-    `--dbname=${urlOf(postgres.adminUrl, database)}`,
-  ])
+  await dumpDatabase({ adminUrl: postgres.adminUrl, database, file: dump })
   return { dump, folders }
 }
-
-const urlOf = (adminUrl: string, database: string) => adminUrl.replace(/[^/]+$/, database)
 
 async function reapplied({
   world,
@@ -128,11 +119,7 @@ async function reapplied({
   say: (line: string) => void
 }): Promise<Reapplication> {
   const { name } = await world.postgres.createDatabase()
-  await run('pg_restore', [
-    '--exit-on-error',
-    `--dbname=${urlOf(world.postgres.adminUrl, name)}`,
-    backup.dump,
-  ])
+  await restoreDatabase({ adminUrl: world.postgres.adminUrl, database: name, file: backup.dump })
   for (const { from, to } of backup.folders) {
     await rm(from, { recursive: true, force: true })
     await cp(to, from, { recursive: true })

@@ -17,6 +17,7 @@ import { migrateUp } from '../domain/schema/migrate.ts'
 import { TabibError } from '../errors.ts'
 import { packageRoot } from '../package-root.ts'
 import { eventStreamOf, type Service, schemaOf } from '../service.ts'
+import { dumpDatabase, restoreDatabase } from './backup.ts'
 import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
 import { heavyLogo } from './heavy-logo.ts'
@@ -98,6 +99,8 @@ export interface World extends AsyncDisposable {
   messagingProviders(): Promise<MessagingProviders>
   /** Makes a live session with two participants in a tenant of its own, with the keys that sign for it. */
   visit(): Promise<Visit>
+  /** Backs up the database as it is now; what it returns restores that over whatever the database has become. */
+  backup(): Promise<() => Promise<void>>
   /** Makes a live tenant in Kabul that charges in afghani, lacks nothing that could be configured, and returns its id. */
   tenant(id?: string): Promise<string>
   /** Makes patients of a tenant with something in every store; see `plantPatients`. */
@@ -340,6 +343,11 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
       return started
     },
     produce: (target, events) => produce({ service, owner }, target, events),
+    async backup() {
+      const place = { adminUrl: postgres.adminUrl, database: name, file: join(folder.path, randomUUID()) }
+      await dumpDatabase(place)
+      return () => restoreDatabase(place, { over: true })
+    },
     tenant: (id) => makeTenant(app, id),
     patients: (options) => {
       const { db, redis, attachments, config, fetch, erasureSecret } = app

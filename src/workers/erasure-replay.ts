@@ -1,4 +1,5 @@
-import { rememberErasures } from '../domain/erasure/remember.ts'
+import type { App } from '../app.ts'
+import { ensureErasureStreams, rememberErasures } from '../domain/erasure/remember.ts'
 import { erasurePass } from '../domain/erasure/saga.ts'
 import { TabibError } from '../errors.ts'
 import type { ScheduledWorker } from '../worker.ts'
@@ -11,7 +12,7 @@ export const erasureReplay: ScheduledWorker = {
   needs: ['nats'],
   async pass(app, signal) {
     // Before anything is erased, so that no restore can bring it back unnoticed. What NATS is needed for waits for it.
-    const list = await rememberErasures(app).catch((error: unknown) => {
+    const list = await listed(app).catch((error: unknown) => {
       if (error instanceof TabibError && error.code === 'NATS_UNREACHABLE') return undefined
       throw error
     })
@@ -21,4 +22,9 @@ export const erasureReplay: ScheduledWorker = {
       listBehind: list?.behind ?? 0,
     }
   },
+}
+
+async function listed(app: App): Promise<{ written: number; behind: number }> {
+  await ensureErasureStreams(app.nats, app.config.outbox)
+  return rememberErasures(app)
 }

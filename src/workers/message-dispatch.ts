@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { App } from '../app.ts'
+import { openRestoreGuard } from '../domain/erasure/restore-guard.ts'
 import { type DispatchPass, dispatchDue } from '../domain/messaging/dispatch-due.ts'
 import type { ContinuousWorker } from '../worker.ts'
 
@@ -12,13 +13,17 @@ export const messageDispatch: ContinuousWorker<'dispatch'> = {
   cadence: { loops: ['dispatch'], aliveWithinMs: 120_000 },
   needs: [],
   async run(app, loop) {
+    const guard = openRestoreGuard(app)
     while (!loop.signal.aborted) {
+      // In a database that was restored the erased are patients again, and must not be written to.
+      await guard.assertApplied()
       const pass = await dispatchDue(app, { limit: BATCH, signal: loop.signal })
       loop.passed(pass)
       if (taken(pass) < BATCH) await delay(POLL_MS, undefined, { signal: loop.signal }).catch(() => {})
     }
   },
   async once(app: App, { signal }) {
+    await openRestoreGuard(app).assertApplied()
     const sum: DispatchPass = { sent: 0, postponed: 0, failed: 0, cancelled: 0 }
     for (let full = true; full && !signal.aborted; ) {
       const pass = await dispatchDue(app, { limit: BATCH, signal })

@@ -1,9 +1,7 @@
-import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { serve } from '../../src/api/server.ts'
 import { type App, createApp, createLogger } from '../../src/app.ts'
@@ -13,13 +11,13 @@ import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
 import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
 import { performStep } from '../../src/domain/erasure/perform.ts'
 import { ERASURE_STREAM, rememberErasures } from '../../src/domain/erasure/remember.ts'
+import { dumpDatabase, restoreDatabase } from '../../src/sandbox/backup.ts'
 import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import { startWorkers, thisInstance } from '../../src/worker.ts'
-import { runJson } from '../support/line.ts'
+import { runJson, runLine } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
-const run = promisify(execFile)
 const OPERATOR = 'privacy-officer'
 let folder: string
 let tenantId: string
@@ -34,7 +32,7 @@ beforeAll(async () => {
   patients = await world().patients({ tenantId, count: 5 })
   dump = join(folder, 'backup')
   const [, name] = /\/([^/]+)$/.exec(world().env.TABIB_DATABASE_URL!)!
-  await run('pg_dump', ['--format=custom', `--file=${dump}`, `--dbname=${adminUrl(name!)}`])
+  await dumpDatabase({ adminUrl: world().postgres.adminUrl, database: name!, file: dump })
   // Registered after the backup: the restored database does not know them.
   const keyStore = await world().app.keyStore()
   const { publicJwk } = await keyStore.generate('ES256')
@@ -44,7 +42,6 @@ afterAll(async () => {
   await rm(folder, { recursive: true })
 })
 
-const adminUrl = (name: string) => world().postgres.adminUrl.replace(/[^/]+$/, name)
 async function accept({ patientId }: PlantedPatient): Promise<string> {
   const { app } = world()
   const { context } = app.config
@@ -66,7 +63,7 @@ async function erase(requestId: string): Promise<void> {
 /** The backup in a database of its own, as an operator restores it. */
 async function restore(): Promise<{ name: string; env: Record<string, string>; app: App } & AsyncDisposable> {
   const { name } = await world().postgres.createDatabase()
-  await run('pg_restore', ['--exit-on-error', `--dbname=${adminUrl(name)}`, dump])
+  await restoreDatabase({ adminUrl: world().postgres.adminUrl, database: name, file: dump })
   const env = { ...world().env, TABIB_DATABASE_URL: world().postgres.url('tabib', name) }
   const app = createApp(loadConfig({ env, cwd: folder }), { log: createLogger('silent') })
   return {
@@ -137,6 +134,11 @@ test('a restored database takes no traffic until the list is re-applied, and the
   expect(before.reasons.erasures).toMatch(
     /restored to a time before 4 or more entries.*tabib erasure reapply/,
   )
+
+  // The erased are patients again, and are not written to.
+  const sending = await runLine(['worker', 'run', 'message-dispatch', '--once', '--json'], restored.env)
+  expect(sending.stdout).toContain('restored to a time before 4 or more entries')
+  expect(sending.exitCode).not.toBe(0)
 
   // Nothing is done by looking.
   const plan = await reapply(restored.env, '--dry-run')

@@ -4,6 +4,7 @@ import type { Nats } from '../../adapters/nats/client.ts'
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import type { ErasureSecret } from './secret.ts'
+import { STEP_STREAM } from './step.ts'
 
 /** Keeps a fact of the list from passing for another kind of token (RFC 8725 section 3.11). */
 const FACT_TYPE = 'tabib-erasure+jws'
@@ -155,6 +156,16 @@ async function* entryBatches(nats: Nats, after: number): AsyncGenerator<{ seq: n
     entries = []
   }
   if (last > after) yield { seq: last, entries }
+}
+
+/**
+ * Makes anew the streams that NATS has lost with its disk: the saga goes on by what Postgres says, and the list is written
+ * again from there.
+ */
+export async function ensureErasureStreams(nats: Nats, { replicas }: { replicas: number }): Promise<void> {
+  for (const stream of [STEP_STREAM, ERASURE_STREAM]) {
+    if (!(await nats.stream(stream.name))) await nats.ensureStream({ ...stream, num_replicas: replicas })
+  }
 }
 
 /** Where the list ends, and since when there is this one. @throws TabibError NATS_UNREACHABLE, MIGRATION_REQUIRED */

@@ -2,8 +2,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { TabibError } from '../../errors.ts'
 import { ERASURE_STREAM, type ListSystems, missingFacts, readMark } from './remember.ts'
 
+/** Whether a database has all that the list says; `unknown` while nobody can tell, which lets no traffic in either. */
+export type RestoreState = { kind: 'applied' } | { kind: 'missing' | 'unknown'; why: string }
+
 /** Keeps traffic off a database that was restored to a time before an erasure. */
 export interface RestoreGuard {
+  state(): Promise<RestoreState>
   /** @throws TabibError ERASURES_MISSING while the database lacks something of the list of erasures outside of it. */
   assertApplied(): Promise<void>
 }
@@ -20,41 +24,48 @@ export function openRestoreGuard(
 ): RestoreGuard {
   // How far this process has read the list for this database, and where the mark stood then.
   let seen: { here: string; mark: number; created: string; upTo: number } | undefined
-  return {
-    async assertApplied() {
-      const mark = await readMark(systems.db)
-      if (mark.reapplying) throw missing('the list of erasures is being re-applied, or that was interrupted')
-      if (systems.config.natsUrl === undefined) {
-        if (mark.seq === 0) return
-        throw missing('no NATS is configured, which has the list of erasures')
-      }
-      // A mark that went back is of another time; a failover begins another timeline of the same database.
-      const here = mark.here.replace(/\/\d+$/, '')
-      if (seen && (seen.here !== here || seen.mark > mark.seq)) seen = undefined
-      const stream = await within(LIST_WITHIN_MS, systems.nats.stream(ERASURE_STREAM.name))
-      if (stream === 'away') {
-        if (seen || mark.setIn === mark.here) return
-        throw missing(
-          'NATS is away, which has the list of erasures: nobody can tell whether this database was restored',
-        )
-      }
-      // A list that was lost is written again, from the database.
-      if (stream === undefined) return
-      const { created } = stream
-      const same = mark.streamCreated === null || mark.streamCreated.getTime() === new Date(created).getTime()
-      let upTo = Math.max(same ? mark.seq : 0, seen?.created === created ? seen.upTo : 0)
-      if (stream.state.last_seq > upTo) {
-        for await (const batch of missingFacts(systems, { after: upTo })) {
-          const n = batch.missing.length
-          if (n > 0) {
-            throw missing(
-              `the database was restored to a time before ${n} or more ${n === 1 ? 'entry' : 'entries'} of the list of erasures`,
-            )
-          }
-          upTo = batch.seq
+  const state = async (): Promise<RestoreState> => {
+    const mark = await readMark(systems.db)
+    if (mark.reapplying) {
+      return { kind: 'missing', why: 'the list of erasures is being re-applied, or that was interrupted' }
+    }
+    if (systems.config.natsUrl === undefined) {
+      if (mark.seq === 0) return { kind: 'applied' }
+      return { kind: 'unknown', why: 'no NATS is configured, which has the list of erasures' }
+    }
+    // A mark that went back is of another time; a failover begins another timeline of the same database.
+    const here = mark.here.replace(/\/\d+$/, '')
+    if (seen && (seen.here !== here || seen.mark > mark.seq)) seen = undefined
+    const stream = await within(LIST_WITHIN_MS, systems.nats.stream(ERASURE_STREAM.name))
+    if (stream === 'away') {
+      if (seen || mark.setIn === mark.here) return { kind: 'applied' }
+      const why =
+        'NATS is away, which has the list of erasures: nobody can tell whether this database was restored'
+      return { kind: 'unknown', why }
+    }
+    // A list that was lost is written again, from the database.
+    if (stream === undefined) return { kind: 'applied' }
+    const { created } = stream
+    const same = mark.streamCreated === null || mark.streamCreated.getTime() === new Date(created).getTime()
+    let upTo = Math.max(same ? mark.seq : 0, seen?.created === created ? seen.upTo : 0)
+    if (stream.state.last_seq > upTo) {
+      for await (const batch of missingFacts(systems, { after: upTo })) {
+        const n = batch.missing.length
+        if (n > 0) {
+          const why = `the database was restored to a time before ${n} or more ${n === 1 ? 'entry' : 'entries'} of the list of erasures`
+          return { kind: 'missing', why }
         }
+        upTo = batch.seq
       }
-      seen = { here, mark: mark.seq, created, upTo }
+    }
+    seen = { here, mark: mark.seq, created, upTo }
+    return { kind: 'applied' }
+  }
+  return {
+    state,
+    async assertApplied() {
+      const now = await state()
+      if (now.kind !== 'applied') throw missing(now.why)
     },
   }
 }
