@@ -1,6 +1,6 @@
 import { createInbox, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node'
 import { openDatabase } from '../../src/adapters/postgres/client.ts'
-import { envelope, textOf } from '../../src/domain/outbox/envelope.ts'
+import { envelope } from '../../src/domain/outbox/envelope.ts'
 import { NOTHING_DONE } from '../../src/domain/outbox/position.ts'
 import { outboxSource } from '../../src/domain/outbox/source.ts'
 import { openWindowReader } from '../../src/domain/outbox/window.ts'
@@ -33,7 +33,7 @@ async function load(): Promise<Ready[]> {
       ready.push({
         subject,
         headers: { encode: () => encoded } as unknown as MsgHdrs,
-        payload: Buffer.from(payload.before + textOf(payload.data) + payload.after),
+        payload: Buffer.from(payload),
       })
     }
     position = page.after

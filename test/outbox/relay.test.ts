@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { type AddressInfo, createConnection, createServer, type Socket } from 'node:net'
+import { setImmediate } from 'node:timers/promises'
 import { afterEach, describe, expect, it } from 'vitest'
 import { type Nats, openNats, type StoredMessage } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
 import { recordBatch, recordSingle, recordSurvival } from '../../src/domain/outbox/attempts.ts'
-import { envelope, textOf } from '../../src/domain/outbox/envelope.ts'
+import { envelope } from '../../src/domain/outbox/envelope.ts'
 import { NOTHING_DONE } from '../../src/domain/outbox/position.ts'
 import { openRelay, type Relay, type RelayOptions, type RelayPass } from '../../src/domain/outbox/relay.ts'
 import { outboxSource } from '../../src/domain/outbox/source.ts'
@@ -20,8 +23,8 @@ const database = useDatabase()
 const nats = useNats()
 const opened: { relay: Relay; nats: Nats }[] = []
 
-function relay(options: Partial<RelayOptions> = {}): Relay {
-  const client = openNats({ url: nats.server.url, onDisconnect: 'fail' })
+function relay(options: Partial<RelayOptions> = {}, url = nats.server.url): Relay {
+  const client = openNats({ url, onDisconnect: 'fail' })
   const one = openRelay(
     { db: database.db, nats: client },
     { source: outboxSource(SERVICE), holder: randomUUID(), poison: 'hold', leaseTtlMs: LEASE_MS, ...options },
@@ -48,6 +51,36 @@ async function freshStream(duplicateWindowMs = 120_000): Promise<void> {
     subjects: [`${SERVICE}.evt.>`],
     duplicate_window: duplicateWindowMs * 1e6,
   })
+}
+
+/** Stands before a server and hands its answers on in pieces of a few bytes, each a packet of its own. */
+async function cutAnswers(host: string, port: number): Promise<AsyncDisposable & { port: number }> {
+  const sockets: Socket[] = []
+  const server = createServer({ noDelay: true }, (client) => {
+    const upstream = createConnection({ host, port })
+    sockets.push(client, upstream)
+    client.on('error', () => {}).pipe(upstream.on('error', () => {}))
+    let pieces = 0
+    upstream.on('data', async (bytes) => {
+      upstream.pause()
+      for (let at = 0; at < bytes.length; ) {
+        pieces += 1
+        const piece = bytes.subarray(at, at + 1 + ((pieces * 7) % 90))
+        at += piece.length
+        client.write(piece)
+        await setImmediate()
+      }
+      upstream.resume()
+    })
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  return {
+    port: (server.address() as AddressInfo).port,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+    },
+  }
 }
 
 interface Produced {
@@ -203,7 +236,7 @@ describe('a mapped outbox, whose ids and tenants may be any text', () => {
     const wrapped = envelope(row, { service: 'billing', maxPayload: 1_048_576, dataIsJsonb: false })
     if (wrapped.kind !== 'message') throw new Error(wrapped.detail)
     expect(wrapped.message.headers.match(/^Nats-Msg-Id: /gm)).toHaveLength(1)
-    expect(JSON.parse(Object.values(wrapped.message.payload).join(''))).toMatchObject({
+    expect(JSON.parse(wrapped.message.payload)).toMatchObject({
       id: text,
       tenantid: text,
       subject: `charge/${text}`,
@@ -234,7 +267,7 @@ describe('a backlog, which is streamed as bytes', () => {
       const wrapped = envelope(row, { service: SERVICE, maxPayload: 1_048_576, dataIsJsonb: true })
       if (wrapped.kind !== 'message') throw new Error(wrapped.detail)
       const { subject, headers, payload } = wrapped.message
-      return { subject, headers, payload: payload.before + textOf(payload.data) + payload.after }
+      return { subject, headers, payload }
     })
     expect((await relayed(relay({ pageSize: 8, leaseTtlMs: 10_000 }))).published).toBe(70)
     const inStream = (await stream()).map(({ subject, headers, payload }) => ({
@@ -244,6 +277,19 @@ describe('a backlog, which is streamed as bytes', () => {
     }))
     const order = ({ headers }: { headers: string }) => Number(/^agg_seq: (\d+)/m.exec(headers)?.[1])
     expect(inStream.sort((a, b) => order(a) - order(b))).toEqual(alone)
+  })
+
+  it('knows what was stored wherever the network cuts the answers', async () => {
+    await freshStream()
+    const { hostname, port, username, password } = new URL(nats.server.url)
+    await using cutter = await cutAnswers(hostname, Number(port))
+    const one = relay({ leaseTtlMs: 10_000 }, `nats://${username}:${password}@127.0.0.1:${cutter.port}`)
+    const ids = await produce(
+      database.service,
+      Array.from({ length: 150 }, (_, n) => ({ aggregateId: `a${n % 50}` })),
+    )
+    expect((await relayed(one)).published).toBe(150)
+    expect((await idsInStream()).sort()).toEqual(ids.sort())
   })
 
   it('is taken up where it was when the database ends the stream in its middle', async () => {

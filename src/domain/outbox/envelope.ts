@@ -1,4 +1,4 @@
-import type { PublishableMessage, Span } from '../../adapters/nats/client.ts'
+import type { PublishableMessage } from '../../adapters/nats/client.ts'
 import type { Service } from '../../service.ts'
 import type { OutboxRow } from './row.ts'
 
@@ -11,8 +11,8 @@ export type PoisonReason =
   | 'refused'
   | 'crashes-relay'
 
-export type Enveloped =
-  | { kind: 'message'; message: PublishableMessage }
+export type Enveloped<M extends PublishableMessage = PublishableMessage> =
+  | { kind: 'message'; message: M }
   | { kind: 'poison'; reason: PoisonReason; detail: string }
 
 export interface EnvelopeOptions {
@@ -31,7 +31,7 @@ export interface EnvelopeOptions {
  * Wraps a row as a CloudEvents 1.0 event in structured mode (JSON), with `sequence` from the CloudEvents sequence
  * extension. The row's JSON goes in as Postgres printed it: numbers keep every digit.
  */
-export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
+export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped<TextMessage> {
   const { service, maxPayload } = options
   const { data } = row
   if (data === null) {
@@ -43,7 +43,7 @@ export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
   const misplaced = chosen === null ? kind.misplaced : misplacement(service, subject)
   if (misplaced !== undefined) return poison('bad-subject', misplaced)
   if (!options.dataIsJsonb) {
-    const flaw = jsonFlaw(textOf(data))
+    const flaw = jsonFlaw(data)
     if (flaw !== undefined) return poison('unserialisable', flaw)
   }
   let own = ''
@@ -60,28 +60,49 @@ export function envelope(row: OutboxRow, options: EnvelopeOptions): Enveloped {
   const headers =
     `${kind.headers}${inHeader(options.messageId ?? id)}\r\ntenant_id: ${inHeader(tenantId)}\r\n` +
     `aggregate_id: ${inHeader(aggregateId)}\r\nagg_seq: ${seq}\r\n${options.extraHeaders ?? ''}${own}\r\n`
-  const before =
+  const payload =
     `${kind.payload}${inJson(aggregateId)}","id":"${inJson(id)}","time":"${toRfc3339(row.occurredAt)}",` +
-    `"tenantid":"${inJson(tenantId)}","sequence":"${seq}","data":`
+    `"tenantid":"${inJson(tenantId)}","sequence":"${seq}","data":${data}}`
   // A character takes three bytes at most, so that few messages need to be measured.
-  const dataLength = typeof data === 'string' ? data.length : data.end - data.start
-  if ((headers.length + before.length + dataLength + 1) * 3 > maxPayload) {
-    const bytes = Buffer.byteLength(headers) + Buffer.byteLength(before) + bytesIn(data) + 1
+  if ((headers.length + payload.length) * 3 > maxPayload) {
+    const bytes = Buffer.byteLength(headers) + Buffer.byteLength(payload)
     if (bytes > maxPayload) return poison('too-large', `${bytes} bytes; the server takes ${maxPayload}`)
   }
-  return { kind: 'message', message: { subject, headers, payload: { before, data, after: '}' } } }
+  return { kind: 'message', message: new TextMessage(subject, headers, payload) }
 }
 
-export const textOf = (data: string | Span): string =>
-  typeof data === 'string' ? data : data.bytes.toString('utf8', data.start, data.end)
+export class TextMessage implements PublishableMessage {
+  readonly subject: string
+  readonly headers: string
+  readonly payload: string
 
-const bytesIn = (data: string | Span): number =>
-  typeof data === 'string' ? Buffer.byteLength(data) : data.end - data.start
+  constructor(subject: string, headers: string, payload: string) {
+    this.subject = subject
+    this.headers = headers
+    this.payload = payload
+  }
 
-const poison = (reason: PoisonReason, detail: string): Enveloped => ({ kind: 'poison', reason, detail })
+  get atMost(): number {
+    return 3 * (this.headers.length + this.payload.length)
+  }
+
+  writeHeaders(into: Buffer, at: number): number {
+    return at + into.write(this.headers, at)
+  }
+
+  writePayload(into: Buffer, at: number): number {
+    return at + into.write(this.payload, at)
+  }
+}
+
+const poison = (reason: PoisonReason, detail: string): Enveloped<never> => ({
+  kind: 'poison',
+  reason,
+  detail,
+})
 
 /** What the messages of one type of event have in common, ready to be sent. */
-interface Kind {
+export interface Kind {
   service: Service
   subject: string
   /** Why nothing can be published under that subject. */
@@ -96,7 +117,7 @@ interface Kind {
 const kinds = new Map<string, Map<string, Kind>>()
 let kindCount = 0
 
-function kindOf(service: Service, aggregateType: string, type: string): Kind {
+export function kindOf(service: Service, aggregateType: string, type: string): Kind {
   const known = kinds.get(aggregateType)?.get(type)
   if (known?.service === service) return known
   const subject = `${service}.evt.${aggregateType}.${type}`
@@ -133,7 +154,7 @@ function misplacement(service: Service, subject: string): string | undefined {
 }
 
 // Needs no escape in JSON, and looking is cheaper than escaping. Ids are text in a mapped outbox.
-const PLAIN = /^[\w\-./: ]*$/
+export const PLAIN = /^[\w\-./: ]*$/
 
 /** The text as it stands between the quotes of a JSON string. */
 const escaped = (text: string): string => (PLAIN.test(text) ? text : JSON.stringify(text).slice(1, -1))
@@ -182,5 +203,7 @@ function jsonFlaw(text: string): string | undefined {
 }
 
 // Postgres in ISO style and UTC prints `2026-11-22 05:00:00.123456+00`.
-const toRfc3339 = (text: string): string =>
-  text.endsWith('+00') ? `${text.slice(0, 10)}T${text.slice(11, -3)}Z` : text.replace(' ', 'T')
+const toRfc3339 = (text: string): string => {
+  const joined = text.replace(' ', 'T')
+  return joined.endsWith('+00') ? `${joined.slice(0, -3)}Z` : joined
+}

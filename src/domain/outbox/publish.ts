@@ -1,6 +1,6 @@
 import type { Publisher, PublishOutcome, Sender } from '../../adapters/nats/client.ts'
 import type { Enveloped, PoisonReason } from './envelope.ts'
-import type { OutboxRow } from './row.ts'
+import { aggregateHash, type OutboxRow } from './row.ts'
 
 /** What became of one event. `unknown` means NATS is away: it may or may not be in the stream. */
 export type Settled =
@@ -26,6 +26,9 @@ export interface PublishOptions {
   maxAttempts?: number
 }
 
+// Many for the few thousand events in flight, so that two aggregates seldom meet.
+const LANES = 65_536
+
 type Done = (row: OutboxRow, settled: Settled) => void
 
 /**
@@ -37,9 +40,9 @@ export class OrderedPublisher {
   readonly #options: PublishOptions
   readonly #maxInFlight: number
   readonly #maxAttempts: number
-  // A key is present while one of its events is in flight, with those that wait behind it. Aggregates of
-  // two types that share an id share a lane, which keeps both orders and spares making a key of two strings.
-  readonly #lanes = new Map<string, Job[] | null>()
+  // By a hash of the aggregate's id: null while one of its events is in flight, or those that wait behind it. Aggregates
+  // that share a lane wait for each other, which keeps both orders, and spares making a key of each event.
+  readonly #lanes: (Job[] | null | undefined)[] = new Array(LANES)
   #unsettled = 0
   #stopped: string | undefined
   #wakeSubmitter: (() => void) | undefined
@@ -65,12 +68,12 @@ export class OrderedPublisher {
     const job = new Job(this, row, done)
     const { lane } = job
     this.#unsettled += 1
-    const waiting = this.#lanes.get(lane)
+    const waiting = this.#lanes[lane]
     if (waiting) waiting.push(job)
-    else if (waiting === null) this.#lanes.set(lane, [job])
+    else if (waiting === null) this.#lanes[lane] = [job]
     else {
-      this.#lanes.set(lane, null)
-      if (!this.#start(job)) this.#lanes.delete(lane)
+      this.#lanes[lane] = null
+      if (!this.#start(job)) this.#lanes[lane] = undefined
     }
     if (this.#unsettled < this.#maxInFlight) return undefined
     return new Promise((resolve) => {
@@ -104,12 +107,12 @@ export class OrderedPublisher {
     this.#startNext(job.lane)
   }
 
-  #startNext(lane: string): void {
-    const waiting = this.#lanes.get(lane)
+  #startNext(lane: number): void {
+    const waiting = this.#lanes[lane]
     for (let job = waiting?.shift(); job !== undefined; job = waiting?.shift()) {
       if (this.#start(job)) return
     }
-    this.#lanes.delete(lane)
+    this.#lanes[lane] = undefined
   }
 
   /** True when the job is in flight; false when it settled at once. */
@@ -179,13 +182,13 @@ class Job implements Sender {
   attempts = 0
   readonly publisher: OrderedPublisher
   readonly row: OutboxRow
-  readonly lane: string
+  readonly lane: number
   readonly done: Done
 
   constructor(publisher: OrderedPublisher, row: OutboxRow, done: Done) {
     this.publisher = publisher
     this.row = row
-    this.lane = row.aggregateId
+    this.lane = aggregateHash(row) % LANES
     this.done = done
   }
 

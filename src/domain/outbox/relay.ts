@@ -3,7 +3,8 @@ import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { eventStreamOf } from '../../service.ts'
 import { clearAttempts, recordBatch, recordSingle, recordSurvival, suspectsLeft } from './attempts.ts'
-import { envelope } from './envelope.ts'
+import { copiedMessage } from './copied-message.ts'
+import { type Enveloped, envelope } from './envelope.ts'
 import { openGapReader } from './gap-window.ts'
 import { acquireLease, awaitStandby, type Lease, releaseLease, renewLease } from './lease.ts'
 import { loadPosition, type Position, prunePositions, savePosition } from './position.ts'
@@ -86,6 +87,12 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
   let session: Session | undefined
   let maxPayload = 1_048_576
 
+  const wrap = (row: OutboxRow): Enveloped => {
+    const copied = row instanceof CopiedRow ? copiedMessage(row, source, maxPayload) : undefined
+    if (copied) return { kind: 'message', message: copied }
+    return envelope(row, { service, maxPayload, dataIsJsonb: source.dataIsJsonb })
+  }
+
   const openReader = source.hasXid ? openWindowReader : openGapReader
 
   const begin = async (afterCrash: boolean): Promise<Session> => {
@@ -99,12 +106,7 @@ export function openRelay({ db, nats }: { db: Database; nats: Nats }, options: R
         reader: await openReader(connection, source, { maxDataBytes: 2 * maxPayload }),
         publisher,
         lane: new OrderedPublisher(publisher, {
-          wrap: (row) =>
-            envelope(row instanceof CopiedRow ? row.read() : row, {
-              service,
-              maxPayload,
-              dataIsJsonb: source.dataIsJsonb,
-            }),
+          wrap,
           mayStillSend,
           isHeld: (row) => leader.held.size > 0 && leader.held.has(aggregateKey(row)),
           isStored: (row) => leader.stored.size > 0 && leader.stored.delete(row.id),

@@ -1,4 +1,3 @@
-import type { Span } from '../../adapters/nats/client.ts'
 import type { OutboxSource } from './source.ts'
 
 /** One outbox row as the relay reads it: text as Postgres prints it, nothing parsed that is only passed on. */
@@ -10,8 +9,8 @@ export interface OutboxRow {
   aggregateType: string
   aggregateId: string
   type: string
-  /** JSON text, in UTF-8 where it was streamed; null when the value is so large that it was not even read. */
-  data: string | Span | null
+  /** JSON text; null when the value is so large that it was not even read. */
+  data: string | null
   headers: string | null
   subject: string | null
   /** `2026-11-22 05:00:00.123456+00` */
@@ -49,91 +48,113 @@ export function toRow(row: string[]): OutboxRow {
   }
 }
 
+// What V8 keeps in a register rather than in an object.
+const SMALL = 0x3fffffff
+
+/** The same for the same aggregate id, whatever the row was read by; from 0 to 2^30 - 1. */
+export function aggregateHash(row: OutboxRow): number {
+  if (row instanceof CopiedRow) {
+    const hash = row.aggregateHash()
+    if (hash !== undefined) return hash
+  }
+  const text = row.aggregateId
+  let hash = 0
+  for (let i = 0; i < text.length; i++) hash = (Math.imul(hash, 31) + text.charCodeAt(i)) | 0
+  return hash & SMALL
+}
+
+/** The fields of a `CopiedRow`, in order. */
+export const FIELD = {
+  seq: 0,
+  id: 1,
+  tenantId: 2,
+  aggregateType: 3,
+  aggregateId: 4,
+  type: 5,
+  occurredAt: 6,
+  data: 7,
+  headers: 8,
+  subject: 9,
+} as const
 const FIELDS = 10
-// Of the row that is being read: where each of its fields ends. Made once, since an array a row is garbage a row.
-const ends = new Int32Array(FIELDS)
+const SIZE_BYTES = 4
 
 /**
  * A row as COPY sent it: a count of fields, then each as its size, or -1 for null, and its bytes. Nothing is made text until
  * it is asked for: what waits for its turn or its answer should be small, since each collection of garbage copies it.
  */
 export class CopiedRow implements OutboxRow {
-  readonly #bytes: Buffer
+  readonly bytes: Buffer
   readonly #start: number
 
   constructor(bytes: Buffer, start: number) {
-    this.#bytes = bytes
+    this.bytes = bytes
     this.#start = start
   }
 
   get seq() {
-    return this.#field(0)!
+    return this.#field(FIELD.seq)!
   }
   get id() {
-    return this.#field(1)!
+    return this.#field(FIELD.id)!
   }
   get tenantId() {
-    return this.#field(2)!
+    return this.#field(FIELD.tenantId)!
   }
   get aggregateType() {
-    return this.#field(3)!
+    return this.#field(FIELD.aggregateType)!
   }
   get aggregateId() {
-    return this.#field(4)!
+    return this.#field(FIELD.aggregateId)!
   }
   get type() {
-    return this.#field(5)!
+    return this.#field(FIELD.type)!
   }
   get occurredAt() {
-    return this.#field(6)!
+    return this.#field(FIELD.occurredAt)!
   }
   get data() {
-    return this.#field(7)
+    return this.#field(FIELD.data)
   }
   get headers() {
-    return this.#field(8)
+    return this.#field(FIELD.headers)
   }
   get subject() {
-    return this.#field(9)
+    return this.#field(FIELD.subject)
   }
 
-  /** All of it, with the data left as bytes. What stands before the data is made text at once, and cut. */
-  read(): OutboxRow {
-    const bytes = this.#bytes
-    const start = this.#start
-    let end = start + 2
+  /** Writes down where each field starts and ends in `bytes`; one that is null starts behind its end. */
+  locate(starts: Int32Array, ends: Int32Array): void {
+    const { bytes } = this
+    let at = this.#start + 2
     for (let i = 0; i < FIELDS; i++) {
-      end += 4 + Math.max(bytes.readInt32BE(end), 0)
-      ends[i] = end
-    }
-    const head = bytes.toString('utf8', start, ends[6])
-    // A character of more than one byte makes the text shorter than its bytes.
-    const cut = head.length === ends[6]! - start ? head : undefined
-    return {
-      seq: this.#cut(cut, 0),
-      id: this.#cut(cut, 1),
-      tenantId: this.#cut(cut, 2),
-      aggregateType: this.#cut(cut, 3),
-      aggregateId: this.#cut(cut, 4),
-      type: this.#cut(cut, 5),
-      occurredAt: this.#cut(cut, 6),
-      data: bytes.readInt32BE(ends[6]!) < 0 ? null : { bytes, start: ends[6]! + 4, end: ends[7]! },
-      headers: this.#field(8),
-      subject: this.#field(9),
+      const size = (bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!
+      at += SIZE_BYTES
+      starts[i] = at
+      ends[i] = at + size
+      if (size > 0) at += size
     }
   }
 
-  #cut(head: string | undefined, n: number): string {
-    const from = (n === 0 ? this.#start + 2 : ends[n - 1]!) + 4
-    return head === undefined
-      ? this.#bytes.toString('utf8', from, ends[n])
-      : head.slice(from - this.#start, ends[n]! - this.#start)
+  /** `aggregateHash` without making text of the id; undefined when it isn't ASCII. */
+  aggregateHash(): number | undefined {
+    const { bytes } = this
+    let at = this.#start + 2
+    for (let i = 0; i < FIELD.aggregateId; i++) at += SIZE_BYTES + bytes.readInt32BE(at)
+    const end = at + SIZE_BYTES + bytes.readInt32BE(at)
+    let hash = 0
+    for (let i = at + SIZE_BYTES; i < end; i++) {
+      const byte = bytes[i]!
+      if (byte > 0x7f) return undefined
+      hash = (Math.imul(hash, 31) + byte) | 0
+    }
+    return hash & SMALL
   }
 
   #field(n: number): string | null {
     let at = this.#start + 2
-    for (let i = 0; i < n; i++) at += 4 + Math.max(this.#bytes.readInt32BE(at), 0)
-    const size = this.#bytes.readInt32BE(at)
-    return size < 0 ? null : this.#bytes.toString('utf8', at + 4, at + 4 + size)
+    for (let i = 0; i < n; i++) at += SIZE_BYTES + Math.max(this.bytes.readInt32BE(at), 0)
+    const size = this.bytes.readInt32BE(at)
+    return size < 0 ? null : this.bytes.toString('utf8', at + SIZE_BYTES, at + SIZE_BYTES + size)
   }
 }
