@@ -8,8 +8,10 @@ import { addOperator } from '../../src/domain/approval/operator.ts'
 import { listIncidents } from '../../src/domain/incident/list.ts'
 import { openAccount } from '../../src/domain/ledger/account.ts'
 import { duplicateCharges, findDuplicates } from '../../src/domain/ledger/duplicates.ts'
+import { examineDuplicates } from '../../src/domain/ledger/examine.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
 import { reverseCertainDuplicates, reverseDuplicates } from '../../src/domain/ledger/reverse-duplicates.ts'
+import { pay } from '../../src/domain/payments/pay.ts'
 import { decideRefund, requestRefund } from '../../src/domain/payments/refund.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { packageRoot } from '../../src/package-root.ts'
@@ -65,6 +67,30 @@ const charge = async (made: Made = {}) => {
     ),
   )
   return { id, transactionId }
+}
+const pays = async (amountMinor: bigint, reference: string | undefined, hoursAgo = 0) => {
+  const key = randomUUID()
+  const call = {
+    service: 'billing' as const,
+    tenantId,
+    route: 'POST /payments',
+    key,
+    fingerprint: Buffer.from(key),
+  }
+  const { body } = await asTenant(database.service, tenantId, async (tx) => {
+    const accountId = await openAccount(tx, { tenantId, code: `receivable:${patientId}`, currency: 'AFN' })
+    return pay(tx, call, { accountId, amountMinor, currency: 'AFN', method: 'cash', reference })
+  })
+  const { id, transactionId } = JSON.parse(body)
+  await database.owner.transaction(async (tx) => {
+    await tx.query('alter table billing.payment no force row level security')
+    await tx.query(
+      `update billing.payment set paid_at = paid_at - make_interval(hours => $2) where id = $1`,
+      [id, hoursAgo],
+    )
+    await tx.query('alter table billing.payment force row level security')
+  })
+  return transactionId as string
 }
 const found = async () =>
   (await findDuplicates(database, { tenantId })).map(({ basis, chargeId }) => [basis, chargeId])
@@ -205,6 +231,34 @@ describe('a posting', () => {
     expect((await reverseAll()).reversed).toMatchObject([{ transactionId: again }, { transactionId: manual }])
     expect(await found()).toEqual([])
   })
+})
+
+test('the same paid again within a day under another key may be a duplicate; what was reversed, or differs, is none', async () => {
+  await pays(900n, 'bill 7', 60)
+  await pays(900n, 'bill 7', 30)
+  const again = await pays(900n, 'bill 7', 7)
+  await pays(900n, 'bill 8', 6)
+  await pays(800n, 'bill 7', 6)
+  await pays(900n, undefined, 5)
+  const cash = await pays(900n, undefined)
+  expect(await findDuplicates(database, { tenantId })).toMatchObject([
+    { basis: 'fingerprint', certain: false, chargeId: null, transactionId: again, amountMinor: 900n },
+    { basis: 'fingerprint', transactionId: cash },
+  ])
+  expect(await findDuplicates(database, { tenantId, since: new Date(Date.now() - 3_600_000) })).toHaveLength(
+    1,
+  )
+  const findings = await examineDuplicates(database, { tenantId })
+  expect(findings.map(({ severity, object, fix }) => [severity, object, fix])).toEqual(
+    Array(2).fill([
+      'warning',
+      expect.stringMatching(/^account /),
+      expect.stringMatching(/^tabib ledger reconcile [0-9a-f-]{36} --duplicates --dry-run$/),
+    ]),
+  )
+  expect(await debt()).toBe(-6_200n)
+  expect((await reverseAll()).reversed).toMatchObject([{ transactionId: again }, { transactionId: cash }])
+  expect([await found(), await debt()]).toEqual([[], -4_400n])
 })
 
 describe('reversing', () => {

@@ -3,7 +3,8 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 /**
  * What shows a duplicate. `event`: one CloudEvents id charged one code twice. `session`: two events charged one session's
  * code. `posting`: a transaction of the ledger that no charge or payment accounts for, and whose twin one does or came
- * just before; or one business key twice. `fingerprint`: the same patient, code and amount again in one session, or within ten minutes.
+ * just before; or one business key twice. `fingerprint`: the same patient, code and amount again in one session, or within ten
+ * minutes; or the same paid again to one account within a day, under another key.
  */
 export const BASES = ['event', 'session', 'posting', 'fingerprint'] as const
 
@@ -39,12 +40,12 @@ export async function findDuplicates(
   { db }: { db: Queryable },
   scope: DuplicateScope = {},
 ): Promise<Duplicate[]> {
-  const charges = await duplicateCharges({ db }, scope)
-  const known = new Set(charges.map(({ transactionId }) => transactionId))
-  const postings = (await duplicatePostings(db, scope)).filter(
-    ({ transactionId }) => !known.has(transactionId),
-  )
-  return [...charges, ...postings].sort((a, b) => Number(b.certain) - Number(a.certain))
+  const found = await duplicateCharges({ db }, scope)
+  for (const more of [await duplicatePostings(db, scope), await duplicatePayments(db, scope)]) {
+    const known = new Set(found.map(({ transactionId }) => transactionId))
+    found.push(...more.filter(({ transactionId }) => !known.has(transactionId)))
+  }
+  return found.sort((a, b) => Number(b.certain) - Number(a.certain))
 }
 
 /** What was reversed counts for nothing. */
@@ -167,6 +168,34 @@ function duplicatePostings(
      where ${live('late', 'late.id')} and ($2::uuid is null or exists (
        select from billing.entry e where e.tenant_id = late.tenant_id and e.transaction_id = late.id and e.account_id = $2))
      order by late.tenant_id, late.posted_at, late.id`,
+    [tenantId, accountId, since],
+  )
+}
+
+/**
+ * Payments that repeat the one before of the same account, amount, currency, method and reference within 24 hours, each with
+ * a posting of its own: a client that made a new key for a retry, or somebody did pay twice. What billing/FM-09 tells of.
+ */
+function duplicatePayments(
+  db: Queryable,
+  { tenantId, accountId, since }: DuplicateScope,
+): Promise<Duplicate[]> {
+  return db.query<Duplicate>(
+    `select 'fingerprint' as basis, false as certain, late.tenant_id as "tenantId", t.slug as tenant, null as "chargeId",
+       late.transaction_id as "transactionId", null as "originalChargeId", late.twin as "originalTransactionId",
+       late.account_id as "accountId", late.amount_minor as "amountMinor", late.currency, late.paid_at as at
+     from (
+       select p.*, lag(p.transaction_id) over same as twin, lag(p.paid_at) over same as twin_paid_at
+       from billing.payment p
+       where ($1::uuid is null or p.tenant_id = $1) and ($2::uuid is null or p.account_id = $2) and ${live('p')}
+       window same as (
+         partition by p.tenant_id, p.account_id, p.amount_minor, p.currency, p.method, coalesce(p.reference, '')
+         order by p.paid_at, p.id)
+     ) late
+     join tabib.tenant t on t.id = late.tenant_id
+     where late.twin <> late.transaction_id and late.twin_paid_at > late.paid_at - interval '24 hours'
+       and ($3::timestamptz is null or late.paid_at >= $3)
+     order by late.tenant_id, late.paid_at, late.id`,
     [tenantId, accountId, since],
   )
 }

@@ -30,7 +30,7 @@ export const LEDGER_RULES: readonly Rule[] = [
     'transactions',
     'every charge, payment and refund is what was posted for it, and nothing else was',
   ),
-  rule('ledger/duplicate', 'transactions', 'nothing was charged twice'),
+  rule('ledger/duplicate', 'transactions', 'nothing was charged or paid twice'),
   rule('ledger/sealed-account', 'seals', 'no account was changed or removed since it was sealed'),
   rule('ledger/sealed-tail', 'seals', 'no sealed entry is gone from the end of an account'),
   rule('ledger/sealed-entries', 'seals', 'every sealed entry is as it was sealed'),
@@ -436,7 +436,7 @@ export async function examineDuplicates(
     ],
   )
   const seqOf = new Map(entries.map(({ key, seq }) => [key, seq]))
-  return found.map(({ basis, certain, tenantId, accountId, transactionId, chargeId, ...one }) => {
+  return found.map(({ basis, certain, tenantId, tenant, accountId, transactionId, chargeId, ...one }) => {
     const seq = seqOf.get(`${transactionId} ${accountId}`)
     const twin = one.originalTransactionId ?? one.originalChargeId
     return ledgerFinding('ledger/duplicate', {
@@ -451,7 +451,7 @@ export async function examineDuplicates(
         chargeId,
         amountMinor: one.amountMinor,
       },
-      fix: 'tabib ledger reconcile --duplicates --dry-run',
+      fix: `tabib ledger reconcile ${accountId ?? `--tenant ${tenant}`} --duplicates --dry-run`,
       runbook: 'runbooks/billing/fm-08-duplicate-charge-capture.md',
     })
   })
