@@ -152,12 +152,15 @@ if (!soak) {
 const stop = new AbortController()
 process.once('SIGINT', () => stop.abort(new Error('interrupted')))
 
-await using world = await createWorld(WORLDS[name])
-const { result, ok } = await soak(world, {
-  rounds: values.rounds === undefined ? undefined : Number(values.rounds),
-  seed: Number(values.seed),
-  signal: stop.signal,
-  say: (line) => process.stderr.write(`${line}\n`),
-})
-process.stdout.write(`${JSON.stringify(result, null, 2)}\n`)
-process.exitCode = ok ? 0 : 1
+const run = async () => {
+  await using world = await createWorld(WORLDS[name])
+  return soak(world, {
+    rounds: values.rounds === undefined ? undefined : Number(values.rounds),
+    seed: Number(values.seed),
+    signal: stop.signal,
+    say: (line) => process.stderr.write(`${line}\n`),
+  })
+}
+const { result, ok } = await run()
+// A connection that a fault left half open must not keep the caller waiting.
+process.stdout.write(`${JSON.stringify(result, null, 2)}\n`, () => process.exit(ok ? 0 : 1))
