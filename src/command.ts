@@ -15,7 +15,7 @@ import {
 } from './findings-report.ts'
 import { reportFlags } from './flags.ts'
 import { nearest } from './nearest.ts'
-import { asTabibError, type Envelope, hasFlag, mark, reportError, toJson } from './render.ts'
+import { asTabibError, type Envelope, hasFlag, mark, quote, reportError, toJson } from './render.ts'
 import type { Waiver } from './waivers.ts'
 
 /** A duration as `30s` or `15m`, in milliseconds. */
@@ -330,12 +330,12 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
     const { planHash } = await import('./domain/audit/canonical-json.ts')
     const hash = planHash(plan)
     const flags = this.flags as { 'dry-run'?: boolean; apply?: string }
-    const again = `${this.config.bin} ${this.commandName} ${this.argv.filter((arg) => arg !== '--dry-run').join(' ')}`
+    const again = this.#again()
     if (flags['dry-run']) {
       this.succeed({
         result: { plan, planHash: hash },
         text: () =>
-          `${text()}\n\nPlan ${hash}. Nothing was changed. To apply it:\n  ${again.trim()} --apply ${hash}`,
+          `${text()}\n\nPlan ${hash}. Nothing was changed. To apply it:\n  ${again} --apply ${hash}`,
       })
       return undefined
     }
@@ -344,12 +344,26 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
         'PLAN_STALE',
         `the plan is now ${hash}, not ${flags.apply}: what it would change has moved`,
         {
-          suggestions: [`${again.replace(/ --apply[ =]\S+/, '').trim()} --dry-run`],
+          suggestions: [`${again.replace(/ --apply[ =]\S+/, '')} --dry-run`],
           context: { planHash: hash },
         },
       )
     }
     return hash
+  }
+
+  /** This command line to be pasted, less `--dry-run`; a time that was given as `2h` is the moment that it meant. */
+  #again(): string {
+    const moments = Object.entries(this.flags as Record<string, unknown>).flatMap(([name, value]) =>
+      value instanceof Date ? [[`--${name}`, value.toISOString()] as const] : [],
+    )
+    const words = this.argv
+      .filter((word) => word !== '--dry-run')
+      .map((word, i, all) => {
+        const given = moments.find(([flag]) => word.startsWith(`${flag}=`) || all[i - 1] === flag)
+        return given === undefined ? word : word.startsWith('--') ? given.join('=') : given[1]
+      })
+    return [this.config.bin, this.commandName, ...words.map(quote)].join(' ')
   }
 
   protected override async _run<R>(): Promise<R> {

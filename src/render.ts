@@ -38,7 +38,9 @@ export function mark(
  */
 export function table<R extends object>(rows: readonly R[], columns: readonly (keyof R & string)[]): string {
   const cells = rows.map((row) => columns.map((name) => cell(row[name])))
-  const widths = columns.map((name, i) => Math.max(width(name), ...cells.map((row) => width(row[i] ?? ''))))
+  const widths = columns.map((name, i) =>
+    Math.max(width(heading(name)), ...cells.map((row) => width(row[i] ?? ''))),
+  )
   const toRight = columns.map((name) => rows.length > 0 && rows.every((row) => isNumeric(row[name])))
   const line = (values: readonly string[]) =>
     values
@@ -48,8 +50,10 @@ export function table<R extends object>(rows: readonly R[], columns: readonly (k
       })
       .join('  ')
       .trimEnd()
-  return [paint('bold', line(columns.map((name) => name.toUpperCase()))), ...cells.map(line)].join('\n')
+  return [paint('bold', line(columns.map(heading))), ...cells.map(line)].join('\n')
 }
+
+const heading = (name: string): string => name.replace(/([a-z])([A-Z])/g, '$1 $2').toUpperCase()
 
 /** One value a line, names to the left; what is absent is left out. */
 export function details(values: Record<string, unknown>): string {

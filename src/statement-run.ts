@@ -35,7 +35,8 @@ export abstract class StatementRunCommand<T extends typeof Command> extends Tabi
       result: { ...run, shortfalls },
       status: run.failed > 0 ? 'findings' : 'ok',
       warnings: run.basic > 0 ? [`${counted(run.basic, 'account')} got a basic PDF`] : [],
-      text: () => `${mark(run.failed > 0 ? 'failed' : 'ok')} ${runText(run, shortfalls)}`,
+      text: () =>
+        `${mark(run.failed > 0 ? 'failed' : 'ok')} statements of ${run.tenant} for ${run.period}\n\n${runText(run, shortfalls)}`,
     })
   }
 

@@ -265,6 +265,20 @@ describe('plans', () => {
     expect(planHash).toMatch(/^[0-9a-f]{64}$/)
     expect((await fixture(['plan', '--apply', planHash])).stdout).toBe(`applied ${planHash}`)
 
+    // What is printed is pasted as it stands, whatever was given as a word of the shell or as a time ago.
+    for (const since of [['--since', '2h'], ['--since=30m']]) {
+      const { stdout } = await fixture(['plan', ...since, '--world', "today's world", '--dry-run'])
+      const line = stdout.split('\n').at(-1)!
+      const pasted = await execa(
+        'sh',
+        ['-c', `tabib() { "${process.execPath}" "${FIXTURE}" "$@"; }; ${line}`],
+        {
+          ...{ cwd: emptyFolder, env: environment(), extendEnv: false, reject: false },
+        },
+      )
+      expect([pasted.exitCode, pasted.stdout]).toEqual([0, expect.stringMatching(/^applied [0-9a-f]{64}$/)])
+    }
+
     const stale = await fixture(['plan', '--apply', planHash, '--world', 'moved'])
     expect(stale.exitCode).toBe(6)
     expect(stale.stderr).toContain('--world moved --dry-run')

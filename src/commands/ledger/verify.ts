@@ -83,7 +83,7 @@ holds. --dry-run only looks. A run for an account, a tenant or a time seals noth
     }
     await this.report({
       check: 'ledger verify',
-      subject: account ?? tenant ?? 'the ledger',
+      subject: account ?? tenant ?? app.config.context,
       version: this.config.version,
       rules: LEDGER_RULES.map((rule) =>
         folder === undefined && rule.category === 'seals'

@@ -54,6 +54,7 @@ const NEVER = {
 function cadenceOf({ cadence }: Worker): string {
   if ('loops' in cadence) return 'continuous'
   const minutes = cadence.everyMs / 60_000
+  if (minutes >= 60) return `every ${minutes / 60} h`
   return minutes >= 1 ? `every ${minutes} min` : `every ${cadence.everyMs / 1_000} s`
 }
 

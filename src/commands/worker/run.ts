@@ -4,7 +4,7 @@ import { TabibCommand } from '../../command.ts'
 import { openProcessReport } from '../../domain/cluster/process-report.ts'
 import { assertMigrated, isMigrated } from '../../domain/schema/migrate.ts'
 import { EXIT, TabibError } from '../../errors.ts'
-import { toJson } from '../../render.ts'
+import { counted, toJson } from '../../render.ts'
 import { runOnce, startWorkers, thisInstance, type Worker } from '../../worker.ts'
 import { findWorker, workers } from '../../workers/index.ts'
 
@@ -100,7 +100,10 @@ export default class WorkerRun extends TabibCommand<typeof WorkerRun> {
     }))
     this.succeed({
       result,
-      text: () => result.map((one) => `${one.name}: ${one.passes} passes, ${one.failures} failed`).join('\n'),
+      text: () =>
+        result
+          .map((one) => `${one.name}: ${counted(one.passes, 'pass', 'passes')}, ${one.failures} failed`)
+          .join('\n'),
     })
   }
 
