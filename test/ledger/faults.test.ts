@@ -10,7 +10,7 @@ import { rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { findAccount, openAccount } from '../../src/domain/ledger/account.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
 import { applyReconciliation, planReconciliation } from '../../src/domain/ledger/reconcile.ts'
-import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
+import { parseAccount, SEAL_KEY_POLICY, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
 import { stopDrift } from '../../src/domain/ledger/stop-drift.ts'
 import { type Verification, type VerifyOptions, verifyLedger } from '../../src/domain/ledger/verify.ts'
 import { callWitness } from '../../src/domain/ledger/witness.ts'
@@ -75,7 +75,8 @@ beforeAll(async () => {
   for (const n of [1n, 2n, 3n, 4n]) sealed.push(await post(service, n * 100n, cash, `key-${n}`))
   expect((await verify(db, seals)).findings).toEqual([])
   for (const n of [5n, 6n, 7n, 8n]) sealed.push(await post(service, n * 100n, cash, `key-${n}`))
-  expect((await verify(db, seals)).findings).toEqual([])
+  // These are sealed in the order of posting alone.
+  expect((await verify(db, seals, {}, { quick: true })).findings).toEqual([])
   for (const n of [9n, 10n]) unsealed.push(await post(service, n * 100n, cash, `key-${n}`))
 })
 afterAll(async () => {
@@ -625,6 +626,50 @@ describe.each(Object.entries(FAULTS))('%s', (_, { plant, finds, freezes }) => {
       const objects = (of: typeof findings) => [...new Set(of.map(({ object }) => object))].sort()
       expect(objects(again.findings)).toEqual(objects(findings))
     }))
+})
+
+test('what came since an account was read last is sealed in the order of posting', () =>
+  inCopy(async ({ db, folder, tamper }) => {
+    const content = await readFile(join(folder, '00000002.content'), 'utf8')
+    const kinds = content.split('\n').map((line) => line.slice(0, 2))
+    expect(kinds).toEqual(expect.arrayContaining(['t ', 'e ', 'p ']))
+    const account = await findAccount({ db }, cash)
+    const faults = async () => {
+      const witness = await callWitness({ db, keyStore: async () => keys.store }, account, folder)
+      return (await witness.faults(db)).map(({ says }) => says)
+    }
+    expect(await faults()).toEqual([])
+    await tamper(
+      ...[6, -6].flatMap((by, i) => {
+        const [of, seq] = (
+          [
+            ['cash', 6],
+            ['revenue', 8],
+          ] as const
+        )[i]!
+        return [
+          `update billing.entry set amount_minor = amount_minor + ${by}, balance_minor = balance_minor + ${by} where ${entry(of, seq)}`,
+          carry(of, seq, by),
+          balance(of, by),
+        ]
+      }),
+    )
+    // A reconciliation asks the seal as well.
+    expect(await faults()).toEqual(expect.arrayContaining(['entry 6 was written anew since it was sealed']))
+    const { findings } = await verify(db, folder)
+    expect(findings.map(({ object }) => object)).toEqual(
+      expect.arrayContaining([`account ${cash}`, `account ${revenue}`]),
+    )
+  }))
+
+test('a seal of before, with a line for each account, is read', () => {
+  const line = `a ${tenantId} ${cash} AFN 0 shop,till 3 600 - 3:${'ab'.repeat(32)}`
+  expect(parseAccount(line)).toMatchObject({
+    code: 'shop%2Ctill',
+    seq: 3n,
+    blocks: [{ to: 3n }],
+    compacted: 0,
+  })
 })
 
 describe('seals', () => {

@@ -1,7 +1,6 @@
-import { createHash } from 'node:crypto'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { parseSnapshot } from '../outbox/window.ts'
-import type { SealedAccount, SealedTransactions } from './seal.ts'
+import type { SealedAccount, SealedTransactions, Stretch } from './seal.ts'
 
 /** What an entry's part of a digest is; its account and sequence follow from its place. Of the row `e`. */
 export const ENTRY_BYTES =
@@ -15,28 +14,31 @@ const DIGEST_OF_BEFORE = `encode(sha256(
   || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.reverses), '') filter (where t.reverses is not null), '') || 'i'
   || coalesce(string_agg(uuid_send(t.id) || uuid_send(t.incident_id), '') filter (where t.incident_id is not null), '')
   || convert_to(string_agg(t.kind || ' ' || t.business_key, E'\\n'), 'UTF8')), 'hex')`
-const BYTES_AN_ENTRY = 40
 /** What a digest of transactions reads, all of which the index `journal_transaction_xid` holds. */
 const TRANSACTION_COLUMNS = 'xid, id, tenant_id, posted_at, kind, business_key, reverses, incident_id'
 /** Transactions from one place to another, in the order of both; values at `$1` to `$4`, of their window from `$5` on. */
-const transactionsBetween = (window: string) => `(
+export const transactionsBetween = (window: string) => `(
   select ${TRANSACTION_COLUMNS} from billing.journal_transaction
   where (xid, id) >= ($1::xid8, $2::uuid) and (xid, id) <= ($3::xid8, $4::uuid) and ${window}
   order by xid, id) t`
+/** So many transactions at most behind a place at `$1` and `$2`, of their window from `$3` on. */
+export const transactionsBehind = (rows: number) => `(
+  select ${TRANSACTION_COLUMNS} from billing.journal_transaction
+  where (xid, id) > ($1::xid8, $2::uuid) and ${inWindow(3)}
+  order by xid, id limit ${rows}) t`
 
 /**
- * The `select` list and rest of a statement for number and digest of transactions, and further aggregates over `t`. A row is
- * tenant, id and time, of fixed length, then the key and a byte that no UTF-8 has; kinds, which are short, stand by
- * themselves, and so does what few rows have.
+ * Number and digest of transactions, as two of a `select` list over rows `t` in their order. A row is tenant, id and time, of
+ * fixed length, then the key and a byte that no UTF-8 has; kinds, which are short, stand by themselves, and so does what few
+ * rows have.
  */
-export const transactionsDigest = (window: string, ...more: string[]) => `
-  ${['count(*)::int as count', ...more].join()}, '2:' || encode(sha256(
+export const TRANSACTIONS_DIGEST = `
+  count(*)::int as count, '2:' || encode(sha256(
     sha256(string_agg(uuid_send(t.tenant_id) || uuid_send(t.id) || timestamptz_send(t.posted_at) || textsend(t.business_key), '\\xff'))
     || sha256(string_agg(textsend(t.kind), '\\xff'))
     || sha256(coalesce(string_agg(uuid_send(t.id) || coalesce('\\x01' || uuid_send(t.reverses), '\\x00')
       || coalesce('\\x01' || uuid_send(t.incident_id), '\\x00'), '') filter (where t.reverses is not null or t.incident_id is not null), ''))
-  ), 'hex') as digest
-  from ${transactionsBetween(window)}`
+  ), 'hex') as digest`
 
 /** Number and digest of a sealed block's transactions, in the way in which it was sealed. */
 export async function readTransactionsDigest(
@@ -50,12 +52,117 @@ export async function readTransactionsDigest(
   const window = whole ? 'true' : inWindow(5)
   const [now] = await db.query<{ count: number; digest: string | null }>(
     ofNow
-      ? `select ${transactionsDigest(window)}`
+      ? `select ${TRANSACTIONS_DIGEST} from ${transactionsBetween(window)}`
       : `select count(*)::int as count, ${DIGEST_OF_BEFORE} as digest from ${transactionsBetween(window)}`,
     [from.xid, from.id, to.xid, to.id, ...(whole ? [] : windowValues(block))],
     `ledger_sealed_${whole ? 'all' : 'some'}_${ofNow ? 2 : 1}`,
   )
   return now!
+}
+
+/** What an entry is in the digest of a stretch, behind its transaction; its currency is its account's. Of the row `e`. */
+const POSTED_BYTES =
+  'uuid_send(e.account_id) || int8send(e.seq) || int8send(e.amount_minor) || int8send(e.balance_minor) || timestamptz_send(e.posted_at)'
+
+/** A further condition on entries `e`, and further columns of `stretchDigest` with a `salt` of tenants for them: of an entry `e`, of the entries of a transaction, of the transactions `t` of a tenant, of all. */
+interface StretchSums {
+  where?: string
+  salt?: string
+  entry?: string
+  transaction?: string
+  tenant?: string
+  all?: string
+}
+
+/**
+ * A statement for number and digest of the entries whose transactions began between two moments, in the order of posting, by
+ * an index alone. Transactions bear the time in their ids (RFC 9562, version 7).
+ * @see stretchValues
+ */
+export const stretchDigest = ({
+  where = 'true',
+  salt,
+  entry,
+  transaction,
+  tenant,
+  all,
+}: StretchSums = {}) => {
+  const and = (more: string | undefined) => (more === undefined ? '' : `, ${more}`)
+  return `
+  select coalesce(sum(own.n), 0)::text as count,
+    coalesce(encode(sha256(string_agg(uuid_send(tenant.id) || own.digest, '')), 'hex'), '') as digest ${and(all)}
+  from (select id${salt === undefined ? '' : `, ${salt} as salt`} from unnest($7::uuid[]) id offset 0) tenant, lateral (
+    select sum(t.n) as n, sha256(string_agg(uuid_send(t.transaction_id) || t.bytes, '')) as digest ${and(tenant)}
+    from (
+      select e.transaction_id, count(*) as n, string_agg(${POSTED_BYTES}, '') as bytes ${and(transaction)}
+      from (
+        select e.* ${and(entry)} from (
+          select transaction_id, account_id, seq, amount_minor, balance_minor, posted_at, currency, xid
+          from billing.entry
+          e where e.tenant_id = tenant.id and ${inStretch(1)} and ${where}
+        ) e order by transaction_id, account_id, seq
+      ) e group by e.transaction_id
+    ) t
+  ) own where own.n > 0`
+}
+
+/** Parameters `$1` to `$7` of `stretchDigest`. */
+export const stretchValues = (stretch: Window & { from: Date; to: Date }, tenantIds: string[]): unknown[] => [
+  ...inStretchValues(stretch),
+  tenantIds,
+]
+
+/** Of an entry `e`: that it is in a stretch, by the values at `$n` to `$n+5`. */
+export const inStretch = (n: number) =>
+  `e.transaction_id >= $${n}::uuid and e.transaction_id < $${n + 1}::uuid and ${inWindow(n + 2, 'e.xid')}`
+
+/** @see inStretch */
+export const inStretchValues = ({ from, to, ...window }: Window & { from: Date; to: Date }): unknown[] => [
+  idAt(from),
+  idAt(to),
+  ...windowValues(window),
+]
+
+/** The least id that is given at a moment. */
+function idAt(moment: Date): string {
+  const hex = moment.getTime().toString(16).padStart(12, '0')
+  return `${hex.slice(0, 8)}-${hex.slice(8)}-0000-0000-000000000000`
+}
+
+/** All that a digest of entries has to ask for, in the order in which it does. */
+export async function tenantsOf(db: Queryable): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    // One after another by the index: there are few tenants and many accounts.
+    `with recursive of_accounts as (
+       (select tenant_id from billing.account order by tenant_id limit 1)
+       union all
+       select (select tenant_id from billing.account a where a.tenant_id > o.tenant_id order by tenant_id limit 1)
+       from of_accounts o where o.tenant_id is not null
+     )
+     select tenant_id as id from of_accounts where tenant_id is not null union select id from tabib.tenant order by id`,
+  )
+  return rows.map(({ id }) => id)
+}
+
+/** Sealed stretches whose entries are not as they were. */
+export async function changedStretches(
+  db: Queryable,
+  stretches: Stretch[],
+  signal?: AbortSignal,
+): Promise<Stretch[]> {
+  if (stretches.length === 0) return []
+  const tenantIds = await tenantsOf(db)
+  const changed: Stretch[] = []
+  for (const stretch of stretches) {
+    signal?.throwIfAborted()
+    const [now] = await db.query<{ count: string; digest: string }>(
+      stretchDigest(),
+      stretchValues(stretch, tenantIds),
+      'ledger_stretch',
+    )
+    if (Number(now!.count) !== stretch.count || now!.digest !== stretch.digest) changed.push(stretch)
+  }
+  return changed
 }
 
 /** The digest of all faults that are noted as mended by transactions which a `pg_snapshot` sees, or which are not there. */
@@ -149,6 +256,8 @@ export interface Span<A extends SpanAccount = SpanAccount> {
   until?: bigint
 }
 
+export const rowsOf = ({ low, high }: Pick<Span, 'low' | 'high'>) => Number(high - low) + 1
+
 export interface SpanAccount {
   tenantId: string
   accountId: string
@@ -165,6 +274,39 @@ export function sealedSpans<A extends SpanAccount & Pick<SealedAccount, 'blocks'
     high: to,
     digest,
   }))
+}
+
+/** One digest for so many entries of an account. */
+const ENTRIES_A_BLOCK = 1_000n
+/** Behind every sequence number. */
+export const NO_END = 2n ** 63n - 1n
+
+/** One span at least, which has nothing in it where `from` is behind `to`. */
+export function spansBetween<A extends SpanAccount>(account: A, from: bigint, to: bigint): Span<A>[] {
+  const spans: Span<A>[] = []
+  for (let low = from; low === from || low <= to; low += ENTRIES_A_BLOCK) {
+    const high = low + ENTRIES_A_BLOCK - 1n
+    spans.push({ account, low, high: high < to ? high : to })
+  }
+  return spans
+}
+
+/**
+ * The spans that an account's entries want digests of once all its blocks have been found as they were: what is behind the
+ * last full block, unless one block has it all. That one is kept; of others there are none left but the full ones.
+ */
+export function tailSpans<A extends SpanAccount & Pick<SealedAccount, 'blocks' | 'seq'>>(
+  account: A,
+): Span<A>[] {
+  const { blocks, seq } = account
+  const full = blocks.findIndex(({ to }, i) => to !== ENTRIES_A_BLOCK * BigInt(i + 1))
+  const kept = full === -1 ? blocks.length : full
+  if (blocks.length > 0 && blocks.length - kept < 2 && blocks.at(-1)!.to === seq) return []
+  account.blocks = blocks.slice(0, kept)
+  const spans = spansBetween(account, ENTRIES_A_BLOCK * BigInt(kept) + 1n, seq)
+  // To the end, behind which there should be nothing.
+  spans.at(-1)!.until = NO_END
+  return spans
 }
 
 /** An array as Postgres reads it; of values that hold no quotes or commas. */
@@ -186,66 +328,26 @@ export const SPANS = 'unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[],
 export const WITHIN = `e.tenant_id = s.tenant_id and e.account_id = s.account_id
   and e.seq between case s.low when 1 then -9223372036854775807 else s.low end and s.until`
 
-// Of a span that holds another currency, or more than it should, there is no digest.
+// Of a span that holds another currency, or more than it should, there is no digest; of one without entries it is empty.
 const SPAN_DIGEST = `(
-  select case when bool_and(e.currency = s.currency) and min(e.seq) >= s.low and max(e.seq) <= s.high
+  select case when count(*) = 0 then '' when bool_and(e.currency = s.currency) and min(e.seq) >= s.low and max(e.seq) <= s.high
     then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') end
   from (select seq, amount_minor, balance_minor, transaction_id, currency, posted_at
         from billing.entry e where ${WITHIN} order by seq) e)`
 
-/** A digest of each span, in hex; empty where there can be none. */
+/** A digest of each span, in hex; empty where it has no entries, `-` where there can be none. */
 export async function readDigests<S extends Span>(
   db: Queryable,
   spans: S[],
 ): Promise<{ span: S; digest: string }[]> {
   if (spans.length === 0) return []
   const rows = await db.query<{ digest: string }>(
-    `select coalesce(${SPAN_DIGEST}, '') as digest
+    `select coalesce(${SPAN_DIGEST}, '-') as digest
      from ${SPANS}) with ordinality as s(tenant_id, account_id, low, high, currency, until, nth) order by nth`,
     spanValues(spans),
     'ledger_digests',
   )
   return rows.map(({ digest }, i) => ({ span: spans[i]!, digest }))
-}
-
-/** Whole accounts of one tenant and currency in their order, each with its one block. */
-export interface Resting {
-  tenantId: string
-  currency: string
-  accountIds: string[]
-  digests: string[]
-  entries: number
-  /** No other account is between the first and the last. */
-  together: boolean
-}
-
-/**
- * Whether all entries of the accounts have their digests, by one digest of these: a quick look, in the order of the plan that
- * the pass has pinned. A no says nothing yet.
- */
-export async function areAsSealed(db: Queryable, resting: Resting): Promise<boolean> {
-  const { tenantId, currency, accountIds, digests, together } = resting
-  // As many as the last one's number, each of its own: none is missing.
-  const digest = `case when count(*) filter (where e.currency <> $2 or e.seq < 1) = 0
-      and length(string_agg(${ENTRY_BYTES}, '')) = ${BYTES_AN_ENTRY} * max(e.seq)
-    then sha256(string_agg(${ENTRY_BYTES}, '')) end as digest`
-  const columns = 'account_id, seq, amount_minor, balance_minor, posted_at, transaction_id, currency'
-  const [row] = await db.query<{ digest: string | null }>(
-    together
-      ? `select encode(sha256(string_agg(d.digest, '')), 'hex') as digest from (
-           select ${digest} from (
-             select ${columns} from billing.entry
-             where tenant_id = $1 and account_id between $3::uuid and $4::uuid order by account_id, seq) e
-           group by account_id order by account_id) d`
-      : `select encode(sha256(string_agg(d.digest, '')), 'hex') as digest
-         from unnest($3::uuid[]) as s(account_id), lateral (
-           select ${digest} from (
-             select ${columns} from billing.entry
-             where tenant_id = $1 and account_id = s.account_id order by seq) e) d`,
-    [tenantId, currency, ...(together ? [accountIds[0], accountIds.at(-1)] : [`{${accountIds.join()}}`])],
-    together ? 'ledger_resting_together' : 'ledger_resting',
-  )
-  return row!.digest === createHash('sha256').update(digests.join(''), 'hex').digest('hex')
 }
 
 /** Spans whose digest is another than theirs. */

@@ -1,8 +1,8 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { Pace } from './digest.ts'
 import { type LedgerFinding, ledgerFinding } from './examine.ts'
-import type { VerifyScope } from './pass.ts'
 import type { Seal } from './seal.ts'
+import type { VerifyScope } from './sighting.ts'
 
 // Beyond so many documents each verification reads its share of a week.
 const READ_WHOLE = 1_000_000

@@ -2,7 +2,7 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Finding } from '../../finding.ts'
 import type { Rule } from '../../findings-report.ts'
 import type { ErasureSecret } from '../erasure/secret.ts'
-import { readDigests, readTransactionsDigest, sealedSpans } from './digest.ts'
+import { inStretch, inStretchValues, readDigests, readTransactionsDigest, sealedSpans } from './digest.ts'
 import { type DuplicateScope, findDuplicates } from './duplicates.ts'
 import { accountFaults, approvedMenders, type Fault, mendedBy, type ToldFault, unmended } from './faults.ts'
 import { DRIFT_RUNBOOK } from './freeze.ts'
@@ -12,6 +12,7 @@ import {
   type Seal,
   type SealedAccount,
   type SealedTransactions,
+  type Stretch,
 } from './seal.ts'
 
 const rule = (id: string, category: string, title: string): Rule => ({ id, category, title })
@@ -98,12 +99,14 @@ const RULE_OF: Record<Fault['check'], string> = {
 /**
  * Everything that is wrong with one account by itself and against its seal, as one snapshot shows it. Where a sealed
  * block is another, its rows that were written by another transaction than they say are named; those are the changed ones.
+ * @param stretches those that were found changed.
  */
 export async function examineAccount(
   db: Queryable,
   { tenantId, accountId, sealed }: SuspectAccount,
   last: Seal | undefined,
   names?: Names,
+  stretches: readonly Stretch[] = [],
 ): Promise<LedgerFinding[]> {
   const about = (id: string, message: string, evidence: Record<string, unknown>): LedgerFinding =>
     ledgerFinding(id, {
@@ -140,7 +143,10 @@ export async function examineAccount(
   }
   if (sealed) {
     others.push(
-      ...(await againstSeal(db, sealed, names)).map(({ id, message, ...rest }) => about(id, message, rest)),
+      ...[
+        ...(await againstSeal(db, sealed, names)),
+        ...(await rewrittenSince(db, sealed, last, stretches)),
+      ].map(({ id, message, ...rest }) => about(id, message, rest)),
     )
   }
   const open = await unmended(
@@ -295,6 +301,66 @@ async function againstSeal(
     })
   }
   return changes
+}
+
+// Of an entry `e` that was written by another transaction than it says, which a restored copy's all are.
+const REWRITTEN = `e.xmin::text <> (e.xid::text::numeric % 4294967296)::text`
+
+/** Of entries that were sealed in the order of posting alone, those of an account that were written anew since. */
+async function rewrittenSince(
+  db: Queryable,
+  { tenantId, accountId, seq, blocks }: SealedAccount,
+  last: Seal | undefined,
+  stretches: readonly Stretch[],
+): Promise<Change[]> {
+  if (!last?.ofThisCluster) return []
+  const changes: Change[] = []
+  for (const stretch of stretches) {
+    const rows = await db.query<{ seq: bigint; transactionId: string; amountMinor: bigint }>(
+      `select e.seq, e.transaction_id as "transactionId", e.amount_minor as "amountMinor" from billing.entry e
+       where ${inStretch(1)} and e.tenant_id = $7 and e.account_id = $8 and e.seq > $9 and e.seq <= $10 and ${REWRITTEN}
+       order by e.seq limit ${MOST_NAMED}`,
+      [...inStretchValues(stretch), tenantId, accountId, blocks.at(-1)?.to ?? 0n, seq],
+    )
+    changes.push(
+      ...rows.map(({ seq, transactionId, amountMinor }) => ({
+        id: 'ledger/sealed-entries',
+        message: `entry ${seq} was written anew since it was sealed`,
+        seq,
+        transactionId,
+        seen: String(amountMinor),
+      })),
+    )
+  }
+  return changes
+}
+
+/** Accounts (tenant and id) that have such entries. */
+export async function rewrittenAccounts(
+  db: Queryable,
+  last: Seal | undefined,
+  stretches: readonly Stretch[],
+): Promise<Set<string>> {
+  const accounts = new Set<string>()
+  for (const stretch of last?.ofThisCluster ? stretches : []) {
+    const rows = await db.query<{ key: string }>(
+      `select distinct e.tenant_id || ' ' || e.account_id as key from billing.entry e
+       where ${inStretch(1)} and ${REWRITTEN} limit ${MOST_EXAMINED}`,
+      inStretchValues(stretch),
+    )
+    for (const { key } of rows) accounts.add(key)
+  }
+  return accounts
+}
+
+/** A stretch that is not as it was sealed, where no account says why. */
+export function stretchFinding({ from, to, count }: Stretch): LedgerFinding {
+  const times = `${from.toISOString()} and ${to.toISOString()}`
+  return ledgerFinding('ledger/sealed-entries', {
+    object: `entries posted between ${times}`,
+    message: `${count} entries were sealed here, and one or more are not as they were`,
+    evidence: { from, to, expected: count },
+  })
 }
 
 const RECEIVABLE = /^receivable:([0-9a-f-]{36})$/

@@ -2,26 +2,26 @@ import { generatePrimeSync, randomInt } from 'node:crypto'
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { sendForText } from '../outbox/window.ts'
 import {
-  arrayOf,
   ENTRY_BYTES,
-  inWindow,
-  type Pace,
   type Place,
-  type Span,
-  transactionsDigest,
+  stretchDigest,
+  stretchValues,
+  TRANSACTIONS_DIGEST,
+  transactionsBehind,
   type Window,
   windowValues,
 } from './digest.ts'
-import type { Seal } from './seal.ts'
+import { ACCOUNT_CODE, type AccountPage, type Seal } from './seal.ts'
 
 /**
  * What a first look needs. It adds up what has to agree, each time with other random weights, instead of holding every
- * transaction against its entries:
+ * transaction against its entries, and every entry against its account:
  *
- * - that new entries are those of new transactions, by sums of hashes of their transactions;
+ * - that new entries are those of new transactions, by sums of hashes of transactions;
  * - that each transaction sums to zero, by amounts times a hash of it, modulo a prime (Freivalds' check);
  * - that each balance follows from the one before and no sequence number is missing or twice, by hashes of balance and
- *   sequence after each entry less those before it, of which all but the first and the last have to cancel.
+ *   sequence after each entry less those before it, of which all have to cancel but the one that the account was sealed at
+ *   and the one that it is at now.
  *
  * Whoever tampers does not know the weights, so what is not right agrees by a chance of one to tens of millions. In the
  * slightest doubt all is looked at closely.
@@ -39,23 +39,32 @@ export const newGlance = ({ iat }: Seal): Glance => ({
   since: new Date((iat - 3_600) * 1_000),
 })
 
-/** What new entries add up to, seen from accounts or from transactions. */
-export interface Tally {
-  entries: number
-  /** Sum of the hashes of their transactions. */
-  marks: bigint
-}
-
-/** 30 bits of a transaction, other ones for each seed and tenant: sums of `int` are of `bigint`, not of slow numerics. */
-const mark = (id: string, salt: string) => `(uuid_hash_extended(${id}, ${salt}) & 1073741823)::int`
+// Of 30 bits: sums of `int` are of `bigint`, not of slow numerics.
+const HASH = '1073741823'
+/** Other weights for each tenant. */
 const saltOf = (tenant: string, seed: string) => `uuid_hash_extended(${tenant}, ${seed}::bigint)`
+/** A transaction and the xid that wrote it. */
+const marked = (id: string, xid: string, salt: string) =>
+  `(hashtextextended(${xid}::text, uuid_hash_extended(${id}, ${salt})) & ${HASH})::int`
+/** A row in a currency: of its transaction or its account. */
+const inCurrency = (id: string, currency: string, salt: string) =>
+  `uuid_hash_extended(${id}, ${salt} # hashtext(${currency}))`
+/** What an account, by its hash, stands at after an entry, less what it stood at after another. */
+const step = (
+  account: string,
+  [seq, balance]: [string, string],
+  [before, balanceBefore]: [string, string],
+) => `(
+  (hashint8extended(${balance}, ${account} # (${seq})) & ${HASH})
+  - (hashint8extended(${balanceBefore}, ${account} # (${before})) & ${HASH}))::int`
 
-/** A page of new transactions, by an index alone. */
+/** Some new transactions, by an index alone. */
 export interface TransactionsGlance {
   count: number
   digest: string
+  place: { from: Place; to: Place }
   /** Of each once, with its xid. */
-  marks: string
+  marks: bigint
   /** When the first and the last were posted. */
   first: Date
   last: Date
@@ -63,199 +72,225 @@ export interface TransactionsGlance {
   misdated: boolean
 }
 
-/** What the transactions from one place to another add up to; what each sums to shows in the accounts. */
+/** The next so many transactions of a window; what each sums to shows in its entries. Undefined where there are no more. */
 export async function glanceAtTransactions(
   connection: Connection,
-  { from, to }: { from: Place; to: Place },
+  after: Place,
   window: Window,
   { seed, since }: Glance,
-): Promise<TransactionsGlance> {
-  const [page] = await connection.query<TransactionsGlance>(
-    `select ${transactionsDigest(
-      inWindow(5),
-      `sum(${marked('t.id', 't.xid', saltOf('t.tenant_id', '$9'))})::text as marks`,
-      'min(t.posted_at) as first, max(t.posted_at) as last',
-      `min(t.posted_at) < $10::timestamptz or max(t.posted_at) > now() + interval '5 minutes' as misdated`,
-    )}`,
-    [from.xid, from.id, to.xid, to.id, ...windowValues(window), seed, since],
+  rows: number,
+): Promise<TransactionsGlance | undefined> {
+  const [page] = await connection.query<
+    Pick<TransactionsGlance, 'count' | 'digest' | 'first' | 'last' | 'misdated'> & {
+      marks: string
+      xids: [string, string]
+      ids: [string, string]
+    }
+  >(
+    `select ${TRANSACTIONS_DIGEST}, sum(${marked('t.id', 't.xid', saltOf('t.tenant_id', '$7'))})::text as marks,
+       min(t.posted_at) as first, max(t.posted_at) as last,
+       min(t.posted_at) < $8::timestamptz or max(t.posted_at) > now() + interval '5 minutes' as misdated,
+       array[(array_agg(t.xid))[1]::text, (array_agg(t.xid))[count(*)]::text] as xids,
+       array[(array_agg(t.id))[1]::text, (array_agg(t.id))[count(*)]::text] as ids
+     from ${transactionsBehind(rows)}`,
+    [after.xid, after.id, ...windowValues(window), seed, since],
     'ledger_glance_transactions',
   )
-  return page!
+  const { count, digest, marks, first, last, misdated, xids, ids } = page!
+  if (count === 0) return undefined
+  const place = { from: { xid: xids[0], id: ids[0] }, to: { xid: xids[1], id: ids[1] } }
+  return { count, digest, place, marks: BigInt(marks), first, last, misdated }
 }
 
-/** A transaction and the xid that wrote it. */
-const marked = (id: string, xid: string, salt: string) =>
-  `(hashtextextended(${xid}::text, uuid_hash_extended(${id}, ${salt})) & 1073741823)::int`
-
-/** What new entries add up to by their transactions, and these each once with the xid of their entries. */
-export interface EntriesGlance extends Tally {
-  transactions: bigint
+/** What new entries add up to. */
+export interface EntriesGlance {
+  count: number
+  digest: string
+  /** Of their transactions, as `TransactionsGlance.marks`. */
+  marks: bigint
+  /** Amounts times weights of their transactions; a multiple of the prime where each sums to zero. */
+  weight: bigint
+  /** Accounts as they stand after each, less before it. */
+  steps: bigint
 }
 
-/**
- * Adds up a window's entries whose transactions began between two moments, by an index alone. Transactions bear the time in
- * their ids (RFC 9562, version 7); those that do not are not found here, and so leave a doubt.
- */
+/** Adds up a window's entries whose transactions began between two moments, and gives them their digest. */
 export async function glanceAtEntries(
   connection: Connection,
+  stretch: Window & { from: Date; to: Date },
   tenantIds: string[],
-  { from, to }: { from: Date; to: Date },
-  window: Window,
-  { seed }: Glance,
+  { seed, prime, since }: Glance,
 ): Promise<EntriesGlance> {
-  const [[entries, marks, transactions]] = (await sendForText(
+  const stepped = step(
+    'e.account',
+    ['e.seq', 'e.balance_minor'],
+    ['e.seq - 1', 'e.balance_minor - e.amount_minor'],
+  )
+  const weight = `((e.amount_minor % $9::bigint) * ((e.weight >> 30) & 2147483647) % $9::bigint)::int`
+  const statement = stretchDigest({
+    salt: saltOf('id', '$8'),
+    entry: `${inCurrency('e.account_id', 'e.currency', 'tenant.salt')} as account,
+      ${inCurrency('e.transaction_id', 'e.currency', 'tenant.salt')} as weight`,
+    // Those of another time are missing then.
+    where: `e.posted_at >= $10::timestamptz and e.posted_at <= now() + interval '5 minutes'`,
+    transaction: `sum(${stepped}) as steps, sum(${weight}) as weight, min(e.xid) as first_xid, max(e.xid) as last_xid`,
+    tenant: `sum(t.steps) as steps, sum(t.weight) as weight,
+      sum(case when t.first_xid = t.last_xid then ${marked('t.transaction_id', 't.first_xid', 'tenant.salt')} end) as marks`,
+    all: 'coalesce(sum(own.marks), 0), coalesce(sum(own.weight), 0), coalesce(sum(own.steps), 0)',
+  })
+  const [[count, digest, marks, of, steps]] = (await sendForText(
     connection,
     'ledger_glance_entries',
-    `select coalesce(sum(own.n), 0), coalesce(sum(own.n * ${mark('own.transaction_id', 'tenant.salt')}), 0),
-       coalesce(sum(case when own.first = own.last then ${marked('own.transaction_id', 'own.first', 'tenant.salt')} end), 0)
-     from (select id, ${saltOf('id', '$8')} as salt from unnest($7::uuid[]) id offset 0) tenant, lateral (
-       select e.transaction_id, count(*) as n, min(e.xid) as first, max(e.xid) as last from billing.entry e
-       where e.tenant_id = tenant.id and e.transaction_id >= $1::uuid and e.transaction_id < $2::uuid and ${inWindow(3)}
-       group by e.transaction_id) own`,
-    [idAt(from), idAt(to), ...windowValues(window), tenantIds, seed],
-  )) as [[string, string, string]]
-  return { entries: Number(entries), marks: BigInt(marks), transactions: BigInt(transactions) }
+    statement,
+    [...stretchValues(stretch, tenantIds), seed, prime, since],
+  )) as [[string, string, string, string, string]]
+  return {
+    count: Number(count),
+    digest,
+    marks: BigInt(marks),
+    weight: BigInt(of),
+    steps: BigInt(steps),
+  }
 }
 
-/** The least id that is given at a moment. */
-function idAt(moment: Date): string {
-  const hex = moment.getTime().toString(16).padStart(12, '0')
-  return `${hex.slice(0, 8)}-${hex.slice(8)}-0000-0000-000000000000`
+const BEHIND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+
+/** Where accounts are read: of one tenant behind one, up to another. */
+export interface AccountRange {
+  tenantId: string
+  after: string
+  upTo?: string | undefined
 }
 
-/** New entries of one account that make one block, and what they should lead from and to. */
+/** Accounts as they are now, column by column. */
+export interface AccountsNow
+  extends Pick<AccountPage, 'ids' | 'currencies' | 'openings' | 'codes' | 'seqs' | 'balances'> {
+  count: number
+}
+
+/** What of `AccountsNow` changes with every post. */
+export type FiguresNow = Pick<AccountsNow, 'count' | 'seqs' | 'balances'>
+
+const FIGURES = `count(*), string_agg(coalesce(b.seq, 0)::text, ','), string_agg(coalesce(b.balance_minor, 0)::text, ',')`
+const FACTS = `string_agg(a.id::text, ','), string_agg(a.currency, ','), string_agg(a.opening_minor::text, ','), string_agg(${ACCOUNT_CODE}, ',')`
+const within = (id: string, most: number) =>
+  `where tenant_id = $1 and ${id} > $2::uuid and ${id} <= $3::uuid order by ${id} limit ${most}`
+// Accounts and balances side by side take half of what it takes to look each balance up.
+const accountsWithin = (columns: string, most: number) => `
+  (select id${columns} from billing.account ${within('id', most)}) a
+  left join (select account_id, seq, balance_minor from billing.balance ${within('account_id', most)}) b on b.account_id = a.id`
+
+/** So many accounts at most. */
+export async function readAccounts(
+  connection: Connection,
+  { tenantId, after, upTo = BEHIND_ALL }: AccountRange,
+  most: number,
+): Promise<AccountsNow> {
+  const [row] = (await sendForText(
+    connection,
+    'ledger_glance_accounts',
+    `select ${FIGURES}, ${FACTS} from ${accountsWithin(', currency, opening_minor, code', most)}`,
+    [tenantId, after, upTo],
+  )) as [string[]]
+  const [count, ...columns] = row.map((text) => text ?? '') as [string, ...string[]]
+  const [seqs, balances, ids, currencies, openings, codes] = columns as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+  ]
+  return { count: Number(count), seqs, balances, ids, currencies, openings, codes }
+}
+
+/** The same without what they are called and kept in, for a third of the time. */
+export async function readFigures(
+  connection: Connection,
+  { tenantId, after, upTo = BEHIND_ALL }: AccountRange,
+  most: number,
+): Promise<FiguresNow> {
+  const [[count, seqs, balances]] = (await sendForText(
+    connection,
+    'ledger_glance_figures',
+    `select ${FIGURES} from ${accountsWithin('', most)}`,
+    [tenantId, after, upTo],
+  )) as [[string, string | null, string | null]]
+  return { count: Number(count), seqs: seqs ?? '', balances: balances ?? '' }
+}
+
+/** What accounts of a tenant have grown by since they were sealed; each column as `AccountPage` has it. */
 export interface Growth {
   tenantId: string
-  accountId: string
-  currency: string
-  low: number
-  high: number
-  /** The balance before; null for what the entry before says. */
-  opened: string | null
-  /** The balance after, and nothing behind; null where there is more, for what its last entry says. */
-  closing: string | null
-  /** Of the entries; empty where something is wrong with them. */
-  digest: string
+  ids: string
+  currencies: string
+  sealed: { seqs: string; balances: string }
+  now: { seqs: string; balances: string }
 }
 
-/** What new entries add up to in one currency. */
-export interface Weighed extends Tally {
-  currency: string
-  /** Amounts times weights of their transactions. */
-  weight: bigint
+/** What that adds up to. `shrunk` where an account has less than was sealed, or as much and another balance. */
+export interface Grown {
+  entries: number
+  /** As `EntriesGlance.steps`. */
+  steps: bigint
+  shrunk: boolean
 }
 
-const WEIGHTS = `coalesce(sum(${mark('e.transaction_id', 's.salt')}), 0) as marks,
-  coalesce(sum(((e.amount_minor % $2::bigint) * ((uuid_hash_extended(e.transaction_id, s.salt) >> 30) & 2147483647) % $2::bigint)::int), 0) as weight`
-const balanced = (balance: string, seq: string) =>
-  `(hashint8extended((${balance}) % $2::bigint, $1::bigint + ${seq}) & 1073741823)::int`
-const balanceAt = (seq: string) =>
-  `(select b.balance_minor from billing.entry b where b.tenant_id = $4 and b.account_id = s.account_id and b.seq = ${seq})`
-
-/**
- * Reads new entries by the index of the primary key alone, gives each its digest, or none where a sequence number is missing
- * or too many, balances do not follow from one another up to the account's own, or an entry is in another currency or time.
- */
 export async function glanceAtGrowth(
   connection: Connection,
-  grown: Growth[],
-  { seed, prime, since }: Glance,
-  pace: Pace,
-): Promise<Weighed[]> {
-  const seen: Weighed[] = []
-  for (const some of runs(grown, (one) => one.tenantId + one.currency)) {
-    const { tenantId, currency } = some[0]!
-    for (const slice of pace.slices(some, ({ low, high }) => high - low + 1)) {
-      const [[digests, marks, weight]] = (await pace.time(slice.rows, () =>
-        sendForText(
-          connection,
-          'ledger_glance_growth',
-          // In the order of the spans, which the plan that the pass has pinned keeps.
-          `select string_agg(g.digest, ','), sum(g.marks), sum(g.weight)
-           from (
-             select s.*, ${saltOf('$4::uuid', '$1')} as salt
-             from unnest($6::uuid[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-               as s(account_id, low, high, opened, closing) offset 0) s,
-           lateral (
-             select case when count(*) filter (where e.currency <> $5 or e.posted_at < $3::timestamptz
-                   or e.posted_at > (select now() + interval '5 minutes')) = 0
-                 and sum(${balanced('e.balance_minor', 'e.seq')} - ${balanced('e.balance_minor - e.amount_minor', 'e.seq - 1')})
-                   = ${balanced(`coalesce(s.closing, ${balanceAt('s.high')})`, 's.high')}
-                   - ${balanced(`coalesce(s.opened, ${balanceAt('s.low - 1')})`, 's.low - 1')}
-               then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') else '' end as digest,
-               ${WEIGHTS}
-             from (select seq, amount_minor, balance_minor, transaction_id, currency, posted_at from billing.entry e
-                   where e.tenant_id = $4 and e.account_id = s.account_id
-                     and e.seq between s.low and case when s.closing is null then s.high else 9223372036854775807 end
-                   order by seq) e) g`,
-          [
-            ...[seed, prime, since, tenantId, currency],
-            arrayOf(slice.items, (one) => one.accountId),
-            arrayOf(slice.items, (one) => String(one.low)),
-            arrayOf(slice.items, (one) => String(one.high)),
-            arrayOf(slice.items, (one) => one.opened ?? 'null'),
-            arrayOf(slice.items, (one) => one.closing ?? 'null'),
-          ],
-        ),
-      )) as [[string, string, string]]
-      const each = digests.split(',')
-      slice.items.forEach((one, i) => {
-        one.digest = each[i]!
-      })
-      seen.push({ currency, entries: slice.rows, marks: BigInt(marks), weight: BigInt(weight) })
-    }
-  }
-  return seen
+  { tenantId, ids, currencies, sealed, now }: Growth,
+  { seed }: Glance,
+): Promise<Grown> {
+  const [[entries, steps, shrunk]] = (await sendForText(
+    connection,
+    'ledger_glance_growth',
+    `select coalesce(sum(g.seq - g.sealed_seq), 0),
+       coalesce(sum(${step('g.account', ['g.seq', 'g.balance'], ['g.sealed_seq', 'g.sealed_balance'])}), 0),
+       bool_or(g.seq < g.sealed_seq or (g.seq = g.sealed_seq and g.balance <> g.sealed_balance))
+     from (
+       select s.*, ${inCurrency('s.id', 's.currency', 'tenant.salt')} as account
+       from (select ${saltOf('$1::uuid', '$2')} as salt offset 0) tenant,
+         unnest($3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+         as s(id, currency, sealed_seq, sealed_balance, seq, balance)
+       where s.seq <> s.sealed_seq or s.balance <> s.sealed_balance offset 0) g`,
+    [
+      tenantId,
+      seed,
+      ...[ids, currencies, sealed.seqs, sealed.balances, now.seqs, now.balances].map((list) => `{${list}}`),
+    ],
+  )) as [[string, string, string | null]]
+  return { entries: Number(entries), steps: BigInt(steps), shrunk: shrunk === 't' }
 }
 
-/** What those add up to that were read closely, because their sealed entries were looked at as well; undefined where one is too old. */
-export async function glanceAtSpans(
-  connection: Connection,
-  found: { span: Span; count: bigint }[],
-  { seed, prime, since }: Glance,
-  pace: Pace,
-): Promise<Weighed[] | undefined> {
-  const seen: Weighed[] = []
-  for (const some of runs(found, ({ span: { account } }) => account.tenantId + account.currency)) {
-    const { tenantId, currency } = some[0]!.span.account
-    for (const slice of pace.slices(some, ({ count }) => Number(count))) {
-      const [[marks, weight, misdated]] = (await pace.time(slice.rows, () =>
-        sendForText(
-          connection,
-          'ledger_glance_spans',
-          `select coalesce(sum(e.marks), 0), coalesce(sum(e.weight), 0), coalesce(min(e.first) < $7::timestamptz, false)
-           from (select s.*, ${saltOf('$3::uuid', '$1')} as salt
-                 from unnest($4::uuid[], $5::bigint[], $6::bigint[]) as s(account_id, low, high) offset 0) s,
-             lateral (select ${WEIGHTS}, min(e.posted_at) as first from billing.entry e
-               where e.tenant_id = $3 and e.account_id = s.account_id and e.seq between s.low and s.high) e`,
-          [
-            ...[seed, prime, tenantId],
-            arrayOf(slice.items, ({ span }) => span.account.accountId),
-            arrayOf(slice.items, ({ span }) => span.low),
-            arrayOf(slice.items, ({ span }) => span.high),
-            since,
-          ],
-        ),
-      )) as [[string, string, string]]
-      if (misdated === 't') return undefined
-      seen.push({ currency, entries: slice.rows, marks: BigInt(marks), weight: BigInt(weight) })
-    }
-  }
-  return seen
+/** Whole accounts of a tenant in their order, without another between them, in one currency and with a block each. */
+export interface Resting {
+  tenantId: string
+  currency: string
+  first: string
+  last: string
+  /** Of those that have entries. */
+  seqs: string
+  digests: string
 }
 
-/** Neighbours of one kind together. */
-function* runs<T>(all: T[], of: (one: T) => string): Generator<T[]> {
-  let run: T[] = []
-  let kind = ''
-  for (const one of all) {
-    const its = of(one)
-    if (run.length > 0 && its !== kind) {
-      yield run
-      run = []
-    }
-    kind = its
-    run.push(one)
-  }
-  if (run.length > 0) yield run
+const BYTES_AN_ENTRY = 40
+
+/** Whether all entries of accounts at rest are as they were sealed. */
+export async function areAsSealed(connection: Connection, resting: Resting): Promise<boolean> {
+  const { tenantId, currency, first, last, seqs, digests } = resting
+  const [[seenSeqs, seenDigests]] = (await sendForText(
+    connection,
+    'ledger_glance_resting',
+    // As many as the last one's number, each of its own: none is missing.
+    `select string_agg(d.last::text, ','), string_agg(d.digest, ',') from (
+       select max(e.seq) as last, case when count(*) filter (where e.currency <> $2 or e.seq < 1) = 0
+             and length(string_agg(${ENTRY_BYTES}, '')) = ${BYTES_AN_ENTRY} * max(e.seq)
+           then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') else '' end as digest
+       from (
+         select account_id, seq, amount_minor, balance_minor, posted_at, transaction_id, currency from billing.entry
+         where tenant_id = $1 and account_id between $3::uuid and $4::uuid order by account_id, seq) e
+       group by account_id order by account_id) d`,
+    [tenantId, currency, first, last],
+  )) as [[string | null, string | null]]
+  return (seenSeqs ?? '') === seqs && (seenDigests ?? '') === digests
 }

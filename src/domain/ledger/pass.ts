@@ -1,110 +1,64 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { parseSnapshot, sendForText } from '../outbox/window.ts'
 import {
-  areAsSealed,
   arrayOf,
   changedSpans,
+  changedStretches,
   ENTRY_BYTES,
   inWindow,
+  NO_END,
   Pace,
   type Place,
-  type Resting,
   readDigests,
   readTransactionsDigest,
+  rowsOf,
   SPANS,
   type Span,
   sealedSpans,
+  spansBetween,
   spanValues,
-  transactionsDigest,
+  TRANSACTIONS_DIGEST,
+  tailSpans,
+  transactionsBetween,
   WITHIN,
   type Window,
   windowValues,
 } from './digest.ts'
-import type { SuspectAccount, SuspectTransaction } from './examine.ts'
+import { rewrittenAccounts, type SuspectTransaction } from './examine.ts'
 import { approvedMenders, mendedBy } from './faults.ts'
-import {
-  type Glance,
-  type Growth,
-  glanceAtEntries,
-  glanceAtGrowth,
-  glanceAtSpans,
-  glanceAtTransactions,
-  newGlance,
-  type Tally,
-} from './glance.ts'
+import { glanceOver } from './glance-pass.ts'
 import {
   ACCOUNT_CODE,
-  type Block,
-  formatAccount,
+  accountsOf,
+  formatStretch,
   formatSuspect,
   formatTransactions,
-  NOTHING_SEALED,
   parseAccount,
   parseSuspect,
   parseTransactions,
   type Seal,
   type SealedAccount,
-  type SealedTransactions,
-  type SealWriter,
+  sealedAccounts,
+  sealedStretches,
   sealLines,
 } from './seal.ts'
+import {
+  AccountBook,
+  isDue,
+  NIL,
+  NUMERIC_VALUE_OUT_OF_RANGE,
+  type PassOptions,
+  type Sighting,
+  seenBy,
+  type Turn,
+  turnOf,
+  type VerifyScope,
+} from './sighting.ts'
 
-/** What a verification looks at beyond what is new. Without any of these: the whole ledger. */
-export interface VerifyScope {
-  accountId?: string | undefined
-  tenantId?: string | undefined
-  /** Accounts that were posted to since then. */
-  since?: Date | undefined
-  /** All that is sealed, not a share of it. */
-  full?: boolean | undefined
-  /** Nothing of what is sealed. */
-  quick?: boolean | undefined
-}
-
-/** What a pass saw. Suspects are looked at again before anything is said of them. */
-export interface Sighting {
-  /** Everything that this `pg_snapshot` sees was looked at. */
-  snapshot: string
-  accounts: number
-  entries: number
-  transactions: number
-  newEntries: number
-  sealedEntries: number
-  suspects: {
-    accounts: SuspectAccount[]
-    transactions: SuspectTransaction[]
-    /** Sealed transactions whose digest is another. */
-    blocks: SealedTransactions[]
-    /** The new entries and the entries of the new transactions are not the same. */
-    strays: boolean
-  }
-}
-
-export interface PassOptions {
-  scope: VerifyScope
-  last: Seal | undefined
-  writer: SealWriter | undefined
-  /** A close look at what was seen with a fault: true when all of it is explained. */
-  clearsAccount(suspect: SuspectAccount): Promise<boolean>
-  clearsTransaction(suspect: SuspectTransaction): Promise<boolean>
-  signal?: AbortSignal | undefined
-}
-
-/** One digest for so many entries of an account. */
-const ENTRIES_A_BLOCK = 1_000
-const TRANSACTIONS_A_BLOCK = 10_000
+const TRANSACTIONS_A_PAGE = 10_000
 const ACCOUNTS_A_PAGE = 4_000
-// A ledger so small is verified whole each time; of a larger one every pass takes its share of a week.
-const ENTRIES_A_PASS = 2_000_000
-const PASSES_A_ROUND = 7
-const NEVER = -1
-const SAME_MOMENT_MS = 1_000
-const PARTS_A_PAGE = 4
-const NUMERIC_VALUE_OUT_OF_RANGE = '22003'
-const NO_END = 2n ** 63n - 1n
 // More are one catastrophe, not as many cases.
 const MOST_SUSPECTS = 200
-const NIL = '00000000-0000-0000-0000-000000000000'
 
 /**
  * Looks through the ledger in the snapshot of the open transaction (repeatable read), and writes what it saw as lines of
@@ -115,44 +69,6 @@ const NIL = '00000000-0000-0000-0000-000000000000'
  * and the entries of new transactions are the same rows, and a transaction is never seen by halves.
  */
 export async function passLedger(connection: Connection, options: PassOptions): Promise<Sighting> {
-  const { scope, last, writer } = options
-  const whole = scope.accountId === undefined && scope.tenantId === undefined && scope.since === undefined
-  if (whole && last?.ofThisCluster) {
-    const seen = await glanceOver(connection, options, newGlance(last))
-    if (seen) return seen
-    await writer?.restart()
-  }
-  return (await look(connection, options, { whole, glance: undefined }))!
-}
-
-interface Look {
-  whole: boolean
-  /** Undefined for a close look. */
-  glance: Glance | undefined
-}
-
-async function glanceOver(
-  connection: Connection,
-  options: PassOptions,
-  glance: Glance,
-): Promise<Sighting | undefined> {
-  await connection.query('savepoint glance')
-  try {
-    return await look(connection, options, { whole: true, glance })
-  } catch (error) {
-    // Amounts that no post could have made.
-    if ((error as { code?: string }).code !== NUMERIC_VALUE_OUT_OF_RANGE) throw error
-    await connection.query('rollback to savepoint glance')
-    return undefined
-  }
-}
-
-/** One look at all; undefined where a glance left a doubt. */
-async function look(
-  connection: Connection,
-  options: PassOptions,
-  { whole, glance }: Look,
-): Promise<Sighting | undefined> {
   // Its index scans are right at any size; left alone the planner turns to hashes and sorts, at a fifth of the rate.
   for (const plan of ['seqscan', 'bitmapscan', 'hashjoin', 'hashagg', 'material', 'memoize']) {
     await connection.query('select set_config($1, $2, true)', [`enable_${plan}`, 'off'])
@@ -162,107 +78,43 @@ async function look(
        set_config('plan_cache_mode', 'force_generic_plan', true)`,
   )
   const [now] = await connection.query<{ snapshot: string }>('select pg_current_snapshot()::text as snapshot')
-  const sighting: Sighting = {
+  const nothing = (): Sighting => ({
     snapshot: now!.snapshot,
     accounts: 0,
     entries: 0,
     transactions: 0,
     newEntries: 0,
     sealedEntries: 0,
-    suspects: { accounts: [], transactions: [], blocks: [], strays: false },
+    looks: { looks: 0, compacted: 0 },
+    suspects: { accounts: [], transactions: [], blocks: [], stretches: [], strays: false },
+  })
+  const { scope, last, writer } = options
+  const whole = scope.accountId === undefined && scope.tenantId === undefined && scope.since === undefined
+  if (whole && last?.ofThisCluster) {
+    const seen = await glanceOver(connection, { ...options, last }, nothing())
+    if (seen) return seen
+    await writer?.restart()
   }
-  const { scope, last } = options
-  const of = whole && !scope.full && (last?.entries ?? 0) > ENTRIES_A_PASS ? PASSES_A_ROUND : 1
-  const turn = { of, now: scope.quick ? NEVER : (last?.n ?? 0) % of }
-  const posted = await passTransactions(connection, sighting, options, turn, glance)
-  const { suspects } = sighting
-  if (glance && suspects.transactions.length > 0) return undefined
-  const entered = await passAccounts(connection, sighting, options, turn, glance)
-  if (glance) {
-    if (entered === undefined || suspects.accounts.length > 0) return undefined
-    return (await areTheSame(connection, options, sighting, glance, { posted, entered }))
-      ? sighting
-      : undefined
-  }
+  const sighting = nothing()
+  const turn = turnOf(options)
+  const posted = await passTransactions(connection, sighting, options, turn)
+  await passStretches(connection, sighting, options)
+  await passAccounts(connection, sighting, options, turn)
   const known = whole ? await countKnownStrays(connection, last) : 0
-  suspects.strays = whole && posted.entries + known !== sighting.newEntries
+  sighting.suspects.strays = whole && posted + known !== sighting.newEntries
   return sighting
 }
 
-/** Whether the new entries of accounts are those of new transactions, which have some each. */
-async function areTheSame(
-  connection: Connection,
-  { last, signal }: PassOptions,
-  { snapshot }: Sighting,
-  glance: Glance,
-  { posted, entered }: { posted: Posted; entered: Entered },
-): Promise<boolean> {
-  const { pages } = posted
-  const known = await connection.query<{ id: string }>('select id from tabib.tenant')
-  const tenants = [...new Set([...known.map(({ id }) => id), ...entered.tenants])]
-  const times = boundaries(pages)
-  let [transactions, entries, marks] = [0n, 0, 0n]
-  for (const [i, from] of times.slice(0, -1).entries()) {
-    signal?.throwIfAborted()
-    const stretch = { from, to: times[i + 1]! }
-    const seen = await glanceAtEntries(
-      connection,
-      tenants,
-      stretch,
-      { since: seenBy(last), until: snapshot },
-      glance,
-    )
-    transactions += seen.transactions
-    entries += seen.entries
-    marks += seen.marks
-  }
-  return (
-    transactions === posted.marks && entries === entered.entries && (entries === 0 || marks === entered.marks)
-  )
-}
-
-/** Times between which there are the transactions of a part of a page or two, from before the first to behind the last. */
-function boundaries(pages: Posted['pages']): Date[] {
-  if (pages.length === 0) return []
-  // What an id and a row say of the time differs by the time between them.
-  const starts = pages.map(({ first }) => first.getTime() - SAME_MOMENT_MS).sort((one, other) => one - other)
-  starts.push(Math.max(...pages.map(({ last }) => last.getTime())) + SAME_MOMENT_MS)
-  const parts = starts.flatMap((start, i) =>
-    i + 1 === starts.length
-      ? [start]
-      : Array.from({ length: PARTS_A_PAGE }, (_, n) =>
-          Math.floor(start + ((starts[i + 1]! - start) * n) / PARTS_A_PAGE),
-        ),
-  )
-  return parts.map((time) => new Date(time))
-}
-
-/** Which share of what is sealed is looked at: every `of`th, from `now` on. */
-interface Turn {
-  of: number
-  now: number
-}
-
-/** What was seen of transactions: entries of the new ones at a close look, or what a glance has to compare them with. */
-interface Posted {
-  entries: number
-  /** Of each new transaction once. */
-  marks: bigint
-  /** From when to when they were posted. */
-  pages: { first: Date; last: Date }[]
-}
-
-/** New transactions: each sums to zero, and they get digests; sealed ones: theirs are the same. */
+/** New transactions: each sums to zero, and they get digests; sealed ones: theirs are the same. Returns the entries of the new ones. */
 async function passTransactions(
   connection: Connection,
   sighting: Sighting,
   { scope, last, writer, clearsTransaction, signal }: PassOptions,
   turn: Turn,
-  glance: Glance | undefined,
-): Promise<Posted> {
+): Promise<number> {
   const suspects: SuspectTransaction[] = []
   let nth = 0
-  for await (const lines of last?.ofThisCluster ? sealLines(last.path, 't ') : []) {
+  for await (const lines of last?.ofThisCluster ? sealLines(last.path, 't') : []) {
     for (const line of lines) {
       await writer?.write(line)
       const block = parseTransactions(line)
@@ -274,29 +126,20 @@ async function passTransactions(
     }
   }
 
-  const posted: Posted = { entries: 0, marks: 0n, pages: [] }
+  let entries = 0
   const window = { since: seenBy(last), until: sighting.snapshot }
-  const pace = new Pace({ rowsAtFirst: 1_000, mostRows: TRANSACTIONS_A_BLOCK })
+  const pace = new Pace({ rowsAtFirst: 1_000, mostRows: TRANSACTIONS_A_PAGE })
   let after = { xid: parseSnapshot(window.since).xmin, id: NIL }
-  if (scope.accountId !== undefined) return posted
+  if (scope.accountId !== undefined) return entries
   for (;;) {
     signal?.throwIfAborted()
-    const page = await nextPage(connection, after, window, glance ? TRANSACTIONS_A_BLOCK : pace.rows)
+    const page = await nextPage(connection, after, window, pace.rows)
     if (page === undefined) break
-    const seen = glance
-      ? await glanceAtTransactions(connection, page, window, glance)
-      : await pace.time(pace.rows, () => readTransactions(connection, page, window, scope.tenantId))
+    const seen = await pace.time(pace.rows, () => readTransactions(connection, page, window, scope.tenantId))
     const { count, digest } = seen
     sighting.transactions += count
-    if ('marks' in seen) {
-      posted.marks += BigInt(seen.marks)
-      posted.pages.push(seen)
-      // Some of these are not what they say; a close look tells which.
-      if (seen.misdated) suspects.push({ tenantId: NIL, id: page.from.id })
-    } else {
-      posted.entries += seen.entries
-      suspects.push(...(seen.suspects ?? []).map(([tenantId, id]) => ({ tenantId, id })))
-    }
+    entries += seen.entries
+    suspects.push(...(seen.suspects ?? []).map(([tenantId, id]) => ({ tenantId, id })))
     await writer?.write(formatTransactions({ ...window, ...page, count, digest }))
     after = page.to
   }
@@ -308,13 +151,27 @@ async function passTransactions(
   )
   suspects.push(...early)
   // Sealed or not, what did not hold is looked at until it does.
-  for await (const lines of last ? sealLines(last.path, 's ') : []) suspects.push(...lines.map(parseSuspect))
+  for await (const lines of last ? sealLines(last.path, 's') : []) suspects.push(...lines.map(parseSuspect))
   for (const suspect of suspects) {
-    if (!glance && suspects.length < MOST_SUSPECTS && (await clearsTransaction(suspect))) continue
+    if (suspects.length < MOST_SUSPECTS && (await clearsTransaction(suspect))) continue
     sighting.suspects.transactions.push(suspect)
     await writer?.write(formatSuspect(suspect))
   }
-  return posted
+  return entries
+}
+
+/** Entries that were sealed in the order of posting, and are in their accounts' blocks after this look. */
+async function passStretches(
+  connection: Connection,
+  { suspects }: Sighting,
+  { last, writer, signal }: PassOptions,
+): Promise<void> {
+  if (last === undefined) return
+  const sealed = await sealedStretches(last)
+  suspects.stretches = await changedStretches(connection, sealed, signal)
+  for (const stretch of sealed) {
+    if (stretch.look > (last.compacted ?? 0)) await writer?.write(formatStretch(stretch))
+  }
 }
 
 /** From where to where the next new transactions go, so many at most. */
@@ -358,7 +215,7 @@ async function readTransactions(
 ): Promise<TransactionsPage> {
   const values = [from.xid, from.id, to.xid, to.id, ...windowValues(window)]
   const [sealed] = await connection.query<{ digest: string }>(
-    `select ${transactionsDigest(inWindow(5))}`,
+    `select ${TRANSACTIONS_DIGEST} from ${transactionsBetween(inWindow(5))}`,
     values,
     'ledger_transactions_to_seal',
   )
@@ -400,235 +257,77 @@ interface NewSpan extends Span<Work> {
   opened: bigint | null
 }
 
-/** What a glance adds up of accounts. */
-interface Entered extends Tally {
-  tenants: Set<string>
-}
-
 /** How long the statements of a pass over accounts take, by their kinds. */
-const paces = () => ({ resting: new Pace(), sealed: new Pace(), fresh: new Pace({ rowsAtFirst: 4_000 }) })
+const paces = () => ({ sealed: new Pace(), fresh: new Pace({ rowsAtFirst: 4_000 }) })
 
-/**
- * Every account against its seal and its balance, with its new entries and, where it is its turn, its sealed ones. Returns
- * what a glance adds up; undefined where it leaves a doubt.
- */
+/** Every account against its seal and its balance, with its new entries and, where it is its turn, its sealed ones. */
 async function passAccounts(
   connection: Connection,
   sighting: Sighting,
   { scope, last, writer, clearsAccount, signal }: PassOptions,
   turn: Turn,
-  glance: Glance | undefined,
-): Promise<Entered | undefined> {
+): Promise<void> {
   const { suspects } = sighting
   const pace = paces()
-  const entered: Entered = { entries: 0, marks: 0n, tenants: new Set() }
-  // In each currency, what should be nothing.
-  const weighed = new Map<string, bigint>()
-  let inDoubt = false
-  // Lines of the next seal in their order; those that are ready as text, and those of accounts at rest whose turn it is.
-  let batch: (Work | GrownAccount | RestingAccount | string)[] = []
+  // Whose sealed entries were changed before they came into its blocks is found by reading those of all.
+  const tampered = await rewrittenAccounts(connection, last, suspects.stretches)
+  const closely = suspects.stretches.length > 0
+  const book = new AccountBook(writer)
+  let batch: Work[] = []
   let entries = 0
   const settle = async () => {
     signal?.throwIfAborted()
-    const asSealed = await restAsSealed(connection, batch, pace.resting)
-    const works = asSealed ? batch : batch.map((one) => (isResting(one) ? workAtRest(one.rests) : one))
-    const found = await readEntries(connection, works.filter(isWork), last, pace)
-    if (glance) {
-      const spans = works.filter(isGrown).flatMap((one) => one.spans)
-      const again = await glanceAtSpans(connection, found, glance, pace.fresh)
-      inDoubt ||= again === undefined
-      const seen = [...(await glanceAtGrowth(connection, spans, glance, pace.fresh)), ...(again ?? [])]
-      for (const { currency, entries, marks, weight } of seen) {
-        entered.entries += entries
-        entered.marks += marks
-        weighed.set(currency, (weighed.get(currency) ?? 0n) + weight)
+    await readEntries(connection, batch, last, pace, closely)
+    for (const work of batch) {
+      let holds = !work.suspect && addsUp(work)
+      sighting.newEntries += work.suspect ? await countNew(connection, work, last) : Number(work.count)
+      if (work.again) sighting.sealedEntries += Number(work.sealed?.seq ?? 0n)
+      if (
+        !holds &&
+        suspects.accounts.length < MOST_SUSPECTS &&
+        (await clearsAccount(work, suspects.stretches))
+      ) {
+        // Its faults are known and made up for: sealed as it is.
+        work.blocks = []
+        await digestAnew(connection, spansBetween(work, 1n, work.seq), pace.sealed)
+        holds = true
       }
-    }
-    for (const work of works) {
-      let line: string
-      if (typeof work === 'string') line = work
-      else if (isResting(work)) {
-        line = work.rests
-        sighting.sealedEntries += work.entries
-      } else if (isGrown(work)) {
-        if (work.spans.some(({ digest }) => digest === '')) {
-          suspects.accounts.push(workOn(parseAccount(`${work.line} - `), undefined, false))
-          return
-        }
-        sighting.newEntries += work.entries
-        line = `${work.line} - ${work.blocks}${work.spans.map(({ high, digest }) => `${high}:${digest}`).join()}`
-      } else {
-        let holds = !work.suspect && addsUp(work)
-        if (!holds && glance) {
-          suspects.accounts.push(work)
-          return
-        }
-        sighting.newEntries += work.suspect ? await countNew(connection, work, last) : Number(work.count)
-        if (work.again) sighting.sealedEntries += Number(work.sealed?.seq ?? 0n)
-        if (!holds && !glance && suspects.accounts.length < MOST_SUSPECTS && (await clearsAccount(work))) {
-          // Its faults are known and made up for: sealed as it is.
-          work.blocks = []
-          await digestAnew(connection, spansBetween(work, 1n, work.seq), pace.sealed)
-          holds = true
-        }
-        if (!holds) suspects.accounts.push(work)
-        line = formatAccount(holds ? work : heldBack(work, last))
-      }
-      const writing = writer?.write(line)
-      if (writing) await writing
+      if (!holds) suspects.accounts.push(work)
+      work.compacted = turn.next
+      await book.add(holds ? work : heldBack(work, last))
     }
     batch = []
     entries = 0
   }
 
-  await using seals = new SealedLines(last, scope)
-  const missing = (line: string) => {
-    const sealed = parseAccount(line)
+  await using seals = new SealedAccounts(last, scope)
+  const missing = (sealed: SealedAccount) => {
     const work = workOn(sealed, sealed, false)
     work.suspect = true
     batch.push(work)
   }
   let nth = 0
-  let tenant = ''
   for await (const page of accountLines(connection, scope)) {
     for (const line of page) {
-      let key = seals.key()
-      if (key instanceof Promise) key = await key
-      for (; key !== undefined && key < keyOf(line); key = await seals.key()) missing(seals.take())
-      const sealedLine = key === keyOf(line) ? seals.take() : undefined
-      const again = nth++ % turn.of === turn.now
-      if (tenant === '' || !line.startsWith(tenant, 2)) {
-        tenant = line.slice(2, 38)
-        entered.tenants.add(tenant)
-      }
+      const now = parseAccount(line)
+      const key = keyOf(now)
+      let next = await seals.key()
+      for (; next !== undefined && next < key; next = await seals.key()) missing(seals.take())
+      const sealed = next === key ? seals.take() : undefined
+      const again = closely || isDue(turn, nth++, sealed?.compacted ?? turn.looks)
+      const work = workOn(now, sealed, again)
+      work.suspect ||= tampered.has(key)
+      batch.push(work)
       sighting.accounts += 1
-      const seq = seqOf(line)
-      sighting.entries += seq
-      // An account at rest costs a comparison, until it is its turn.
-      const rests = sealedLine?.startsWith(line) === true && sealedLine.startsWith(' - ', line.length)
-      const grown = glance && !again && !rests ? growthOf(line, sealedLine) : undefined
-      if (rests && !again) batch.push(sealedLine)
-      else if (rests && isOneBlock(sealedLine, line.length)) {
-        batch.push({ rests: sealedLine, entries: seq })
-        entries += seq
-      } else if (grown) {
-        batch.push(grown)
-        entries += grown.entries
-      } else {
-        const sealed = sealedLine === undefined ? undefined : parseAccount(sealedLine)
-        const work = workOn(rests ? sealed! : parseAccount(`${line} - `), sealed, again)
-        batch.push(work)
-        entries += seq - (again ? 0 : Number(sealed?.seq ?? 0n))
-      }
-      if (entries >= pace.resting.rows || batch.length >= ACCOUNTS_A_PAGE) await settle()
-      if (glance && (inDoubt || suspects.accounts.length > 0)) return undefined
+      sighting.entries += Number(now.seq)
+      entries += Number(now.seq - (again ? 0n : (sealed?.seq ?? 0n)))
+      if (entries >= pace.sealed.rows || batch.length >= ACCOUNTS_A_PAGE) await settle()
     }
   }
   while ((await seals.key()) !== undefined) missing(seals.take())
   await settle()
-  if (glance && (inDoubt || [...weighed.values()].some((sum) => sum % glance.prime !== 0n))) return undefined
-  return entered
-}
-
-/** An account that differs from its seal by new entries alone, by what the two lines say. */
-interface GrownAccount {
-  line: string
-  entries: number
-  /** As the seal has them, with a comma behind. */
-  blocks: string
-  spans: Growth[]
-}
-
-/** The line of an account that is at rest, by what it says, and whose entries are looked at. */
-interface RestingAccount {
-  rests: string
-  entries: number
-}
-
-type Batched = Work | GrownAccount | RestingAccount | string
-const isWork = (one: Batched): one is Work => typeof one !== 'string' && 'again' in one
-const isGrown = (one: Batched): one is GrownAccount => typeof one !== 'string' && 'spans' in one
-const isResting = (one: Batched): one is RestingAccount => typeof one !== 'string' && 'rests' in one
-
-function growthOf(line: string, sealedLine: string | undefined): GrownAccount | undefined {
-  const closingAt = line.lastIndexOf(' ') + 1
-  const seqAt = line.lastIndexOf(' ', closingAt - 2) + 1
-  const sealed = sealedLine === undefined ? ['0', '0', '-', ''] : sealedLine.slice(seqAt).split(' ')
-  const [seq, opened, heldAt, blocks] = sealed as [string, string, string, string]
-  // All but what grows is as it was sealed.
-  if (sealedLine !== undefined && (heldAt !== '-' || !sealedLine.startsWith(line.slice(0, seqAt))))
-    return undefined
-  const before = Number(seq)
-  const after = Number(line.slice(seqAt, closingAt))
-  if (!(after > before)) return undefined
-  const spans: Growth[] = []
-  for (let low = before + 1; low <= after; low += ENTRIES_A_BLOCK) {
-    const high = Math.min(low + ENTRIES_A_BLOCK - 1, after)
-    spans.push({
-      tenantId: line.slice(2, 38),
-      accountId: line.slice(39, 75),
-      currency: line.slice(76, line.indexOf(' ', 76)),
-      low,
-      high,
-      opened: low === before + 1 ? opened : null,
-      closing: high === after ? line.slice(closingAt) : null,
-      digest: '',
-    })
-  }
-  return { line, entries: after - before, blocks: blocks && `${blocks},`, spans }
-}
-
-function workAtRest(line: string): Work {
-  const sealed = parseAccount(line)
-  return workOn(sealed, sealed, true)
-}
-
-/** Whether a sealed line, whose blocks come behind what it says of the account, has one. */
-const isOneBlock = (line: string, factsLength: number) =>
-  line.length > factsLength + 3 && !line.includes(',', factsLength)
-
-const isFull = ({ to }: Block, i: number) => to === BigInt(ENTRIES_A_BLOCK * (i + 1))
-
-/** Whether all entries of accounts at rest are as their lines in the seal say, by a few quick looks. */
-async function restAsSealed(connection: Connection, batch: Batched[], pace: Pace): Promise<boolean> {
-  let group: Resting | undefined
-  let alone = true
-  const groups: Resting[] = []
-  for (const one of batch) {
-    if (!isResting(one)) {
-      alone = false
-      continue
-    }
-    const { rests, entries } = one
-    if (
-      group === undefined ||
-      !rests.startsWith(group.tenantId, 2) ||
-      // Its code is followed by a blank.
-      !rests.startsWith(group.currency, 76) ||
-      rests.charCodeAt(76 + group.currency.length) !== 32 ||
-      group.entries >= pace.rows
-    ) {
-      const currency = rests.slice(76, rests.indexOf(' ', 76))
-      group = {
-        tenantId: rests.slice(2, 38),
-        currency,
-        accountIds: [],
-        digests: [],
-        entries: 0,
-        together: true,
-      }
-      groups.push(group)
-      alone = true
-    }
-    group.together &&= alone
-    group.accountIds.push(rests.slice(39, 75))
-    group.digests.push(rests.slice(-64))
-    group.entries += entries
-  }
-  for (const one of groups) {
-    if (!(await pace.time(one.entries, () => areAsSealed(connection, one)))) return false
-  }
-  return true
+  await book.flush()
+  sighting.looks = { looks: turn.looks, compacted: Math.min(book.compacted, turn.next) }
 }
 
 // Field by field: to spread an account takes V8 ten times as long.
@@ -643,6 +342,7 @@ function workOn(now: SealedAccount, sealed: SealedAccount | undefined, again: bo
     balanceMinor: now.balanceMinor,
     heldAt: undefined,
     blocks: sealed?.blocks ?? [],
+    compacted: sealed?.compacted ?? 0,
     sealed,
     again,
     suspect: sealed?.heldAt !== undefined,
@@ -653,21 +353,15 @@ function workOn(now: SealedAccount, sealed: SealedAccount | undefined, again: bo
 
 /** Accounts page by page, each as the beginning of its line in a seal. */
 async function* accountLines(connection: Connection, scope: VerifyScope): AsyncGenerator<string[]> {
-  const all = scope.accountId === undefined && scope.tenantId === undefined && scope.since === undefined
-  // The balances of a page are among as many: read side by side they take half of what it takes to look each up.
-  const balances = all
-    ? `(select tenant_id, account_id, seq, balance_minor from billing.balance
-        where (tenant_id, account_id) > ($1::uuid, $2::uuid) order by tenant_id, account_id limit ${ACCOUNTS_A_PAGE})`
-    : 'billing.balance'
   let after: (string | undefined)[] = [NIL, NIL]
   for (;;) {
     const [[page]] = (await sendForText(
       connection,
-      all ? 'ledger_all_accounts' : 'ledger_accounts',
-      `select string_agg(concat_ws(' ', 'a', tenant_id, id, currency, opening_minor, code, seq, balance_minor), E'\\n') from (
+      'ledger_accounts',
+      `select string_agg(concat_ws(' ', 'a', tenant_id, id, currency, opening_minor, code, seq, balance_minor, '- '), E'\\n') from (
        select a.tenant_id, a.id, a.currency, a.opening_minor, ${ACCOUNT_CODE} as code, coalesce(b.seq, 0) as seq,
          coalesce(b.balance_minor, 0) as balance_minor
-       from billing.account a left join ${balances} b on b.tenant_id = a.tenant_id and b.account_id = a.id
+       from billing.account a left join billing.balance b on b.tenant_id = a.tenant_id and b.account_id = a.id
        where (a.tenant_id, a.id) > ($1::uuid, $2::uuid)
          and ($3::uuid is null or a.tenant_id = $3) and ($4::uuid is null or a.id = $4)
          and ($5::timestamptz is null or $5 <= (
@@ -684,55 +378,43 @@ async function* accountLines(connection: Connection, scope: VerifyScope): AsyncG
   }
 }
 
-/** Tenant and account: what the lines of accounts are in the order of. */
-const keyOf = (line: string) => line.slice(2, 75)
-/** The last but one word of an account's line as it is read. */
-function seqOf(line: string): number {
-  const end = line.lastIndexOf(' ')
-  return Number(line.slice(line.lastIndexOf(' ', end - 1) + 1, end))
-}
+/** Tenant and account: what accounts are in the order of. */
+const keyOf = ({ tenantId, accountId }: Pick<SealedAccount, 'tenantId' | 'accountId'>) =>
+  `${tenantId} ${accountId}`
 
-/** The last seal's lines of accounts, one by one. */
-class SealedLines implements AsyncDisposable {
-  readonly #pages: AsyncGenerator<string[]> | undefined
-  readonly #wanted: ((line: string) => boolean) | undefined
-  #page: string[] = []
+/** The last seal's accounts, one by one. */
+class SealedAccounts implements AsyncDisposable {
+  readonly #pages: AsyncGenerator<Parameters<typeof accountsOf>[0] | SealedAccount> | undefined
+  readonly #wanted: (account: SealedAccount) => boolean
+  #page: SealedAccount[] = []
   #next = 0
 
   constructor(last: Seal | undefined, { tenantId, accountId, since }: VerifyScope) {
     // Which account was posted to since then is asked of what is there.
-    this.#pages = last && since === undefined ? sealLines(last.path, 'a ') : undefined
-    if (tenantId === undefined && accountId === undefined) return
-    this.#wanted = (line) =>
-      (tenantId === undefined || line.startsWith(tenantId, 2)) &&
-      (accountId === undefined || line.startsWith(accountId, 39))
+    this.#pages = last && since === undefined ? sealedAccounts(last) : undefined
+    this.#wanted = (account) =>
+      (tenantId === undefined || account.tenantId === tenantId) &&
+      (accountId === undefined || account.accountId === accountId)
   }
 
-  key(): string | undefined | Promise<string | undefined> {
-    return this.#next < this.#page.length ? keyOf(this.#page[this.#next]!) : this.#turn()
+  async key(): Promise<string | undefined> {
+    while (this.#next === this.#page.length) {
+      const read = await this.#pages?.next()
+      if (read === undefined || read.done) return undefined
+      this.#page = ('ids' in read.value ? accountsOf(read.value) : [read.value]).filter(this.#wanted)
+      this.#next = 0
+    }
+    return keyOf(this.#page[this.#next]!)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#pages?.return(undefined)
   }
 
-  take(): string {
+  take(): SealedAccount {
     return this.#page[this.#next++]!
   }
-
-  async #turn(): Promise<string | undefined> {
-    for (;;) {
-      const read = await this.#pages?.next()
-      if (read === undefined || read.done) return undefined
-      this.#page = this.#wanted ? read.value.filter(this.#wanted) : read.value
-      this.#next = 0
-      if (this.#page.length > 0) return keyOf(this.#page[0]!)
-    }
-  }
 }
-
-/** What a seal of this cluster has seen of the ledger; of another's, the transaction ids say nothing. */
-const seenBy = (seal: Seal | undefined): string => (seal?.ofThisCluster ? seal.snapshot : NOTHING_SEALED)
 
 /** New entries of older transactions, of which a reconciliation has explained that nobody posted them. */
 async function countKnownStrays(connection: Connection, last: Seal | undefined): Promise<number> {
@@ -785,40 +467,54 @@ async function readEntries(
   accounts: Work[],
   last: Seal | undefined,
   pace: ReturnType<typeof paces>,
-): Promise<NewEntries[]> {
+  closely: boolean,
+): Promise<void> {
   const sealed = accounts.filter(({ again, suspect }) => again && !suspect).flatMap(sealedSpansOf)
   for (const { items, rows } of pace.sealed.slices(sealed, rowsOf)) {
     const changed = await pace.sealed.time(rows, () => changedSpans(connection, items))
     for (const { account } of changed) account.suspect = true
   }
-  const found: NewEntries[] = []
+  const loose = accounts.filter(({ suspect }) => !suspect).flatMap(looseSpans)
+  if (closely) {
+    for (const { items, rows } of pace.fresh.slices(loose, rowsOf)) {
+      const found = await pace.fresh.time(rows, () => readNew(connection, items, undefined))
+      for (const { span, count, flaws } of found) {
+        if (flaws || count !== BigInt(rowsOf(span))) span.account.suspect = true
+      }
+    }
+  }
+  await digestAnew(
+    connection,
+    loose.filter(({ account }) => !account.suspect),
+    pace.sealed,
+  )
   const fresh = accounts.filter(({ suspect }) => !suspect).flatMap(newSpans)
   for (const { items, rows } of pace.fresh.slices(fresh, rowsOf)) {
-    found.push(...(await pace.fresh.time(rows, () => readNew(connection, items, last))))
-  }
-  for (const { span, count, sum, flaws, digest } of found) {
-    const { account } = span
-    if (flaws) account.suspect = true
-    account.count += count
-    account.sum += sum
-    if (count > 0n) account.blocks = [...account.blocks, { to: span.low + count - 1n, digest: digest! }]
+    const found = await pace.fresh.time(rows, () => readNew(connection, items, last))
+    for (const { span, count, sum, flaws, digest } of found) {
+      const { account } = span
+      if (flaws) account.suspect = true
+      account.count += count
+      account.sum += sum
+      if (count > 0n) account.blocks = [...account.blocks, { to: span.low + count - 1n, digest: digest! }]
+    }
   }
   // The small blocks of many passes become one, once all in them was found as it was sealed.
   await digestAnew(
     connection,
-    accounts.filter(({ again, suspect }) => again && !suspect).flatMap(mergeTail),
+    accounts.filter(({ again, suspect }) => again && !suspect).flatMap(tailSpans),
     pace.sealed,
   )
-  return found
 }
-
-const rowsOf = ({ low, high }: Span) => Number(high - low) + 1
 
 /** Appends the digest of each span to its account's blocks. */
 async function digestAnew(connection: Connection, spans: Span<Work>[], pace: Pace): Promise<void> {
   for (const { items, rows } of pace.slices(spans, rowsOf)) {
-    for (const { span, digest } of await pace.time(rows, () => readDigests(connection, items)))
-      span.account.blocks.push({ to: span.high, digest })
+    for (const { span, digest } of await pace.time(rows, () => readDigests(connection, items))) {
+      if (span.high < span.low && digest === '') continue
+      if (digest.length < 64) span.account.suspect = true
+      span.account.blocks = [...span.account.blocks, { to: span.high, digest }]
+    }
   }
 }
 
@@ -826,37 +522,32 @@ async function digestAnew(connection: Connection, spans: Span<Work>[], pace: Pac
 function sealedSpansOf(account: Work): (Span<Work> & { digest: string })[] {
   const spans = sealedSpans(account)
   const end = spans.at(-1)
-  if (end && account.sealed?.seq === account.seq) end.until = NO_END
+  if (end?.high === account.seq) end.until = NO_END
   return spans
+}
+
+/** What is sealed in the order of posting alone. */
+function looseSpans(account: Work): NewSpan[] {
+  const sealedSeq = account.sealed?.seq ?? 0n
+  const to = account.blocks.at(-1)?.to ?? 0n
+  // A balance that went back is found by what it is.
+  if (to >= sealedSeq || account.seq < sealedSeq) return []
+  return spansBetween(account, to + 1n, sealedSeq).map((span) => ({
+    ...span,
+    opened: to === 0n && span.low === 1n ? 0n : null,
+  }))
 }
 
 function newSpans(account: Work): NewSpan[] {
   const { sealed, seq } = account
-  if (sealed && sealed.seq === seq && sealed.blocks.length > 0) return []
-  const spans = spansBetween(account, (sealed?.seq ?? 0n) + 1n, seq)
+  if (sealed && sealed.seq === seq && sealed.blocks.at(-1)?.to === seq) return []
+  const spans = spansBetween(account, (sealed?.seq ?? 0n) + 1n, seq).map((span) => ({
+    ...span,
+    opened: null as bigint | null,
+  }))
   spans[0]!.opened = sealed?.balanceMinor ?? 0n
   // To the end, behind which there should be nothing.
   spans.at(-1)!.until = NO_END
-  return spans
-}
-
-/** Drops the blocks behind the last one that is full, if there are several, and returns the spans that replace them. */
-function mergeTail(account: Work): Span<Work>[] {
-  const full = account.blocks.findIndex((block, i) => !isFull(block, i))
-  if (full === -1 || full === account.blocks.length - 1) return []
-  const end = account.blocks.at(-1)!.to
-  account.blocks = account.blocks.slice(0, full)
-  return spansBetween(account, BigInt(ENTRIES_A_BLOCK * full) + 1n, end)
-}
-
-/** One span at least. */
-function spansBetween(account: Work, from: bigint, to: bigint): NewSpan[] {
-  const spans: NewSpan[] = []
-  const step = BigInt(ENTRIES_A_BLOCK)
-  for (let low = from; low === from || low <= to; low += step) {
-    const high = low + step - 1n
-    spans.push({ account, low, high: high < to ? high : to, opened: null })
-  }
   return spans
 }
 

@@ -56,6 +56,9 @@ const headSchema = z.object({
   guards: z.string(),
   /** Of what the transactions that it saw are said to have mended; seals of before know nothing of it. */
   mended: z.string().optional(),
+  /** How many passes have looked at what was sealed, and at which of them the account was read whose turn is longest ago. */
+  looks: z.number().optional(),
+  compacted: z.number().optional(),
   iat: z.number(),
 })
 export type SealHead = z.output<typeof headSchema>
@@ -88,6 +91,43 @@ export interface SealedAccount {
   blocks: Block[]
   /** The `pg_snapshot` in which it held last, where that is not the seal's own: it is held back until it does again. */
   heldAt?: string | undefined
+  /** The look at which all its entries were in its blocks; what came later is in stretches. */
+  compacted: number
+}
+
+/**
+ * Accounts of one tenant in their order, column by column, each a list with commas: as a page they are compared, counted
+ * and passed on without being taken apart. Accounts with more than one block, or held back, are not in one.
+ */
+export interface AccountPage {
+  tenantId: string
+  /** Of the account whose turn is longest ago. */
+  compacted: number
+  ids: string
+  currencies: string
+  openings: string
+  codes: string
+  seqs: string
+  balances: string
+  /** Up to where the block of each goes, 0 where there is none, and its digest. */
+  tos: string
+  digests: string
+}
+
+/**
+ * Entries of transactions that began between two moments, of those that `until` sees and `since` does not, in the order of
+ * posting. They are sealed so, which costs a tenth, until their accounts have their turn to be read.
+ */
+export interface Stretch {
+  /** `pg_snapshot`, as `until`. */
+  since: string
+  until: string
+  from: Date
+  to: Date
+  count: number
+  digest: string
+  /** The first look from which on an account's blocks have its entries. */
+  look: number
 }
 
 /** Transactions between two places in the order of (xid, id), of those that `until` sees and `since` does not. */
@@ -179,16 +219,28 @@ async function clusterOf(db: Queryable): Promise<string> {
   return row!.cluster
 }
 
-/** Those lines of a seal's content that begin so, in batches: first transactions, then suspects, then accounts. */
-export async function* sealLines(path: string, start: 't ' | 's ' | 'a '): AsyncGenerator<string[]> {
+/** Lines of a seal's content by their first letters, in batches: first transactions, then stretches, suspects and accounts. */
+export async function* sealLines(path: string, kinds: 't' | 'e' | 's' | 'ap'): AsyncGenerator<string[]> {
   await using file = await open(path)
-  const has = (line: string) => line.startsWith(start)
   for await (const lines of linesOf(file)) {
-    // Most batches are of one kind.
-    const wanted = has(lines[0]!) && has(lines.at(-1)!) ? lines : lines.filter(has)
+    const wanted = lines.filter((line) => kinds.includes(line[0]!))
     if (wanted.length > 0) yield wanted
-    else if (start !== 'a ' && lines[0]!.startsWith('a ')) return
+    else if (kinds !== 'ap' && 'ap'.includes(lines[0]![0]!)) return
   }
+}
+
+/** Accounts of a seal in their order: pages, and by themselves those that are in none. */
+export async function* sealedAccounts({ path }: Seal): AsyncGenerator<AccountPage | SealedAccount> {
+  for await (const lines of sealLines(path, 'ap')) {
+    for (const line of lines) yield line.startsWith('p') ? parsePage(line) : parseAccount(line)
+  }
+}
+
+/** @see Stretch */
+export async function sealedStretches({ path }: Seal): Promise<Stretch[]> {
+  const stretches: Stretch[] = []
+  for await (const lines of sealLines(path, 'e')) stretches.push(...lines.map(parseStretch))
+  return stretches
 }
 
 /** Whole lines, as many at once as a chunk has. */
@@ -212,9 +264,13 @@ export async function readSealedAccount(
   { path }: Seal,
   { tenantId, id }: { tenantId: string; id: string },
 ): Promise<SealedAccount | undefined> {
-  for await (const lines of sealLines(path, 'a ')) {
-    const line = lines.find((one) => one.startsWith(`a ${tenantId} ${id} `))
-    if (line !== undefined) return parseAccount(line)
+  for await (const lines of sealLines(path, 'ap')) {
+    for (const line of lines) {
+      if (line.startsWith(`a ${tenantId} ${id} `)) return parseAccount(line)
+      if (!line.startsWith(`p ${tenantId} `) || !line.includes(id)) continue
+      const account = accountsOf(parsePage(line)).find(({ accountId }) => accountId === id)
+      if (account) return account
+    }
   }
   return undefined
 }
@@ -367,13 +423,10 @@ const unreadable = (folder: string, cause: NodeJS.ErrnoException) =>
     suggestions: ['export TABIB_LEDGER_SEALS=<folder>'],
   })
 
-/** Of `billing.account a`: the code as one word of a line. */
-export const ACCOUNT_CODE = `replace(replace(replace(a.code, '%', '%25'), ' ', '%20'), E'\\n', '%0A')`
+/** Of `billing.account a`: the code as one word of a list. */
+export const ACCOUNT_CODE = `replace(replace(replace(replace(a.code, '%', '%25'), ' ', '%20'), ',', '%2C'), E'\\n', '%0A')`
 
-/**
- * An account as a line of the content: what `pass.ts` reads of an account is the beginning of it, so that one at rest is
- * compared as text.
- */
+/** An account by itself, as a line of the content. */
 export function formatAccount(account: SealedAccount): string {
   const {
     tenantId,
@@ -385,21 +438,33 @@ export function formatAccount(account: SealedAccount): string {
     balanceMinor,
     heldAt = '-',
     blocks,
+    compacted,
   } = account
   const digests = blocks.map(({ to, digest }) => `${to}:${digest}`).join(',')
-  return `a ${tenantId} ${accountId} ${currency} ${openingMinor} ${code} ${seq} ${balanceMinor} ${heldAt} ${digests}`
+  return `a ${tenantId} ${accountId} ${currency} ${openingMinor} ${code} ${seq} ${balanceMinor} ${heldAt} ${digests} ${compacted}`
 }
 
-/** @see formatAccount */
+/** @see formatAccount; seals of before have no `compacted`, and codes with commas. */
 export function parseAccount(line: string): SealedAccount {
-  const [, tenantId, accountId, currency, openingMinor, code, seq, balanceMinor, heldAt, digests] =
-    line.split(' ')
+  const [
+    ,
+    tenantId,
+    accountId,
+    currency,
+    openingMinor,
+    code,
+    seq,
+    balanceMinor,
+    heldAt,
+    digests,
+    compacted = '0',
+  ] = line.split(' ')
   return {
     tenantId: tenantId!,
     accountId: accountId!,
     currency: currency!,
     openingMinor: BigInt(openingMinor!),
-    code: code!,
+    code: code!.replaceAll(',', '%2C'),
     seq: BigInt(seq!),
     balanceMinor: BigInt(balanceMinor!),
     heldAt: heldAt === '-' ? undefined : heldAt,
@@ -407,6 +472,79 @@ export function parseAccount(line: string): SealedAccount {
       digests === ''
         ? []
         : digests!.split(',').map((one) => ({ to: BigInt(one.slice(0, -65)), digest: one.slice(-64) })),
+    compacted: Number(compacted),
+  }
+}
+
+/** A page of accounts as a line of the content. */
+export function formatPage(page: AccountPage): string {
+  const { tenantId, compacted, ids, currencies, openings, codes, seqs, balances, tos, digests } = page
+  return `p ${tenantId} ${compacted} ${ids} ${currencies} ${openings} ${codes} ${seqs} ${balances} ${tos} ${digests}`
+}
+
+/** @see formatPage */
+export function parsePage(line: string): AccountPage {
+  const [, tenantId, compacted, ids, currencies, openings, codes, seqs, balances, tos, digests] = line.split(
+    ' ',
+  ) as [string, string, string, string, string, string, string, string, string, string, string]
+  return {
+    tenantId,
+    compacted: Number(compacted),
+    ...{ ids, currencies, openings, codes, seqs, balances, tos, digests },
+  }
+}
+
+/** Its accounts one by one. */
+export function accountsOf(page: AccountPage): SealedAccount[] {
+  const { tenantId, compacted } = page
+  const lists = [page.currencies, page.openings, page.codes, page.seqs, page.balances, page.tos, page.digests]
+  const [currencies, openings, codes, seqs, balances, tos, digests] = lists.map((list) => list.split(','))
+  return page.ids.split(',').map((accountId, i) => {
+    const to = BigInt(tos![i]!)
+    return {
+      tenantId,
+      accountId,
+      currency: currencies![i]!,
+      openingMinor: BigInt(openings![i]!),
+      code: codes![i]!,
+      seq: BigInt(seqs![i]!),
+      balanceMinor: BigInt(balances![i]!),
+      blocks: to === 0n ? [] : [{ to, digest: digests![i]! }],
+      compacted,
+    }
+  })
+}
+
+/** Accounts of one tenant, as `accountsOf` takes them apart. */
+export const pageOf = (accounts: SealedAccount[]): AccountPage => ({
+  tenantId: accounts[0]!.tenantId,
+  compacted: accounts.reduce((least, { compacted }) => Math.min(least, compacted), Number.MAX_SAFE_INTEGER),
+  ids: accounts.map(({ accountId }) => accountId).join(),
+  currencies: accounts.map(({ currency }) => currency).join(),
+  openings: accounts.map(({ openingMinor }) => openingMinor).join(),
+  codes: accounts.map(({ code }) => code).join(),
+  seqs: accounts.map(({ seq }) => seq).join(),
+  balances: accounts.map(({ balanceMinor }) => balanceMinor).join(),
+  tos: accounts.map(({ blocks }) => blocks[0]?.to ?? 0n).join(),
+  digests: accounts.map(({ blocks }) => blocks[0]?.digest ?? '').join(),
+})
+
+/** A stretch of entries as a line of the content. */
+export function formatStretch({ since, until, from, to, count, digest, look }: Stretch): string {
+  return `e ${since} ${until} ${from.getTime()} ${to.getTime()} ${count} ${digest} ${look}`
+}
+
+/** @see formatStretch */
+function parseStretch(line: string): Stretch {
+  const [, since, until, from, to, count, digest, look] = line.split(' ')
+  return {
+    since: since!,
+    until: until!,
+    from: new Date(Number(from)),
+    to: new Date(Number(to)),
+    count: Number(count),
+    digest: digest!,
+    look: Number(look),
   }
 }
 

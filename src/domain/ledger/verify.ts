@@ -1,7 +1,7 @@
 import type { KeyStore } from '../../adapters/keystore/client.ts'
 import type { Connection, Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
-import { mendedDigest } from './digest.ts'
+import { changedStretches, mendedDigest } from './digest.ts'
 import {
   examineAccount,
   examineBlock,
@@ -10,10 +10,12 @@ import {
   ledgerFinding,
   type Names,
   strayEntries,
+  stretchFinding,
 } from './examine.ts'
 import { type Guards, readGuards } from './guards.ts'
-import { passLedger, type Sighting, type VerifyScope } from './pass.ts'
+import { passLedger } from './pass.ts'
 import { readLastSeal, SEAL_PURPOSE, type Seal, writeSeal } from './seal.ts'
+import type { Sighting, VerifyScope } from './sighting.ts'
 
 export interface Verification {
   findings: LedgerFinding[]
@@ -89,8 +91,8 @@ export async function verifyLedger(
       scope,
       last,
       writer,
-      clearsAccount: async (suspect) =>
-        (await examineAccount(connection, suspect, last, app.erasureSecret)).length === 0,
+      clearsAccount: async (suspect, stretches) =>
+        (await examineAccount(connection, suspect, last, app.erasureSecret, stretches)).length === 0,
       clearsTransaction: async (suspect) => (await examineTransactions(connection, [suspect])).length === 0,
       signal,
     })
@@ -101,7 +103,7 @@ export async function verifyLedger(
       sighting,
     }
   })
-  const { suspects, snapshot, ...facts } = seen.sighting
+  const { suspects, snapshot, looks, ...facts } = seen.sighting
   const faults = await inOneSnapshot(connection, () =>
     examineAgain(connection, suspects, last, app.erasureSecret),
   )
@@ -114,7 +116,7 @@ export async function verifyLedger(
   if (writer && !suspects.strays) {
     const held = guards.length > 0 && last ? last.guards : seen.guards.digest
     const mended = mendings.length > 0 ? last!.mended : seen.mended
-    const signed = await writer.sign({ ...facts, snapshot, guards: held, mended }).catch(unsigned)
+    const signed = await writer.sign({ ...facts, ...looks, snapshot, guards: held, mended }).catch(unsigned)
     if ('n' in signed) writtenSeal = signed.n
     else findings.push(signed)
   }
@@ -133,14 +135,16 @@ async function inOneSnapshot<T>(connection: Connection, work: () => Promise<T>):
 /** What a pass suspected, read anew. */
 async function examineAgain(
   connection: Connection,
-  { accounts, transactions, blocks, strays }: Sighting['suspects'],
+  { accounts, transactions, blocks, stretches, strays }: Sighting['suspects'],
   last: Seal | undefined,
   names: Names | undefined,
 ): Promise<LedgerFinding[]> {
   const findings: LedgerFinding[] = []
+  const changed = await changedStretches(connection, stretches)
   for (const suspect of accounts.slice(0, MOST_EXAMINED)) {
-    findings.push(...(await examineAccount(connection, suspect, last, names)))
+    findings.push(...(await examineAccount(connection, suspect, last, names, changed)))
   }
+  if (findings.length === 0) findings.push(...changed.map(stretchFinding))
   if (accounts.length > MOST_EXAMINED) {
     findings.push(
       ledgerFinding('ledger/balance', {

@@ -2,9 +2,10 @@ import type { KeyStore } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import type { Account } from './account.ts'
+import { changedStretches } from './digest.ts'
 import { examineAccount, faultOf, type Names } from './examine.ts'
 import type { ToldFault } from './faults.ts'
-import { readLastSeal, readSealedAccount, type SealedAccount } from './seal.ts'
+import { readLastSeal, readSealedAccount, type SealedAccount, sealedStretches } from './seal.ts'
 
 /** What the last seal knows of one account, and what does not hold of the account by itself and against it. */
 export interface Witness {
@@ -37,7 +38,11 @@ export async function callWitness(
   return {
     sealed,
     async faults(on) {
-      const found = await examineAccount(on, { tenantId, accountId, sealed }, seal, erasureSecret)
+      // Some of its entries may be sealed in the order of posting alone.
+      const loose =
+        seal && sealed && sealed.blocks.at(-1)?.to !== sealed.seq ? await sealedStretches(seal) : []
+      const changed = await changedStretches(on, loose)
+      const found = await examineAccount(on, { tenantId, accountId, sealed }, seal, erasureSecret, changed)
       return found.map(faultOf)
     },
   }
