@@ -25,6 +25,16 @@ export const durationFlag = Flags.custom<number>({
   parse: async (text) => (await import('./config.ts')).parseDuration(text),
 })
 
+/** How long to wait for something: a timer of Node's that is set to more than 24 days goes off at once. */
+export const waitFlag = Flags.custom<number>({
+  helpValue: '<duration>',
+  parse: async (text) => {
+    const ms = (await import('./config.ts')).parseDuration(text)
+    if (ms < 2 ** 31) return ms
+    throw new TabibError('USAGE', `"${text}" is longer than anything waits: 24d at the most`)
+  },
+})
+
 /** `--yes`, for what is dangerous to a moderate degree. */
 export const moderate = {
   yes: Flags.boolean({ char: 'y', description: 'go ahead without asking', helpGroup: 'CONFIRMATION' }),
@@ -123,7 +133,7 @@ export abstract class TabibCommand<T extends typeof Command> extends Command {
       description: 'file that holds the Postgres URL',
       helpGroup: 'GLOBAL',
     }),
-    timeout: durationFlag({ description: 'give up after this time, exit 8', helpGroup: 'GLOBAL' }),
+    timeout: waitFlag({ description: 'give up after this time, exit 8', helpGroup: 'GLOBAL' }),
     quiet: Flags.boolean({ description: 'print no progress and no notes on stderr', helpGroup: 'GLOBAL' }),
     debug: Flags.boolean({ description: 'print stacks of errors', helpGroup: 'GLOBAL' }),
     'no-input': Flags.boolean({ description: 'never prompt', helpGroup: 'GLOBAL' }),

@@ -10,9 +10,15 @@ import type { KeyPolicy } from './domain/keys/phase.ts'
 import { TabibError } from './errors.ts'
 import { SERVICES, type Service } from './service.ts'
 
+// A hundred years. What is longer is a slip, and no date can be reckoned from it.
+const LONGEST_MS = 36_525 * 86_400_000
+
 const duration = z
   .string()
   .regex(/^\d+(ms|s|m|h|d)$/, 'a duration such as 500ms, 30s, 15m, 24h or 7d')
+  .refine((text) => !(millisecondsOf(text)! > LONGEST_MS), {
+    error: 'a duration of a hundred years at the most',
+  })
   .transform(parseDuration)
 
 const seconds = duration.transform((ms) => Math.ceil(ms / 1_000))
@@ -629,14 +635,20 @@ function preflightOf(
   return given && { ...given, folder: beside(given.folder) }
 }
 
-/** Milliseconds of `500ms`, `30s`, `15m`, `24h` or `7d`. */
+/** Milliseconds of `500ms`, `30s`, `15m`, `24h` or `7d`. @throws TabibError USAGE, for more than a hundred years too. */
 export function parseDuration(text: string): number {
-  const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text) ?? []
-  const ms = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? '']
-  if (amount === undefined || ms === undefined) {
+  const ms = millisecondsOf(text)
+  if (ms === undefined) {
     throw new TabibError('USAGE', `"${text}" is not a duration; write 500ms, 30s, 15m, 24h or 7d`)
   }
-  return Number(amount) * ms
+  if (ms > LONGEST_MS) throw new TabibError('USAGE', `"${text}" is longer than a hundred years`)
+  return ms
+}
+
+function millisecondsOf(text: string): number | undefined {
+  const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text) ?? []
+  const ms = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit ?? '']
+  return ms && Number(amount) * ms
 }
 
 function readConfigFile(cwd: string, env: NodeJS.ProcessEnv, problems: Problem[]) {

@@ -10,11 +10,17 @@ export const timeFlag = Flags.custom<Date>({
       const { parseDuration } = await import('./config.ts')
       return new Date(Date.now() - parseDuration(text))
     }
-    const time = /^\d{4}-\d{2}-\d{2}(T|$)/.test(text) ? new Date(text) : new Date(Number.NaN)
+    const time = isDay(text.slice(0, 10)) ? new Date(text) : new Date(Number.NaN)
     if (!Number.isNaN(time.getTime())) return time
     throw new TabibError('USAGE', `"${text}" is no time; write 2026-11-22T03:00Z, or 2h for two hours ago`)
   },
 })
+
+/** A day of the calendar, and no 30 February, of which `Date` makes another. */
+function isDay(text: string): boolean {
+  const day = /^\d{4}-\d{2}-\d{2}$/.test(text) ? new Date(text) : new Date(Number.NaN)
+  return !Number.isNaN(day.getTime()) && day.toISOString().startsWith(text)
+}
 
 /** Which keys: those that sign the tokens of one purpose. */
 export const purposeFlag = Flags.custom<string>({

@@ -25,8 +25,9 @@ export async function runLine(
 ): Promise<void> {
   // Under NODE_ENV=test oclif would look for the TypeScript sources of what is already built.
   settings.enableAutoTranspile = false
+  const [first, ...rest] = argv
   try {
-    await run(argv, options)
+    await run(first === 'help' ? [...rest, '--help'] : argv, options)
   } catch (thrown) {
     if (isExit(thrown)) return
     const error = asTabibError(thrown)

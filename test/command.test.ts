@@ -44,6 +44,13 @@ describe('usage', () => {
     expect(stderr).toContain('Try: tabib audit verify')
   })
 
+  test.each([['--help'], ['-h'], ['help']])('%s is help', async (word) => {
+    const { exitCode, stdout } = await tabib(
+      word === 'help' ? ['help', 'audit', 'list'] : ['audit', 'list', word],
+    )
+    expect([exitCode, stdout]).toEqual([0, expect.stringContaining('$ tabib audit list')])
+  })
+
   test('what is on stdin is no argument', async () => {
     const { exitCode, stderr } = await execa(process.execPath, [TABIB, 'ledger', 'unfreeze'], {
       ...{ cwd: emptyFolder, env: environment(), extendEnv: false, reject: false },

@@ -1,5 +1,5 @@
 import { Flags } from '@oclif/core'
-import { durationFlag, planned, severe, TabibCommand } from '../../command.ts'
+import { durationFlag, planned, severe, TabibCommand, waitFlag } from '../../command.ts'
 import { applyEnd, type Ended, type EndPlan, planEnd } from '../../domain/cluster/end-session.ts'
 import {
   diagnosePool,
@@ -54,7 +54,7 @@ export default class ClusterPool extends TabibCommand<typeof ClusterPool> {
       helpValue: '<n>',
       description: 'of the host of Postgres, which tells nobody: how many can be at work at once',
     }),
-    sample: durationFlag({
+    sample: waitFlag({
       description: 'for how long the load is measured where no pgbouncer does; 2s when left out',
     }),
     ...planned,

@@ -1,5 +1,5 @@
 import { Args, Flags } from '@oclif/core'
-import { durationFlag, moderate, planned, TabibCommand } from '../../command.ts'
+import { moderate, planned, TabibCommand, waitFlag } from '../../command.ts'
 import { summarise } from '../../domain/dlq/plan.ts'
 import { planRedrive, type Redriven, type RedrivePlan, redriveEvents } from '../../domain/dlq/redrive.ts'
 import { TabibError } from '../../errors.ts'
@@ -39,7 +39,7 @@ The rest is sent only when the canary was handled. Interrupted, the same command
       helpValue: '<n>',
       description: 'how many go first',
     }),
-    'canary-timeout': durationFlag({
+    'canary-timeout': waitFlag({
       default: 60_000,
       defaultHelp: async () => '60s',
       description: 'how long the canary may take',

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { Flags } from '@oclif/core'
-import { durationFlag, planned, severe, TabibCommand } from '../../command.ts'
+import { planned, severe, TabibCommand, waitFlag } from '../../command.ts'
 import { readOperatorKeys } from '../../domain/approval/operator.ts'
 import { redactArgv } from '../../domain/audit/operation.ts'
 import { readGateState } from '../../domain/residency/gate.ts'
@@ -43,7 +43,7 @@ export default class ResidencyGate extends TabibCommand<typeof ResidencyGate> {
       helpValue: '<label>',
       description: 'the backup to be judged: the newest when not given',
     }),
-    'answer-within': durationFlag({
+    'answer-within': waitFlag({
       description:
         'how long to wait for what does not answer before it counts against: a second when not given',
     }),
