@@ -92,6 +92,10 @@ const plugin = new Plugin({
   respectNoCacheDefault: true,
 })
 await plugin.load()
+// Help breaks lines by the terminal's width, and would keep those of the source as well.
+for (const command of Object.values(plugin.manifest.commands)) {
+  command.description = command.description?.replace(/(?<!\n)\n(?!\n)/g, ' ')
+}
 replace(join(root, 'oclif.manifest.json'), `${JSON.stringify(plugin.manifest)}\n`)
 
 function replace(path, contents) {
