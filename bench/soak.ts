@@ -154,7 +154,7 @@ process.once('SIGINT', () => stop.abort(new Error('interrupted')))
 
 const run = async () => {
   await using world = await createWorld(WORLDS[name])
-  return soak(world, {
+  return await soak(world, {
     rounds: values.rounds === undefined ? undefined : Number(values.rounds),
     seed: Number(values.seed),
     signal: stop.signal,
