@@ -8,6 +8,7 @@ import { type Database, openDatabase } from '../../src/adapters/postgres/client.
 import { openErasureSecret } from '../../src/domain/erasure/secret.ts'
 import { rotateKeys } from '../../src/domain/keys/rotate.ts'
 import { findAccount, openAccount } from '../../src/domain/ledger/account.ts'
+import { verifyBalances } from '../../src/domain/ledger/balances.ts'
 import { postTransaction } from '../../src/domain/ledger/post.ts'
 import { applyReconciliation, planReconciliation } from '../../src/domain/ledger/reconcile.ts'
 import { parseAccount, SEAL_KEY_POLICY, SEAL_PURPOSE } from '../../src/domain/ledger/seal.ts'
@@ -660,6 +661,20 @@ test('what came since an account was read last is sealed in the order of posting
     expect(findings.map(({ object }) => object)).toEqual(
       expect.arrayContaining([`account ${cash}`, `account ${revenue}`]),
     )
+  }))
+
+test('balances are added up without a seal, and what was explained is no drift', () =>
+  inCopy(async ({ db, folder, tamper }) => {
+    const told = async () => (await verifyBalances({ db })).map(({ id, object }) => `${id} ${object}`)
+    expect(await told()).toEqual([])
+    await tamper(balance('cash', 5))
+    expect(await told()).toEqual([`ledger/balance account ${cash}`])
+    await stopDrift({ db }, (await verify(db, folder)).findings)
+    const account = await findAccount({ db }, cash)
+    const witness = await callWitness({ db, keyStore: async () => keys.store }, account, folder)
+    const plan = await planReconciliation(db, account, witness)
+    await withConsent(db, plan, () => applyReconciliation({ db }, plan, witness))
+    expect(await told()).toEqual([])
   }))
 
 test('a seal of before, with a line for each account, is read', () => {
