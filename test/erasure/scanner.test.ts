@@ -228,6 +228,36 @@ describe('an identifier is found', () => {
     ['phone', '<td><b>0700</b> <i class="x">123</i></td><td>456</td>'],
     ['e-mail', 'farida.<wbr>ahmadi@<!-- not a robot -->example.af'],
     ['phone', '{"dial":["0700","123","456"]}'],
+    ['phone', 'reach her on 0700 12\n3456 at night'],
+    ['phone', '> call +93 700\r\n> 123456'],
+    ['phone', JSON.stringify({ note: 'on 0700-\n123456, or not' })],
+    ['e-mail', 'write to farida.ahmadi@exam\n  ple.af today'],
+    ['e-mail', 'write to farida.\nahmadi@example.af today'],
+    ['e-mail', 'farida dot ahmadi at example dot af'],
+    ['e-mail', 'Farida.Ahmadi AT example.af'],
+    ['e-mail', 'report_for_farida.ahmadi_at_example.af.pdf'],
+    ['e-mail', [...'farida.ahmadi@example.af'].reverse().join('')],
+    ['phone', `\u202e${[...'0700 123 456'].reverse().join('')}\u202c`],
+    [
+      'phone',
+      Buffer.from('0700123456')
+        .toString('hex')
+        .replace(/..(?=.)/g, '$&.'),
+    ],
+    [
+      'phone',
+      Buffer.from('0700123456')
+        .toString('hex')
+        .replace(/..(?=.)/g, '$&/'),
+    ],
+    [
+      'phone',
+      Buffer.from('0700123456')
+        .toString('hex')
+        .replace(/..(?=.)/g, '$&\n'),
+    ],
+    ['phone', 'memory: 30373030 31323334 3536'],
+    ['phone', '0x30373030 0x31323334 0x3536'],
     ['name', `{"who":${JSON.stringify([...'Farida Ahmadi'])}}`],
     ['e-mail', `{"sql":${JSON.stringify(`'farida.' || 'ahmadi@' || 'example.af'`)}}`],
     ['phone', `tel = "0700" + '123' + "456"`],
@@ -394,6 +424,8 @@ describe('nobody is found', () => {
     ['one digit more', '07001234567'],
     ['an id', '8117001-2345-6fc8, a700-1234-56fc-8136, e29b-41d4-0700123456ab'],
     ['a flag and a number', '0,700123456'],
+    ['a column of figures', '0700\n123456\n700\n123456\n'],
+    ['two times', 'at 07:00\n12:34:56 done'],
     ['another field', '{"status":70,"tookMs":0,"seq":123456}'],
   ])('in %s', (_, text) => {
     expect(farida.scan(text)).toEqual([])

@@ -462,3 +462,30 @@ export function beginsAsText({ bytes, length }: Decoded): boolean {
   for (let at = 0; at < 6 && at < length; at++) if (bytes[at]! < 0x20 || bytes[at] === 0x7f) return false
   return length >= 9
 }
+
+/** What stands before and behind a line break as one text, with a space for the break or with nothing. */
+export function joinHalves(
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  next: number,
+  end: number,
+  isSpaced: boolean,
+  into: Decoded,
+): void {
+  clear(into, to - from + 1 + end - next)
+  for (let at = from; at < to; at++) into.bytes[into.length++] = bytes[at]!
+  if (isSpaced) into.bytes[into.length++] = 0x20
+  for (let at = next; at < end; at++) into.bytes[into.length++] = bytes[at]!
+}
+
+/** Text from its last character to its first. */
+export function reverse(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
+  clear(into, to - from)
+  for (let end = to; end > from; ) {
+    let start = end - 1
+    while (start > from && start > end - 4 && (bytes[start]! & 0xc0) === 0x80) start--
+    for (let at = start; at < end; at++) into.bytes[into.length++] = bytes[at]!
+    end = start
+  }
+}

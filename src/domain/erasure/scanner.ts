@@ -40,10 +40,12 @@ import {
   decompressBare,
   isDumpLine,
   isUuLine,
+  joinHalves,
   joinParts,
   joinStrings,
   mayBeBare,
   mayBeCompressed,
+  reverse,
   SHORTEST_BASE32,
   tagEnd,
   undoCodePoints,
@@ -130,6 +132,9 @@ const SHORTEST_TEXT = 9
 /** Bytes from one sign between two pairs of a list to the next. */
 const SHORTEST_PAIR = 3
 const LONGEST_PAIR = 9
+/** From one sign to the next: `30373030 `, `0x30373030 `. */
+const WORD = 9
+const MARKED_WORD = 11
 const LONGEST_BYTE = 4
 const PROBE_LISTS = 16
 /** Base85 digits of nine bytes, and how far from a word's begin its first sign is looked for. */
@@ -290,6 +295,9 @@ class Pass implements Scanner {
 
   #pass(bytes: Uint8Array, from: number, to: number, depth: number): void {
     this.#parts[depth]!.length = 0
+    // Escapes leave words as they are, and what chance decodes to is short.
+    const isProse = depth === 0 || (to - from >= SHORTEST_PROSE && this.#path.at(-1) !== 'escapes')
+    if (isProse && this.#has.addresses && this.#key !== undefined) this.#saidAddresses(bytes, from, to, depth)
     this.#characters(bytes, from, to, depth)
     this.#runs(bytes, from, to, depth)
     this.#lists(bytes, from, to, depth)
@@ -329,6 +337,7 @@ class Pass implements Scanner {
             at = this.#number(bytes, at, from, to, depth)
             break
           }
+          if (codePoint === OVERRIDE) this.#reversed(bytes, at + 3, to, depth)
           if (codePoint === 0xff20 || codePoint === 0xfe6b) this.#address(bytes, at, at + 3, from, to, depth)
           if (byte === 0xc3 && MOJIBAKE.has(bytes[at + 1]!)) mojibake++
           else if (byte === 0xda && bytes[at - 1] === 0x78) this.#zlib(bytes, at - 1, to, depth)
@@ -386,6 +395,7 @@ class Pass implements Scanner {
           if (escapes + quoted + mojibake > 0) this.#line(bytes, line, at, depth, escapes, quoted, mojibake)
           if (firstTag >= 0) this.#tagged(bytes, firstTag, lastTag, line, at, depth)
           if (at >= blockTo) blockTo = this.#block(bytes, line, at, to, depth)
+          this.#broken(bytes, at, line, to, depth)
           firstTag = -1
           escapes = 0
           quoted = 0
@@ -404,6 +414,15 @@ class Pass implements Scanner {
     if (escapes + quoted + mojibake > 0) this.#line(bytes, line, to, depth, escapes, quoted, mojibake)
     if (firstTag >= 0) this.#tagged(bytes, firstTag, lastTag, line, to, depth)
     this.#wide(bytes, firstHalf, lastHalf, from, to, halves, depth)
+  }
+
+  /** Text that is stored from its end on, and shown in order by a mark before it. */
+  #reversed(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    let end = from
+    while (end < to && end < from + SHARED && bytes[end] !== NEWLINE) end++
+    const into = this.#scratch[depth + 1]!
+    reverse(bytes, from, end, into)
+    this.#within('reversed', into.bytes, 0, into.length, depth, from)
   }
 
   /** UTF-16, told by the halves that all its characters of one script have. */
@@ -446,6 +465,38 @@ class Pass implements Scanner {
     const into = this.#scratch[depth + 1]!
     undoTags(bytes, Math.max(from, first - LONGEST), Math.min(to, last + LONGEST), into)
     this.#within('tags', into.bytes, 0, into.length, depth, first)
+  }
+
+  /** A number or an address that goes on in the next line, behind what quotes or indents it. `at` is where the line ends. */
+  #broken(bytes: Uint8Array, at: number, line: number, to: number, depth: number): void {
+    let end = at
+    while (end > line && end > at - 4 && ENDS_LINE[bytes[end - 1]!] === 1) end--
+    if (IN_ADDRESS[bytes[end - 1]!] === 0 && bytes[end - 1] !== AT) return
+    let next = at + 1
+    while (next < to && next < at + WIDEST_INDENT && INDENTS[bytes[next]!] === 1) next++
+    if (next >= to) return
+    const isNumber = mayBeDigit(bytes[end - 1]!) && (isFigure(bytes[next]) || bytes[next]! >= 0xc2)
+    if (!isNumber && !(this.#has.addresses && this.#isAddressed(bytes, end, line, next, to))) return
+    const start = Math.max(line, end - LONGEST)
+    const past = Math.min(to, next + LONGEST)
+    let stop = next
+    while (stop < past && bytes[stop] !== NEWLINE) stop++
+    // A column of figures goes on in every line.
+    if (isNumber && !hasWords(bytes, start, end) && !hasWords(bytes, next, stop)) return
+    const into = this.#scratch[depth + 1]!
+    joinHalves(bytes, start, end, next, stop, isNumber, into)
+    this.#within('line break', into.bytes, 0, into.length, depth, start)
+  }
+
+  /** Whether an address may go on from `end` to `next`: on one side of the break its @ stands in the same word. */
+  #isAddressed(bytes: Uint8Array, end: number, line: number, next: number, to: number): boolean {
+    const first = Math.max(line, end - LONGEST)
+    let at = end - 1
+    while (at > first && IN_ADDRESS[bytes[at]!] !== 0) at--
+    if (bytes[at] === AT) return true
+    const last = Math.min(to, next + LONGEST)
+    for (at = next; at < last && IN_ADDRESS[bytes[at]!] !== 0; ) at++
+    return bytes[at] === AT
   }
 
   /** Parts that an array, a program's operator or a bracket keeps apart. */
@@ -674,7 +725,16 @@ class Pass implements Scanner {
         let period = SHORTEST_PAIR
         while (period <= LONGEST_PAIR && !(bytes[at + period] === joint && bytes[at + 2 * period] === joint))
           period++
-        if (period > LONGEST_PAIR || HEX[bytes[at + period - 1]!] === 255) break
+        if (period > LONGEST_PAIR) {
+          // Of ten or twelve bytes there are three words, and two signs between them; either may be met first.
+          const isWord = bytes[at + WORD] === joint || bytes[at - WORD] === joint
+          const word = isWord ? WORD : MARKED_WORD
+          const sign = bytes[at + word] === joint ? at : bytes[at - word] === joint ? at - word : 0
+          if (sign > from && HEX[bytes[sign - 8]!] !== 255 && HEX[bytes[sign + word - 1]!] !== 255)
+            probe = Math.max(probe, this.#threeWords(bytes, sign, word, from, to, depth) - PROBE_LISTS)
+          break
+        }
+        if (HEX[bytes[at + period - 1]!] === 255) break
         let first = at
         while (
           first - period > from &&
@@ -695,6 +755,16 @@ class Pass implements Scanner {
         break
       }
     }
+  }
+
+  /** `30373030 31323334 3536`, whose first sign is at `at`; returns where they end, or 0. */
+  #threeWords(bytes: Uint8Array, at: number, word: number, from: number, to: number, depth: number): number {
+    const start = at + 1 - word
+    const into = this.#scratch[depth + 1]!
+    const end = start < from ? 0 : decodeHexWords(bytes, start, to, into)
+    if (end <= at + word || !beginsAsText(into)) return 0
+    this.#stretches('hex', into, depth, start)
+    return end
   }
 
   /** Words that end with these figures: by the last group, or the last few together. */
@@ -948,7 +1018,13 @@ class Pass implements Scanner {
         for (length = 0; length < address.length; length++) units[length] = address.charCodeAt(length)
         this.#addressFound(length, address.indexOf('+'), depth, start)
       }
-    } else this.#addressFound(length, tag, depth, start)
+    } else {
+      this.#addressFound(length, tag, depth, start)
+      // From its end on.
+      if (this.#key === undefined || length > LONGEST) return
+      units.subarray(0, length).reverse()
+      this.#unitsFound('e-mail', 0, length, depth, start)
+    }
   }
 
   /** The address in `units`, whose first plus is at `tag`. */
@@ -1013,6 +1089,27 @@ class Pass implements Scanner {
     const local = /([a-z0-9._%+-]+) *$/i.exec(textOf(bytes, Math.max(from, at - LONGEST), at))?.[1]
     if (sign === undefined || local === undefined) return
     this.#tryAddress(`${local}@${parts[0]!.replace(/ *[[({<] *dot *[\])}>] *| dot /gi, '.')}`, depth, at)
+  }
+
+  /** `zarghuna at mail dot example` and `zarghuna_at_mail.example.json` */
+  #saidAddresses(bytes: Uint8Array, from: number, to: number, depth: number): void {
+    const text = Buffer.from(bytes.buffer, bytes.byteOffset + from, to - from)
+    for (const word of SAID) {
+      for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + word.length)) {
+        const around = textOf(text, Math.max(0, at - LONGEST), Math.min(text.length, at + LONGEST))
+        for (const [, local, domain] of around.matchAll(SAID_ADDRESS)) {
+          const hosts = domain!.replace(/ dot /gi, '.').split('.')
+          // What stands before and behind may be the rest of a file's name.
+          const words = local!.replace(/ dot /gi, '.').split('_').slice(-4)
+          for (let n = hosts.length; n > 1; n--) {
+            for (let word = 0; word < words.length; word++) {
+              const address = `${words.slice(word).join('_')}@${hosts.slice(0, n).join('.')}`
+              this.#tryAddress(address, depth, from + at)
+            }
+          }
+        }
+      }
+    }
   }
 
   /** An address in two fields: `at` is behind the name of that of the domain. */
@@ -1332,6 +1429,9 @@ for (const word of ['domain', 'host', 'suffix'])
 const LOCAL_PART =
   /(?:user|local|mail|account|login|prefix)[\w-]*["'\\]{0,3} ?[:=>] ?["'\\]{0,3}([a-z0-9][a-z0-9._%+-]{0,63})(?![@\w])/gi
 
+const SAID = [' dot ', ' DOT ', ' Dot ', '_at_', ' AT ']
+const SAID_ADDRESS =
+  /([a-z0-9._%+-]+(?: dot [a-z0-9_+-]+)*)(?: at |_at_)([a-z0-9-]+(?:(?: dot |\.)[a-z0-9-]+)+)/gi
 const SPOKEN = /^[[({] *at *[\])}] *([a-z0-9-]+(?:(?: *[[({<] *dot *[\])}>] *| dot |\.)[a-z0-9-]+)*)/i
 
 const textOf = (bytes: Uint8Array, from: number, to: number): string =>
@@ -1518,6 +1618,23 @@ const sizeOf = (codePoint: number): number =>
   codePoint < 0x80 ? 1 : codePoint < 0x800 ? 2 : codePoint < 0x10000 ? 3 : 4
 
 const NEWLINE = 10
+const SHORTEST_PROSE = 48
+/** U+202E, right-to-left override. */
+const OVERRIDE = 0x202e
+const AT = 0x40
+/** Spaces, what continues a line of a shell, and what quotes one of a mail. */
+const ENDS_LINE = new Uint8Array(256)
+for (const sign of ' \r\t\\-') ENDS_LINE[sign.charCodeAt(0)] = 1
+const INDENTS = new Uint8Array(256)
+for (const sign of ' \t>#*/') INDENTS[sign.charCodeAt(0)] = 1
+/** Letters, or the sign before the code of a country. */
+function hasWords(bytes: Uint8Array, from: number, to: number): boolean {
+  for (let at = from; at < to; at++) {
+    if (bytes[at] === 0x2b || (CASE[bytes[at]!]! !== NO_CASE && CASE[bytes[at]!]! !== 0)) return true
+  }
+  return false
+}
+const mayBeDigit = (byte: number): boolean => isFigure(byte) || byte >= 0x80
 const COLON = 0x3a
 const DASH = 0x2d
 /** Bytes between two halves of characters in one piece of UTF-16. */
@@ -1568,7 +1685,7 @@ for (const sign of ':>') SORT[sign.charCodeAt(0)] = NAMED
 for (const byte of [1, 0x5e, 0x9c]) SORT[byte] = ZLIB
 for (const sign of ' -./()_+~*,;|^\t') SEPARATES[sign.charCodeAt(0)] = 1
 for (const sign of '0123456789abcdefABCDEFxXuU+') IN_PAIR[sign.charCodeAt(0)] = 1
-for (const sign of ' :-,;|') PAIR_JOINT[sign.charCodeAt(0)] = 1
+for (const sign of ' :-,;|./_%$\n') PAIR_JOINT[sign.charCodeAt(0)] = 1
 for (const sign of '.-+_%') IN_ADDRESS[sign.charCodeAt(0)] = 2
 IN_ADDRESS[0x5f] = 1
 for (const sign of '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ') {
