@@ -137,8 +137,9 @@ async function reapplied({
       { env },
     )
     if (result.kills < kills && !signal.aborted) {
-      // Soon enough that much is left to do for the next.
-      await Promise.race([delay(500 + chance.below(lastsS * 200)), command.exited])
+      // Most soon, so that much is left for the next; every third anywhere in what a whole run takes.
+      const withinMs = lastsS * (result.kills % 3 === 0 ? 1_000 : 250)
+      await Promise.race([delay(500 + chance.below(withinMs)), command.exited])
       command.signal('SIGKILL')
     }
     const exitCode = await command.exited

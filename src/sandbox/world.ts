@@ -230,6 +230,7 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
   const secretFile = join(folder.path, 'key-store.secret')
   const erasureSecretFile = join(folder.path, 'erasure.secret')
   await writeFile(configFile, 'contexts: {}\n')
+  await mkdir(join(folder.path, 'attachments'))
   await writeFile(erasureSecretFile, randomBytes(32).toString('base64'), { mode: 0o600 })
   const kms = options.kms ? await startKms() : undefined
   await writeFile(secretFile, kms?.credentials ?? randomBytes(24).toString('base64'), { mode: 0o600 })

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { deflateSync, gzipSync } from 'node:zlib'
 import { compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { openAttachments } from '../../src/adapters/attachments/client.ts'
 import { addOperator } from '../../src/domain/approval/operator.ts'
 import {
   CERTIFICATE_PURPOSE,
@@ -11,7 +12,7 @@ import {
   verifyCertificate,
 } from '../../src/domain/erasure/certificate.ts'
 import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
-import { PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
+import { findParticipant, PARTICIPANTS } from '../../src/domain/erasure/participants.ts'
 import { performStep } from '../../src/domain/erasure/perform.ts'
 import { findSubject, stateErasures } from '../../src/domain/erasure/prove.ts'
 import { recallBound } from '../../src/domain/erasure/recall.ts'
@@ -274,6 +275,24 @@ test('a legal hold is said, and is no completion', async () => {
   })
   expect(envelope.result[0].statement.open).toContainEqual(expect.objectContaining({ what: 'legal hold' }))
   expect((await prove('0193e3a1-5f0e-7c11-9a52-6f1a2b3c4d5e')).envelope.error.code).toBe('NOT_FOUND')
+})
+
+test('a participant whose store is not configured, or not mounted, acknowledges nothing', async () => {
+  const { app } = world()
+  const [patient] = (await world().patients({ tenantId, count: 1, seed: 9 })) as [PlantedPatient]
+  const step = { requestId: await accept(patient), tenantId, round: 1, instance: 'test' }
+  const [first, files] = ['virtual-care', 'attachments'].map((id) => findParticipant(id)!)
+  await performStep(app, first!, step)
+  const { db, redis, config, fetch, erasureSecret } = app
+  const attempt = (attachments: typeof app.attachments) =>
+    performStep({ db, redis, config, fetch, erasureSecret, attachments }, files!, step)
+  await expect(attempt(openAttachments({ folder: join(folder, 'gone') }))).rejects.toMatchObject({
+    code: 'ATTACHMENTS_UNREACHABLE',
+  })
+  await expect(attempt(undefined)).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
+  const left = await app.attachments!.list(`${tenantId}/${patient.patientId}/`)
+  expect(left).toHaveLength(1)
+  expect(await attempt(app.attachments)).toMatchObject({ kind: 'done' })
 })
 
 test('the bound of a recall is the exact one', () => {

@@ -41,9 +41,11 @@ export function openAttachments({ folder }: { folder: string }): Attachments {
     },
     async list(prefix) {
       const entries = await reached(
-        readdir(pathOf(prefix), { recursive: true, withFileTypes: true }).catch((cause) => {
-          if (cause.code === 'ENOENT') return []
-          throw cause
+        readdir(pathOf(prefix), { recursive: true, withFileTypes: true }).catch(async (cause) => {
+          if (cause.code !== 'ENOENT') throw cause
+          // A disk that is not mounted is no folder without files.
+          await stat(root)
+          return []
         }),
       )
       return entries

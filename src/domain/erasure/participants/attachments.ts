@@ -1,3 +1,4 @@
+import { TabibError } from '../../../errors.ts'
 import type { Participant, Rows, Subject } from '../participant.ts'
 
 /** Files that were sent in conversations: they go first, then the rows that name them. */
@@ -13,10 +14,17 @@ export const attachments: Participant = {
     },
     position: async () => 'files:removed',
   },
-  async erase(tx, { identifiers: { subjectId } }) {
+  async erase(tx, { identifiers: { subjectId } }, stores) {
     const gone = await tx.query('delete from communication.attachment where patient_id = $1 returning 1', [
       subjectId,
     ])
+    if (gone.length > 0 && stores.attachments === undefined) {
+      throw new TabibError(
+        'CONFIG_INVALID',
+        `${gone.length} attachments are named, and no erasure.attachments is configured: their files would stay`,
+        { suggestions: ['export TABIB_ATTACHMENTS=<folder>'] },
+      )
+    }
     return { attachment: gone.length }
   },
   async count(tx, { identifiers: { subjectId } }) {
