@@ -7,11 +7,14 @@ import { openWindowReader } from '../../src/domain/outbox/window.ts'
 import { childEnv, connectNats, report } from './child.ts'
 
 // The limit: the very bytes that the relay sends, from memory, by the library's own publish, with nothing else to do.
+// argv: how many events to take, how many times to publish them, from the second time on under other ids
 const IN_FLIGHT = 4_096
+const [limit = Number.POSITIVE_INFINITY, times = 1] = process.argv.slice(2).map(Number)
 
 interface Ready {
   subject: string
   headers: MsgHdrs
+  encoded: Buffer
   payload: Uint8Array
 }
 
@@ -23,7 +26,7 @@ async function load(): Promise<Ready[]> {
   const ready: Ready[] = []
   for (let position = NOTHING_DONE, more = true; more; ) {
     const page = await reader.read(position, 10_000)
-    if (!page) break
+    if (!page || ready.length >= limit) break
     for (const row of page.rows) {
       const wrapped = envelope(row, { service: 'billing', maxPayload: 1_048_576, dataIsJsonb: true })
       if (wrapped.kind === 'poison') throw new Error(wrapped.detail)
@@ -33,6 +36,7 @@ async function load(): Promise<Ready[]> {
       ready.push({
         subject,
         headers: { encode: () => encoded } as unknown as MsgHdrs,
+        encoded,
         payload: Buffer.from(payload),
       })
     }
@@ -42,13 +46,20 @@ async function load(): Promise<Ready[]> {
   return ready
 }
 
+const ID_HEADER = 'Nats-Msg-Id: '
+
 function publishAll(nc: NatsConnection, messages: Ready[]): Promise<void> {
   const inbox = `${createInbox()}.`
+  const total = times * messages.length
+  const idAt = messages[0]!.encoded.indexOf(ID_HEADER) + ID_HEADER.length
   let next = 0
   let acknowledged = 0
   const pump = () => {
-    while (next - acknowledged < IN_FLIGHT && next < messages.length) {
-      const { subject, headers, payload } = messages[next]!
+    while (next - acknowledged < IN_FLIGHT && next < total) {
+      const { subject, headers, encoded, payload } = messages[next % messages.length]!
+      const time = Math.floor(next / messages.length)
+      // The last time it was sent is long over; no id of an event begins with an `r`.
+      if (time > 0) encoded.write(`r${time}`.padEnd(4, '-'), idAt, 'latin1')
       nc.publish(subject, payload, { headers, reply: `${inbox}${next}` })
       next += 1
     }
@@ -57,7 +68,7 @@ function publishAll(nc: NatsConnection, messages: Ready[]): Promise<void> {
     nc.subscribe(`${inbox}*`, {
       callback: () => {
         acknowledged += 1
-        if (acknowledged === messages.length) resolve()
+        if (acknowledged === total) resolve()
         else if (next - acknowledged <= IN_FLIGHT * 0.75) pump()
       },
     })
