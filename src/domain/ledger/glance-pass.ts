@@ -210,7 +210,7 @@ async function glanceOverAccounts(
     sum.entries += grown.entries
     sum.steps += grown.steps
   }
-  /** Some accounts as they are now, one by one, against those sealed of them in the same order; returns which were. */
+  /** Some accounts as they are now, one by one, against those sealed of them. */
   const takeApart = async (tenantId: string, now: AccountsNow, sealed: SealedAccount[], due: boolean) => {
     if (now.count === 0 && sealed.length === 0) return
     sighting.accounts += now.count
