@@ -205,10 +205,10 @@ describe('dlq redrive', () => {
   test('sends the rest no faster than it was told', async () => {
     const { consumer, ids, mend } = await broken([{}, {}, {}, {}, {}])
     mend()
-    await consuming(consumer, () => redrive(ids, { ratePerS: 20 }))
+    await consuming(consumer, () => redrive(ids, { ratePerS: 5 }))
     const times = (await sentAgain(consumer)).slice(1).map(({ time }) => time.getTime())
-    // Three pauses of 50 ms, as the stream's own clock saw them.
-    expect(times.at(-1)! - times[0]!).toBeGreaterThanOrEqual(145)
+    // Three pauses of 200 ms, as the stream's own clock saw them: the first may have been a moment on its way.
+    expect(times.at(-1)! - times[0]!).toBeGreaterThanOrEqual(500)
   })
 
   test('reports what failed again behind a canary that did not', async () => {

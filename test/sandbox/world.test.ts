@@ -41,6 +41,7 @@ describe('a world', () => {
       'TABIB_ATTACHMENTS',
       'TABIB_CONFIG',
       'TABIB_DATABASE_URL',
+      'TABIB_ERASURE_AUTHORITIES',
       'TABIB_ERASURE_SECRET_FILE',
       'TABIB_KEY_STORE',
       'TABIB_KEY_STORE_SECRET_FILE',
