@@ -8,7 +8,7 @@ export default class MessagingRetry extends TabibCommand<typeof MessagingRetry> 
   static override summary = 'Try again now what a provider has refused for now.'
   static override description =
     `What an SMS gateway, a push service or a mail server could not take waits longer from one attempt to the next, up to ten
-minutes. Once it is back this makes all of it due; the message-dispatch worker sends it.`
+minutes. Once it is back this makes due whatever would wait longer than two; the message-dispatch worker sends it.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> --dry-run',
     '<%= config.bin %> <%= command.id %> --channel sms --yes',
@@ -40,7 +40,7 @@ minutes. Once it is back this makes all of it due; the message-dispatch worker s
   }
 }
 
-const NOTHING = 'no message waits for another attempt'
+const NOTHING = 'no message would wait longer than two minutes for its next attempt'
 
 const planText = ({ waiting }: RetryPlan): string =>
   Object.entries(waiting)

@@ -261,6 +261,11 @@ async function putBack(db: Database, fact: Fact): Promise<void> {
 
 /** Opens a request for a subject who came back, unless one is under way. */
 async function reopen(systems: ParticipantSystems, subject: Returned, fact: RequestFact): Promise<void> {
+  // The same order may have been handed in again since.
+  const [first] = await systems.db.query<{ id: string }>(
+    'select id from tabib.erasure_request where id = $1 or order_jti = $2 order by id <> $1 limit 1',
+    [fact.ref, fact.orderJti],
+  )
   try {
     await openRequest(
       { db: systems.db, secret: await systems.erasureSecret() },
@@ -269,7 +274,7 @@ async function reopen(systems: ParticipantSystems, subject: Returned, fact: Requ
         subjectId: subject.identifiers.subjectId,
         authority: fact.authority,
         order: { jti: null, digest: fact.orderDigest },
-        follows: fact.ref,
+        follows: first!.id,
       },
     )
   } catch (error) {

@@ -273,17 +273,22 @@ async function unwrittenFacts(db: Queryable): Promise<Fact[]> {
 
 const iso = (column: string) => `to_char(${column} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
 
-/** A tenant that is not in this database has nobody in it whom to erase. */
+/** A tenant that is not in this database has nobody in it whom to erase; an order that was handed in again is known by itself. */
 export async function unknownFacts(db: Queryable, facts: readonly Fact[]): Promise<Fact[]> {
   if (facts.length === 0) return []
   const unknown = await db.query<{ n: number }>(
-    `select n::int from unnest($1::text[], $2::uuid[], $3::uuid[]) with ordinality as f (kind, ref, tenant_id, n)
+    `select n::int from unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[]) with ordinality as f (kind, ref, tenant_id, jti, n)
      where exists (select from tabib.tenant t where t.id = f.tenant_id) and not case kind
-       when 'request' then exists (select from tabib.erasure_request r where r.id = f.ref)
+       when 'request' then exists (select from tabib.erasure_request r where r.id = f.ref or r.order_jti = f.jti)
        when 'hold' then exists (select from tabib.erasure_hold h where h.id = f.ref)
        else exists (select from tabib.erasure_hold h where h.id = f.ref and h.released_at is not null) end
      order by n`,
-    [facts.map(({ kind }) => kind), facts.map(({ ref }) => ref), facts.map(({ tenantId }) => tenantId)],
+    [
+      facts.map(({ kind }) => kind),
+      facts.map(({ ref }) => ref),
+      facts.map(({ tenantId }) => tenantId),
+      facts.map((fact) => (fact.kind === 'request' ? fact.orderJti : null)),
+    ],
   )
   return unknown.map(({ n }) => facts[n - 1]!)
 }

@@ -151,7 +151,7 @@ export async function scanResidue(
     const redis = openRedis({ url })
     await using _closed = { [Symbol.asyncDispose]: async () => redis.disconnect() }
     await pingRedis(redis)
-    const notRead = (why: string) => scan.unread.push({ object: 'Redis', why })
+    const notRead = (why: string) => scan.notRead('Redis', why)
     await scan.place('Redis', valuesOf(redis, await isOthers(systems.db, tenantId), notRead), signal)
   }
   if (systems.attachments) await scan.files('attachments', systems.attachments, `${tenantId}/`, signal)
@@ -229,6 +229,12 @@ class Scan {
     this.#planted = canaries.length
   }
 
+  /** Once for a reason, however often it is met. */
+  notRead(object: string, why: string): void {
+    if (!this.unread.some((one) => one.object === object && one.why === why))
+      this.unread.push({ object, why })
+  }
+
   async place(object: string, batches: AsyncIterable<string[]>, signal: AbortSignal): Promise<void> {
     const place = { object, rows: 0, bytes: 0 }
     for await (const batch of batches) {
@@ -266,7 +272,7 @@ class Scan {
         const { code } = error as NodeJS.ErrnoException
         if (code === undefined) throw error
         // The key says whose it is, and the system's message repeats it. What is gone since it was listed is gone.
-        if (code !== 'ENOENT') this.unread.push({ object, why: `a file: ${code}` })
+        if (code !== 'ENOENT') this.notRead(object, `a file: ${code}`)
       }
       const { user, system } = process.cpuUsage(cpu)
       this.#scanCpuS += (user + system) / 1e6

@@ -5,7 +5,8 @@ export interface RetryPlan {
   waiting: Record<string, number>
 }
 
-const WAITS = `status = 'queued' and last_error is not null and due_at > clock_timestamp()
+// Within two minutes a claim may end: what is being sent just now is left alone, and all else is due soon by itself.
+const WAITS = `status = 'queued' and last_error is not null and due_at > clock_timestamp() + interval '2 minutes'
   and ($1::text is null or channel = $1)`
 
 /** What a retry would bring forward; reads only. */
@@ -20,11 +21,7 @@ export async function planRetry(
   return { waiting: Object.fromEntries(rows.map(({ channel, n }) => [channel, n])) }
 }
 
-/**
- * Makes due what was refused and waits for its next attempt. One that is being sent just now may be among it: it goes out
- * under the same key, and arrives once.
- * @returns how many.
- */
+/** Makes due what was refused and would wait longer than two minutes for its next attempt. @returns how many. */
 export async function retryMessages(
   { db }: { db: Queryable },
   { channel }: { channel: string | undefined },
