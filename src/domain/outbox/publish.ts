@@ -51,7 +51,7 @@ export class OrderedPublisher {
   constructor(publisher: Publisher, options: PublishOptions) {
     this.#publisher = publisher
     this.#options = options
-    this.#maxInFlight = options.maxInFlight ?? 2_048
+    this.#maxInFlight = options.maxInFlight ?? 4_096
     this.#maxAttempts = options.maxAttempts ?? 5
   }
 

@@ -47,14 +47,14 @@ export interface Relay extends AsyncDisposable {
 
 const ROWS_PER_PASS = 65_536
 // Enough that neither Postgres nor NATS waits for the other.
-const OPEN_PAGES = 8
+const OPEN_PAGES = 16
 const SAVE_EVERY_MS = 50
 const SAVE_EVERY_EVENTS = 4_096
 const RELEASE_EVERY_MS = 1_000
 const PRUNE_EVERY_SAVES = 500
 // No more than this can be published and not yet saved (SAVE_EVERY_EVENTS, the open pages and one that is large), so a
 // successor of a crashed relay is careful for as many.
-const CAREFUL_EVENTS = 8_192
+const CAREFUL_EVENTS = 12_288
 const CAREFUL_BATCH = 512
 const CAREFUL_ATTEMPTS = 3
 const DIED_ON_IT = `the relay died ${CAREFUL_ATTEMPTS} times while it published this event alone`
