@@ -10,6 +10,7 @@ import { watchMessages } from '../../src/domain/messaging/waiting.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import type { PlantedPatient } from '../../src/sandbox/patients.ts'
 import type { MessagingProviders } from '../../src/sandbox/simulators/messaging.ts'
+import { runJson } from '../support/line.ts'
 import { useWorld } from '../support/world.ts'
 
 const world = useWorld()
@@ -180,7 +181,7 @@ test('a message is tried until it expires; a provider that takes none pages once
     [late, 'expired'],
   ])
     expect(await row(id!)).toMatchObject({ status })
-  const { exitCode, envelope } = await world().tabib(['messaging', 'status'])
+  const { exitCode, envelope } = await runJson(['messaging', 'status'], world().env)
   expect(exitCode).toBe(1)
   expect(envelope).toMatchObject({
     result: {
