@@ -141,6 +141,19 @@ export async function examineAccount(
     const message = `entry ${seq} is older than the seal, which did not find it here`
     others.push(about('ledger/sealed-entries', message, { seq, transactionId }))
   }
+  const newer =
+    sealed && last?.ofThisCluster
+      ? await db.query<{ seq: bigint; transactionId: string }>(
+          `select seq, transaction_id as "transactionId" from billing.entry
+           where tenant_id = $1 and account_id = $2 and seq > $3 and seq <= $4 and not pg_visible_in_snapshot(xid, $5::pg_snapshot)
+           order by seq limit ${MOST_NAMED}`,
+          [tenantId, accountId, sealed.blocks.at(-1)?.to ?? 0n, sealed.seq, since],
+        )
+      : []
+  for (const { seq, transactionId } of newer) {
+    const message = `entry ${seq} is newer than the seal, which found another one here`
+    others.push(about('ledger/sealed-entries', message, { seq, transactionId }))
+  }
   if (sealed) {
     others.push(
       ...[

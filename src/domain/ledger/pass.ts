@@ -477,7 +477,7 @@ async function readEntries(
   const loose = accounts.filter(({ suspect }) => !suspect).flatMap(looseSpans)
   if (closely) {
     for (const { items, rows } of pace.fresh.slices(loose, rowsOf)) {
-      const found = await pace.fresh.time(rows, () => readNew(connection, items, undefined))
+      const found = await pace.fresh.time(rows, () => readNew(connection, items, last, 'sealed'))
       for (const { span, count, flaws } of found) {
         if (flaws || count !== BigInt(rowsOf(span))) span.account.suspect = true
       }
@@ -564,11 +564,12 @@ async function readNew(
   connection: Connection,
   spans: NewSpan[],
   last: Seal | undefined,
+  which: 'new' | 'sealed' = 'new',
 ): Promise<NewEntries[]> {
   if (spans.length === 0) return []
   await connection.query('savepoint before_sums')
   try {
-    const rows = await readClosely(connection, spans, last)
+    const rows = await readClosely(connection, spans, last, which)
     return rows.map(([count, sum, flaws, digest], i) => ({
       span: spans[i]!,
       count: BigInt(count!),
@@ -585,20 +586,27 @@ async function readNew(
     }
     const half = Math.ceil(spans.length / 2)
     return [
-      ...(await readNew(connection, spans.slice(0, half), last)),
-      ...(await readNew(connection, spans.slice(half), last)),
+      ...(await readNew(connection, spans.slice(0, half), last, which)),
+      ...(await readNew(connection, spans.slice(half), last, which)),
     ]
   }
 }
 
 /** Each balance against the one before, and each entry against what the last seal saw. */
-function readClosely(connection: Connection, spans: NewSpan[], last: Seal | undefined): Promise<string[][]> {
+function readClosely(
+  connection: Connection,
+  spans: NewSpan[],
+  last: Seal | undefined,
+  which: 'new' | 'sealed',
+): Promise<string[][]> {
   const since = last?.ofThisCluster ? last.snapshot : undefined
-  // What the last seal saw cannot be behind what it sealed of the account. Without one the index alone is read.
-  const moved = since === undefined ? 'false' : '(xid < $8::xid8 and xid <> all($9::xid8[]))'
+  // What the last seal saw cannot be behind what it sealed of the account, nor anything else be in it. Without one the index
+  // alone is read.
+  const seen = '(xid < $8::xid8 and xid <> all($9::xid8[]))'
+  const moved = since === undefined ? 'false' : which === 'new' ? seen : `not ${seen}`
   return sendForText(
     connection,
-    since === undefined ? 'ledger_first_entries' : 'ledger_new_entries',
+    since === undefined ? 'ledger_first_entries' : `ledger_${which}_entries`,
     `select e.* from ${SPANS}, $7::bigint[])
        with ordinality as s(tenant_id, account_id, low, high, currency, until, opened, nth),
      lateral (
