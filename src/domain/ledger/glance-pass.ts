@@ -347,25 +347,25 @@ const isAtRest = (now: AccountsNow, sealed: AccountPage) =>
 /** Holds a page's entries against their digests, by statements as long as the pace wants them. Returns how many they are. */
 async function readResting(connection: Connection, page: AccountPage, pace: Pace): Promise<number> {
   const { tenantId } = page
-  const seqs = page.seqs.split(',')
+  const seqs = page.seqs.split(',').map(Number)
   const digests = page.digests.split(',')
   const idOf = (nth: number) => page.ids.slice(nth * (NIL.length + 1), nth * (NIL.length + 1) + NIL.length)
-  const each = seqs.map((seq, nth) => ({ nth, seq: Number(seq) }))
-  for (const { items, rows } of pace.slices(each, ({ seq }) => seq)) {
-    const posted = items.filter(({ seq }) => seq > 0)
+  for (const { items, rows } of pace.slices([...seqs.keys()], (nth) => seqs[nth]!)) {
+    const posted = items.filter((nth) => seqs[nth]! > 0)
+    const all = posted.length === seqs.length
     const holds = await pace.time(rows, () =>
       areAsSealed(connection, {
         tenantId,
         currency: page.currencies.slice(0, 3),
-        first: idOf(items[0]!.nth),
-        last: idOf(items.at(-1)!.nth),
-        seqs: posted.map(({ seq }) => seq).join(),
-        digests: posted.map(({ nth }) => digests[nth]).join(),
+        first: idOf(items[0]!),
+        last: idOf(items.at(-1)!),
+        seqs: all ? page.seqs : posted.map((nth) => seqs[nth]).join(),
+        digests: all ? page.digests : posted.map((nth) => digests[nth]).join(),
       }),
     )
     if (!holds) throw new Doubt()
   }
-  return each.reduce((sum, { seq }) => sum + seq, 0)
+  return seqs.reduce((sum, seq) => sum + seq, 0)
 }
 
 /** Reads the blocks of accounts again, and gives all their entries one. Returns how many were sealed. */

@@ -248,10 +248,12 @@ export async function glanceAtGrowth(
        coalesce(sum(${step('g.account', ['g.seq', 'g.balance'], ['g.sealed_seq', 'g.sealed_balance'])}), 0),
        bool_or(g.seq < g.sealed_seq or (g.seq = g.sealed_seq and g.balance <> g.sealed_balance))
      from (
-       select s.*, ${inCurrency('s.id', 's.currency', 'tenant.salt')} as account
-       from (select ${saltOf('$1::uuid', '$2')} as salt offset 0) tenant,
-         unnest($3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-         as s(id, currency, sealed_seq, sealed_balance, seq, balance)
+       select s.*, ${inCurrency('s.id', 's.currency', 's.salt')} as account
+       from (
+         -- One beside the other, without a table that holds them all first.
+         select ${saltOf('$1::uuid', '$2')} as salt, unnest($3::uuid[]) as id, unnest($4::text[]) as currency,
+           unnest($5::bigint[]) as sealed_seq, unnest($6::bigint[]) as sealed_balance,
+           unnest($7::bigint[]) as seq, unnest($8::bigint[]) as balance) s
        where s.seq <> s.sealed_seq or s.balance <> s.sealed_balance offset 0) g`,
     [
       tenantId,

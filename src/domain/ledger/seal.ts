@@ -406,9 +406,12 @@ async function listHeads(folder: string): Promise<number[]> {
 async function digestOf(path: string): Promise<string> {
   const hash = createHash('sha256')
   await using file = await open(path)
-  for await (const chunk of file.createReadStream({ highWaterMark: CHUNK_BYTES, autoClose: false }))
-    hash.update(chunk)
-  return hash.digest('hex')
+  const buffer = Buffer.allocUnsafe(CHUNK_BYTES)
+  for (;;) {
+    const { bytesRead } = await file.read(buffer, 0, buffer.length)
+    if (bytesRead === 0) return hash.digest('hex')
+    hash.update(buffer.subarray(0, bytesRead))
+  }
 }
 
 const headPath = (folder: string, n: number) => join(folder, `${String(n).padStart(8, '0')}.seal`)
