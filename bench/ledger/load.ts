@@ -142,7 +142,7 @@ export async function openLoader({ url, accounts, rounds }: LedgerSize & { url: 
         settleBalances(posted, among / 2),
         // What is not flushed yet is not known to be seen by all, and vacuum passes it by.
         'set synchronous_commit = on',
-        'create table bench.flushed_' + posted + ' ()',
+        `create table bench.flushed_${posted} ()`,
         ...TABLES.map((table) => `vacuum (analyze) billing.${table}`),
       )
     },

@@ -302,12 +302,12 @@ describe('a backlog, which is streamed as bytes', () => {
       const rows = await tx.query<{ id: string }>(
         `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
          select $1, 'charge', n::text, 'captured', jsonb_build_object('pad', repeat('x', 2000))
-         from generate_series(1, 5000) n returning id::text`,
+         from generate_series(1, 15000) n returning id::text`,
         [tenant],
       )
       return rows.map(({ id }) => id)
     })
-    // With NATS paused the stream of rows stands still in its middle.
+    // With NATS paused the stream of rows stands still in its middle: these are more than are in flight and in buffers.
     await nats.server.pause()
     const passing = one.pass().catch((error: unknown) => error)
     await expect

@@ -332,7 +332,8 @@ async function readPage(
     const count = (sealed.ids.length + 1) / (NIL.length + 1)
     return now.count === count ? { ...sealed, ...now } : undefined
   }
-  const now = await readAccounts(connection, range, ACCOUNTS_AT_ONCE)
+  const plain = !sealed.codes.includes('%')
+  const now = await readAccounts(connection, range, ACCOUNTS_AT_ONCE, { plain })
   const facts = ['ids', 'currencies', 'openings', 'codes'] as const
   return facts.every((fact) => now[fact] === sealed[fact]) ? now : undefined
 }

@@ -38,6 +38,7 @@ export const NOTHING_SEALED = '3:3:'
 // The last and the one before, for whoever wants to compare; their heads are kept for ever.
 const CONTENTS_KEPT = 2
 const CHUNK_BYTES = 262_144
+const NEWLINE = 10
 
 const headSchema = z.object({
   n: z.int().min(1),
@@ -250,7 +251,7 @@ async function* linesOf(file: FileHandle): AsyncGenerator<string[]> {
     const { bytesRead } = await file.read(buffer, kept, buffer.length - kept)
     if (bytesRead === 0) return
     const filled = kept + bytesRead
-    const end = buffer.lastIndexOf(10, filled - 1) + 1
+    const end = buffer.lastIndexOf(NEWLINE, filled - 1) + 1
     if (end > 1) yield buffer.toString('utf8', 0, end - 1).split('\n')
     kept = filled - end
     if (end > 0) buffer.copyWithin(0, end, filled)
@@ -307,26 +308,27 @@ export async function writeSeal(
     })
   let file = await begin()
   let hash = createHash('sha256')
-  let lines: string[] = []
+  let buffer = Buffer.allocUnsafe(2 * CHUNK_BYTES)
   let size = 0
   const flush = async () => {
-    const bytes = Buffer.from(lines.join(''), 'utf8')
-    lines = []
+    const bytes = buffer.subarray(0, size)
     size = 0
     hash.update(bytes)
     await file.writeFile(bytes)
   }
   return {
     write(line) {
-      lines.push(line, '\n')
-      size += line.length + 1
+      // A character is three bytes at most, or two are four.
+      const needed = 3 * line.length + 1
+      if (buffer.length - size < needed) buffer = Buffer.concat([buffer.subarray(0, size)], size + 2 * needed)
+      size += buffer.write(line, size)
+      buffer[size++] = NEWLINE
       return size < CHUNK_BYTES ? undefined : flush()
     },
     async restart() {
       await file.close()
       file = await begin()
       hash = createHash('sha256')
-      lines = []
       size = 0
     },
     async sign(head) {
