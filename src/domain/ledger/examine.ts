@@ -213,6 +213,20 @@ type Change = {
   seen?: string
 }
 
+interface WrittenAnew {
+  seq: bigint
+  transactionId: string
+  amountMinor: bigint
+}
+
+const writtenAnew = ({ seq, transactionId, amountMinor }: WrittenAnew): Change => ({
+  id: 'ledger/sealed-entries',
+  message: `entry ${seq} was written anew since it was sealed`,
+  seq,
+  transactionId,
+  seen: String(amountMinor),
+})
+
 async function againstSeal(
   db: Queryable,
   sealed: SealedAccount,
@@ -287,7 +301,7 @@ async function againstSeal(
   for (const { span, digest } of await readDigests(db, spans)) {
     // What is missing at the end is told already.
     if (digest === span.digest || last < span.low) continue
-    const rewritten = await db.query<{ seq: bigint; transactionId: string; amountMinor: bigint }>(
+    const rewritten = await db.query<WrittenAnew>(
       `select e.seq, e.transaction_id as "transactionId", e.amount_minor as "amountMinor"
        from billing.entry e left join billing.journal_transaction t on t.tenant_id = e.tenant_id and t.id = e.transaction_id
        where e.tenant_id = $1 and e.account_id = $2 and e.seq between $3 and $4
@@ -295,15 +309,7 @@ async function againstSeal(
        order by e.seq limit ${MOST_NAMED}`,
       [tenantId, accountId, span.low, span.high],
     )
-    changes.push(
-      ...rewritten.map(({ seq, transactionId, amountMinor }) => ({
-        id: 'ledger/sealed-entries',
-        message: `entry ${seq} was written anew since it was sealed`,
-        seq,
-        transactionId,
-        seen: String(amountMinor),
-      })),
-    )
+    changes.push(...rewritten.map(writtenAnew))
     if (rewritten.length > 0 || last < span.high) continue
     changes.push({
       id: 'ledger/sealed-entries',
@@ -329,21 +335,13 @@ async function rewrittenSince(
   if (!last?.ofThisCluster) return []
   const changes: Change[] = []
   for (const stretch of stretches) {
-    const rows = await db.query<{ seq: bigint; transactionId: string; amountMinor: bigint }>(
+    const rows = await db.query<WrittenAnew>(
       `select e.seq, e.transaction_id as "transactionId", e.amount_minor as "amountMinor" from billing.entry e
        where ${inStretch(1)} and e.tenant_id = $7 and e.account_id = $8 and e.seq > $9 and e.seq <= $10 and ${REWRITTEN}
        order by e.seq limit ${MOST_NAMED}`,
       [...inStretchValues(stretch), tenantId, accountId, blocks.at(-1)?.to ?? 0n, seq],
     )
-    changes.push(
-      ...rows.map(({ seq, transactionId, amountMinor }) => ({
-        id: 'ledger/sealed-entries',
-        message: `entry ${seq} was written anew since it was sealed`,
-        seq,
-        transactionId,
-        seen: String(amountMinor),
-      })),
-    )
+    changes.push(...rows.map(writtenAnew))
   }
   return changes
 }
