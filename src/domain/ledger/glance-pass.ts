@@ -50,11 +50,11 @@ import {
   type PassOptions,
   type Sighting,
   seenBy,
+  TRANSACTIONS_A_BLOCK,
   type Turn,
   turnOf,
 } from './sighting.ts'
 
-const TRANSACTIONS_A_BLOCK = 10_000
 const PARTS_A_PAGE = 4
 const SAME_MOMENT_MS = 1_000
 /** One more than a page has, so that what is too much shows. */

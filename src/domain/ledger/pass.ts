@@ -50,12 +50,12 @@ import {
   type PassOptions,
   type Sighting,
   seenBy,
+  TRANSACTIONS_A_BLOCK,
   type Turn,
   turnOf,
   type VerifyScope,
 } from './sighting.ts'
 
-const TRANSACTIONS_A_PAGE = 10_000
 const ACCOUNTS_A_PAGE = 4_000
 // More are one catastrophe, not as many cases.
 const MOST_SUSPECTS = 200
@@ -128,7 +128,7 @@ async function passTransactions(
 
   let entries = 0
   const window = { since: seenBy(last), until: sighting.snapshot }
-  const pace = new Pace({ rowsAtFirst: 1_000, mostRows: TRANSACTIONS_A_PAGE })
+  const pace = new Pace({ rowsAtFirst: 1_000, mostRows: TRANSACTIONS_A_BLOCK })
   let after = { xid: parseSnapshot(window.since).xmin, id: NIL }
   if (scope.accountId !== undefined) return entries
   for (;;) {

@@ -57,6 +57,8 @@ export interface Sighting {
 }
 
 export const NIL = '00000000-0000-0000-0000-000000000000'
+/** One digest for so many transactions. */
+export const TRANSACTIONS_A_BLOCK = 10_000
 export const NUMERIC_VALUE_OUT_OF_RANGE = '22003'
 // A ledger so small is verified whole each time; of a larger one every pass takes its share of a week.
 const ENTRIES_A_PASS = 2_000_000

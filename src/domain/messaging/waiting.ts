@@ -1,5 +1,5 @@
 import type { Database, Queryable } from '../../adapters/postgres/client.ts'
-import { raiseIncident } from '../incident/raise.ts'
+import { followIncidents } from '../incident/follow.ts'
 import { CHANNELS } from './template.ts'
 
 /** Messages of one category by one channel that have not gone out. */
@@ -94,7 +94,22 @@ export async function watchMessages(
     full = n === BATCH
   }
   const stuck = (await refusedFor({ db })).filter(({ oldestS }) => oldestS > WAITING_TOO_LONG_S)
-  return { expired, ...(await tell(db, stuck)) }
+  const incidents = stuck.map(({ channel, waiting, oldestS, errors }) => ({
+    dedupeKey: `${MODE}:${channel}`,
+    severity: 'page' as const,
+    service: 'communication' as const,
+    title: `${channel}: ${waiting} messages are not taken, the first for ${Math.round(oldestS / 60)} min`,
+    detail: { channel, waiting, oldestS: Math.round(oldestS), errors },
+    runbook: 'runbooks/tabib/messages-waiting.md',
+  }))
+  const told = await db.transaction((tx) =>
+    followIncidents(tx, incidents, {
+      mode: MODE,
+      by: 'message-watch',
+      resolution: 'no message waits that long any more',
+    }),
+  )
+  return { expired, ...told }
 }
 
 const BATCH = 5_000
@@ -111,34 +126,4 @@ async function expire(db: Queryable, maxAgeMs: number): Promise<number> {
     [maxAgeMs, CHANNELS],
   )
   return expired.length
-}
-
-async function tell(
-  db: Database,
-  stuck: Awaited<ReturnType<typeof refusedFor>>,
-): Promise<Pick<MessageWatch, 'opened' | 'closed'>> {
-  const keyed = new Map(stuck.map((one) => [`${MODE}:${one.channel}`, one]))
-  return db.transaction(async (tx) => {
-    const closed = await tx.query(
-      `update tabib.incident
-       set state = 'resolved', resolved_at = clock_timestamp(), resolved_by = 'message-watch',
-         resolution = 'no message waits that long any more'
-       where mode = $1 and state <> 'resolved' and dedupe_key <> all($2) returning id`,
-      [MODE, [...keyed.keys()]],
-    )
-    const open = await tx.query<{ key: string }>(
-      `select dedupe_key as key from tabib.incident where mode = $1 and state <> 'resolved'`,
-      [MODE],
-    )
-    for (const { key } of open) keyed.delete(key)
-    for (const [dedupeKey, { channel, waiting, oldestS, errors }] of keyed) {
-      await raiseIncident(tx, {
-        ...{ dedupeKey, severity: 'page', mode: MODE, service: 'communication' },
-        title: `${channel}: ${waiting} messages are not taken, the first for ${Math.round(oldestS / 60)} min`,
-        detail: { channel, waiting, oldestS: Math.round(oldestS), errors },
-        runbook: 'runbooks/tabib/messages-waiting.md',
-      })
-    }
-    return { opened: keyed.size, closed: closed.length }
-  })
 }
