@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import type {
   Consumer,
@@ -9,6 +10,7 @@ import type {
   StreamConfig,
   StreamInfo,
 } from '@nats-io/jetstream'
+import type { NatsConnectionImpl } from '@nats-io/nats-core/internal'
 import type { MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TabibError } from '../../errors.ts'
 import { openPublisher, type Publisher, TRANSIENT_ERR_CODES } from './publisher.ts'
@@ -146,6 +148,7 @@ export function openNats(options: NatsOptions): Nats {
             managing = undefined
             online?.resolve()
           })
+          keepErrorListener(nc)
           void watch(nc)
           return nc
         },
@@ -160,6 +163,7 @@ export function openNats(options: NatsOptions): Nats {
     for await (const { type } of nc.status()) {
       if (type === 'disconnect') online ??= signal()
       if (type !== 'reconnect') continue
+      keepErrorListener(nc)
       online?.resolve()
       online = undefined
     }
@@ -342,6 +346,17 @@ export function openNats(options: NatsOptions): Nats {
     },
   }
   return nats
+}
+
+/**
+ * The library takes every listener off a socket before it destroys it. An error that is on its way then, as of a write
+ * after the server has ended the connection, would find none and end the process.
+ */
+function keepErrorListener(nc: NatsConnection): void {
+  const { socket } = (nc as NatsConnectionImpl).protocol.transport as unknown as { socket?: Socket }
+  if (!socket) return
+  const { removeAllListeners } = socket
+  socket.removeAllListeners = (event) => removeAllListeners.call(socket, event).on('error', () => {})
 }
 
 function headerMap(headers: MsgHdrs | undefined): Map<string, string> {
