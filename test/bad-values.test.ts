@@ -63,6 +63,10 @@ describe('what cannot be right whatever the servers hold ends with 2 and asks no
     ['dlq list --tenant nonsense', 'is no UUID'],
     ['dlq list --limit ۱۲', 'Expected an integer'],
     ['drill run nonsense', 'no failure mode "nonsense"'],
+    [
+      `erasure hold --tenant herat --patient ${UUID} --authority law --participant nonsense`,
+      'there is no participant "nonsense"',
+    ],
     ['erasure inventory --participant nonsense', 'participants are attachments, billing'],
     ['erasure list nonsense', 'is no UUID'],
     ['erasure release nonsense', 'is no UUID'],
@@ -84,6 +88,7 @@ describe('what cannot be right whatever the servers hold ends with 2 and asks no
     ['statement run --tenant herat --period 2026-13', 'is no month'],
     ['statement run --tenant herat --period ۲۰۲۶-۱۰', 'is no month'],
     ['statement run --tenant herat --period 1405-07', 'is no Gregorian month'],
+    [`token issue --service cashier --tenant ${UUID} --file /`, 'is there already'],
     ['up --scale 0', 'is no scale'],
     ['tenant go-live herat --waivers /nonexistent', 'ENOENT'],
   ])('tabib %s', async (line, words) => {

@@ -10,6 +10,7 @@ import { cacheKeys } from '../domain/erasure/participants/cache.ts'
 import { askRedis } from '../domain/erasure/redis.ts'
 import type { ErasureSecret } from '../domain/erasure/secret.ts'
 import { sealForSubject } from '../domain/erasure/subject-key.ts'
+import { asTenant } from '../domain/sessions/tenant.ts'
 import { openStore } from '../domain/statements/store.ts'
 import { randomFrom } from './random.ts'
 
@@ -70,6 +71,18 @@ export async function plantPatients(
     await plant(systems, tenantId, patients.slice(from, from + AT_ONCE))
   }
   return patients
+}
+
+/** Makes one patient of a tenant of whom nothing is known but name and number: Zarghuna Ahmadzai, +93700123456. */
+export async function plantPatient(service: Database, tenantId: string): Promise<string> {
+  return asTenant(service, tenantId, async (tx) => {
+    const [patient] = await tx.query<{ id: string }>(
+      `insert into virtual_care.patient (tenant_id, id, name, language, phone)
+       values ($1, gen_random_uuid(), 'Zarghuna Ahmadzai', 'ps-AF', '+93700123456') returning id`,
+      [tenantId],
+    )
+    return patient!.id
+  })
 }
 
 async function plant(systems: PlantingSystems, tenantId: string, patients: PlantedPatient[]): Promise<void> {
@@ -186,10 +199,18 @@ const INSERTS = [
      json_build_object('reachedAt', phone) ${FROM}`,
   `insert into billing.payer (tenant_id, patient_id, name, phone, email, address)
    select $1::uuid, "patientId", name, phone, email, 'Karte Seh, Kabul' ${FROM}`,
-  `insert into billing.charge (tenant_id, patient_id, session_id, amount_minor, currency, code)
-   select $1::uuid, "patientId", "sessionId", 50000, 'AFN', 'CONSULT-REMOTE' ${FROM}`,
   `insert into billing.account (tenant_id, code, currency)
-   select $1::uuid, 'receivable:' || "patientId", 'AFN' ${FROM}`,
+   select $1::uuid, 'receivable:' || "patientId", 'AFN' ${FROM} union all select $1::uuid, 'revenue', 'AFN'
+   on conflict (tenant_id, code) do nothing`,
+  // The ids of charges are those of their sessions.
+  `insert into billing.charge
+     (tenant_id, id, patient_id, session_id, amount_minor, currency, code, account_id, transaction_id)
+   select $1::uuid, "sessionId", "patientId", "sessionId", 50000, 'AFN', 'CONSULT-REMOTE', owed.id, posted.transaction_id
+   ${FROM}
+     join billing.account owed on owed.tenant_id = $1 and owed.code = 'receivable:' || "patientId"
+     join billing.account revenue on revenue.tenant_id = $1 and revenue.code = 'revenue',
+     lateral billing.post($1::uuid, 'charge', 'charge:' || "sessionId", array[owed.id, revenue.id],
+       array[50000, -50000], array['AFN', 'AFN']) as posted`,
   `insert into communication.contact (tenant_id, person_id) select $1::uuid, "patientId" ${FROM}`,
   `insert into communication.thread (tenant_id, id, patient_id) select $1::uuid, "threadId", "patientId" ${FROM}`,
   `insert into communication.thread_participant (tenant_id, thread_id, contact_id)

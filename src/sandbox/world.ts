@@ -22,7 +22,7 @@ import { killTree } from './faults/process.ts'
 import { openSandboxFolder, type SandboxFolder } from './folder.ts'
 import { heavyLogo } from './heavy-logo.ts'
 import { plantHistory } from './ledger-history.ts'
-import { type PlantedPatient, plantPatients } from './patients.ts'
+import { type PlantedPatient, plantPatient, plantPatients } from './patients.ts'
 import { requirePrograms } from './servers/find.ts'
 import { type NatsServer, startNats } from './servers/nats.ts'
 import { type PatroniOptions, type PatroniServer, startPatroni } from './servers/patroni.ts'
@@ -105,6 +105,8 @@ export interface World extends AsyncDisposable {
   tenant(id?: string): Promise<string>
   /** Makes patients of a tenant with something in every store; see `plantPatients`. */
   patients(options: Parameters<typeof plantPatients>[1]): Promise<PlantedPatient[]>
+  /** Makes one patient in a tenant of its own; see `plantPatient`. */
+  patient(): Promise<{ tenantId: string; patientId: string }>
   /** Registers an operator whose key lies in the world's key store; again is no error. */
   operator(name: string): Promise<void>
   /**
@@ -353,6 +355,10 @@ async function build(folder: SandboxFolder, options: WorldOptions): Promise<Worl
     patients: (options) => {
       const { db, redis, attachments, config, fetch, erasureSecret } = app
       return plantPatients({ db, service, redis, attachments, config, fetch, erasureSecret }, options)
+    },
+    async patient() {
+      const tenantId = await makeTenant(app)
+      return { tenantId, patientId: await plantPatient(service, tenantId) }
     },
     async operator(name) {
       const known = await listOperators(app)

@@ -10,6 +10,7 @@ import { reconcileErasures } from '../../src/domain/erasure/reconcile.ts'
 import { findReturned, reopenReturned } from '../../src/domain/erasure/returned.ts'
 import { EXHAUSTED_AFTER, erasurePass } from '../../src/domain/erasure/saga.ts'
 import { openForSubject, sealForSubject } from '../../src/domain/erasure/subject-key.ts'
+import { examineDocuments } from '../../src/domain/ledger/documents.ts'
 import { asTenant } from '../../src/domain/sessions/tenant.ts'
 import { cachePatient, type PlantedPatient } from '../../src/sandbox/patients.ts'
 import { runJson } from '../support/line.ts'
@@ -118,6 +119,8 @@ it('what every store has of a patient is erased, acknowledged once, and forgotte
   const { app, redis: _ } = world()
   expect(await app.attachments!.list(`${tenantId}/${patient.patientId}/`)).toEqual([])
   expect((await app.redis.keys(`*${patient.patientId}*`)).length).toBe(0)
+  // What the law keeps is kept whole: the charge still says what was posted for it.
+  expect(await examineDocuments(app.db, {}, undefined)).toEqual([])
 })
 
 it('whoever may not order erasures is refused, registered or not', async () => {

@@ -94,15 +94,7 @@ interface Leak {
 }
 
 async function plantLeak(world: World): Promise<Leak> {
-  const tenantId = await world.tenant()
-  const patientId = randomUUID()
-  await asTenant(world.service, tenantId, (tx) =>
-    tx.query(
-      `insert into virtual_care.patient (tenant_id, id, name, language, phone)
-       values ($1, $2, 'Zarghuna Ahmadzai', 'ps-AF', '+93700123456')`,
-      [tenantId, patientId],
-    ),
-  )
+  const { tenantId, patientId } = await world.patient()
   await asTenant(world.service, tenantId, (tx) =>
     tx.query(
       `insert into communication.contact (tenant_id, person_id, push_token) values ($1, $2, 'device')`,

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { acceptOrder, createOrder } from '../../domain/erasure/order.ts'
 import { PARTICIPANTS } from '../../domain/erasure/participants.ts'
 import { performStep } from '../../domain/erasure/perform.ts'
@@ -31,15 +30,7 @@ export default failureMode({
     // A patient is erased, and the backup of before restored over it.
     inject: async (world, guarded) => {
       const { app } = world
-      const tenantId = await world.tenant()
-      const patientId = randomUUID()
-      await asTenant(world.service, tenantId, (tx) =>
-        tx.query(
-          `insert into virtual_care.patient (tenant_id, id, name, language, phone)
-           values ($1, $2, 'Zarghuna Ahmadzai', 'ps-AF', '+93700123456')`,
-          [tenantId, patientId],
-        ),
-      )
+      const { tenantId, patientId } = await world.patient()
       await world.operator('privacy-officer')
       const restore = await world.backup()
       const { context, erasure } = app.config

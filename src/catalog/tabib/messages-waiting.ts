@@ -30,19 +30,11 @@ export default failureMode({
     // The gateway has been down for twenty minutes, and is back; what it refused waits for minutes more.
     inject: async (world) => {
       const providers = await world.messagingProviders()
-      const tenantId = await world.tenant()
-      const patientId = randomUUID()
+      const { tenantId, patientId } = await world.patient()
       const template = { id: 'appointment-reminder', channel: 'sms', category: 'reminders' } as const
       const body = { body: 'Your visit is at {startsAt}.', variables: { startsAt: 'time' } } as const
       await publishTemplate(world, { ...template, ...body }, 'drill')
       const ids = [randomUUID(), randomUUID()]
-      await asTenant(world.service, tenantId, (tx) =>
-        tx.query(
-          `insert into virtual_care.patient (tenant_id, id, name, language, phone)
-           values ($1, $2, 'Zarghuna Ahmadzai', 'ps-AF', '+93700123456')`,
-          [tenantId, patientId],
-        ),
-      )
       await asTenant(world.service, tenantId, (tx) =>
         tx.query(
           `insert into communication.message (id, tenant_id, patient_id, channel, template, status, variables, expires_at)

@@ -1,7 +1,7 @@
 import { Flags } from '@oclif/core'
 import { severe, TabibCommand } from '../../command.ts'
 import { planHash } from '../../domain/audit/canonical-json.ts'
-import { placeHold } from '../../domain/erasure/hold.ts'
+import { assertParticipants, placeHold } from '../../domain/erasure/hold.ts'
 import { NOT_REMEMBERED, tryToRemember } from '../../domain/erasure/remember.ts'
 import { shortName } from '../../domain/erasure/secret.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
@@ -39,8 +39,9 @@ export default class ErasureHold extends TabibCommand<typeof ErasureHold> {
   }
 
   async run(): Promise<void> {
-    const app = await this.openApp()
     const { tenant, patient, participant, authority } = this.flags
+    assertParticipants(participant ?? [])
+    const app = await this.openApp()
     const { id: tenantId } = await findTenant(app, tenant)
     const secret = await app.erasureSecret()
     const subject = shortName(secret.subjectHash(tenantId, patient))

@@ -1,6 +1,6 @@
 import { severe, TabibCommand } from '../../command.ts'
 import { planHash } from '../../domain/audit/canonical-json.ts'
-import { releaseHold } from '../../domain/erasure/hold.ts'
+import { findHold, releaseHold } from '../../domain/erasure/hold.ts'
 import { NOT_REMEMBERED, tryToRemember } from '../../domain/erasure/remember.ts'
 import { uuidArg } from '../../flags.ts'
 import { mark } from '../../render.ts'
@@ -18,7 +18,8 @@ export default class ErasureRelease extends TabibCommand<typeof ErasureRelease> 
   async run(): Promise<void> {
     const app = await this.openApp()
     const { hold } = this.args
-    const { reason } = await this.confirmSevere(hold, `Releasing the legal hold ${hold}`)
+    const { subject } = await findHold(app, hold)
+    const { reason } = await this.confirmSevere(hold, `Releasing the legal hold ${hold} of ${subject}`)
     const target = `erasure-hold:${hold}`
     const result = await this.mutateAlone(
       target,

@@ -1,6 +1,6 @@
 import { Args, Flags } from '@oclif/core'
 import { planned, severe, TabibCommand } from '../../command.ts'
-import { resumeCategory } from '../../domain/messaging/resume.ts'
+import { assertResumable, resumeCategory } from '../../domain/messaging/resume.ts'
 import { findTenant } from '../../domain/tenants/find.ts'
 import { mark } from '../../render.ts'
 
@@ -27,6 +27,7 @@ template of the category has no version in use.`
     const app = await this.openApp()
     const { id: tenantId, slug } = await findTenant(app, this.flags.tenant)
     const target = `${slug}/${category}`
+    await assertResumable(app, { tenantId, category })
     const hash = await this.settlePlan(
       { resume: { tenantId, category } },
       () => `Messages of ${target} go out again.`,

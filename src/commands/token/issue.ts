@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { Flags } from '@oclif/core'
 import { durationFlag, moderate, TabibCommand } from '../../command.ts'
@@ -39,14 +40,21 @@ export default class TokenIssue extends TabibCommand<typeof TokenIssue> {
         `a token that lives ${lifetimeMs} ms has expired when it is signed: 1s at least`,
       )
     }
+    if (existsSync(file)) {
+      throw new TabibError('USAGE', `${file} is there already: a token is written to a file of its own`)
+    }
     const app = await this.openApp()
-    const { issueServiceToken } = await import('../../domain/sessions/caller.ts')
-    await this.confirmModerate(`Letting ${service} call ${audience} for tenant ${tenant}`)
-    const targets = [`service ${service}`, `tenant ${tenant}`]
+    const [{ issueServiceToken }, { findTenant }] = await Promise.all([
+      import('../../domain/sessions/caller.ts'),
+      import('../../domain/tenants/find.ts'),
+    ])
+    const { id: tenantId, slug } = await findTenant(app, tenant)
+    await this.confirmModerate(`Letting ${service} call ${audience} for tenant ${slug}`)
+    const targets = [`service ${service}`, `tenant ${tenantId}`]
     const { kid, expiresAt } = await this.mutate({ targets }, async () => {
       const issued = await issueServiceToken(app, {
         service,
-        tenantId: tenant,
+        tenantId,
         audience,
         lifetimeS: Math.floor(lifetimeMs / 1_000),
       })

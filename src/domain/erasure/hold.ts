@@ -1,6 +1,6 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
-import { PARTICIPANTS } from './participants.ts'
+import { findParticipant, PARTICIPANTS } from './participants.ts'
 import { type ErasureSecret, shortName } from './secret.ts'
 
 export interface Hold {
@@ -25,11 +25,7 @@ export async function placeHold(
   { db, secret }: { db: Queryable; secret: ErasureSecret },
   ask: { tenantId: string; subjectId: string; participants: string[] | null; authority: string; by: string },
 ): Promise<Hold> {
-  const unknown = ask.participants?.find((name) => !PARTICIPANTS.some(({ id }) => id === name))
-  if (unknown !== undefined) {
-    const known = PARTICIPANTS.map(({ id }) => id).join(', ')
-    throw new TabibError('USAGE', `there is no participant "${unknown}"; there are ${known}`)
-  }
+  assertParticipants(ask.participants ?? [])
   const [placed] = await db.query<HoldRow>(
     `insert into tabib.erasure_hold (tenant_id, subject_hash, participants, authority, placed_by)
      values ($1, $2, $3, $4, $5) returning ${COLUMNS}`,
@@ -38,21 +34,34 @@ export async function placeHold(
   return asHold(placed!)
 }
 
+/** @throws TabibError USAGE for a participant that there is none of. */
+export function assertParticipants(names: readonly string[]): void {
+  const unknown = names.find((name) => findParticipant(name) === undefined)
+  if (unknown === undefined) return
+  const known = PARTICIPANTS.map(({ id }) => id).join(', ')
+  throw new TabibError('USAGE', `there is no participant "${unknown}"; there are ${known}`)
+}
+
+/** @throws TabibError NOT_FOUND */
+export async function findHold({ db }: { db: Queryable }, id: string): Promise<Hold> {
+  const [found] = await db.query<HoldRow>(`select ${COLUMNS} from tabib.erasure_hold where id = $1`, [id])
+  if (found) return asHold(found)
+  throw new TabibError('NOT_FOUND', `there is no legal hold "${id}"`, {
+    suggestions: ['tabib erasure list --holds'],
+  })
+}
+
 /** Lets the participants go on; the worker sends what waited. Again is no error. @throws TabibError NOT_FOUND */
 export async function releaseHold(
   { db }: { db: Queryable },
   { id, by }: { id: string; by: string },
 ): Promise<Hold> {
-  const [released] = await db.query<HoldRow>(
-    `update tabib.erasure_hold
-     set released_at = coalesce(released_at, clock_timestamp()), released_by = coalesce(released_by, $2)
-     where id::text = $1 returning ${COLUMNS}`,
+  await db.query(
+    `update tabib.erasure_hold set released_at = clock_timestamp(), released_by = $2
+     where id = $1 and released_at is null`,
     [id, by],
   )
-  if (released) return asHold(released)
-  throw new TabibError('NOT_FOUND', `there is no legal hold "${id}"`, {
-    suggestions: ['tabib erasure list --holds'],
-  })
+  return findHold({ db }, id)
 }
 
 /** Holds in force, oldest first. */
