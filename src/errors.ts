@@ -73,6 +73,7 @@ export const ERROR_CODES = {
   CLUSTER_REFUSED: EXIT.refused,
   SANDBOX_ONLY: EXIT.refused,
   NOT_NEEDED: EXIT.refused,
+  LAST_OPERATOR: EXIT.refused,
   LOCKED: EXIT.refused,
   REQUEST_IN_PROGRESS: EXIT.refused,
   MIGRATION_REQUIRED: EXIT.refused,

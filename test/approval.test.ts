@@ -5,10 +5,17 @@ import { join } from 'node:path'
 import { compactVerify, importJWK } from 'jose'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type KeyStore, openKeyStore } from '../src/adapters/keystore/client.ts'
-import { acceptApproval, verifyApproval } from '../src/domain/approval/accept.ts'
+import { acceptApproval, judgeApproval, verifyApproval } from '../src/domain/approval/accept.ts'
 import { createApproval } from '../src/domain/approval/create.ts'
-import { addOperator, assertOperatorName, parsePublicKey } from '../src/domain/approval/operator.ts'
+import {
+  addOperator,
+  assertOperatorName,
+  listOperators,
+  operatorKeys,
+  parsePublicKey,
+} from '../src/domain/approval/operator.ts'
 import { proveActor } from '../src/domain/approval/prove.ts'
+import { planRemoval, removeOperator } from '../src/domain/approval/remove.ts'
 import { signJws } from '../src/domain/keys/jws.ts'
 import { TabibError } from '../src/errors.ts'
 import { useDatabase } from './support/database.ts'
@@ -132,6 +139,72 @@ test('who acts proves it with the key that is registered for them, or nothing go
   await expect(prove('omar@ops', away)).rejects.toMatchObject({ code: 'KEY_STORE_UNREACHABLE' })
 })
 
+test('a removed operator counts for nothing from then on, and what they approved before still does', async () => {
+  const { db } = database
+  await using keyStore = await store()
+  const systems = { db, keyStore: async () => keyStore }
+  const { publicJwk } = await keyStore.generate('ES256')
+  const { kid } = publicJwk
+  const zahra = { name: 'zahra@ops', publicJwk, by: 'root' }
+  await addOperator({ db }, zahra)
+  const consent = () =>
+    createApproval(systems, {
+      ...{ operator: 'zahra@ops', planHash: PLAN, context: 'staging', reason: 'read', lifetimeMs: 60_000 },
+    })
+  const [used, unused] = [await consent(), await consent()]
+  const opening = { planHash: PLAN, context: 'staging', actor: 'ahmad@ops' }
+  await acceptApproval({ db }, { approval: used.approval, ...opening, runId: RUN })
+  const [{ beforeS }] = (await db.query<{ beforeS: number }>(
+    'select extract(epoch from clock_timestamp())::float8 as "beforeS"',
+  )) as [{ beforeS: number }]
+
+  const others = (await listOperators({ db })).length - 1
+  await expect(planRemoval({ db }, { name: 'zahra@ops', least: others + 1 })).rejects.toMatchObject({
+    code: 'LAST_OPERATOR',
+    exitCode: 5,
+  })
+  await expect(planRemoval({ db }, { name: 'nobody@ops', least: 1 })).rejects.toMatchObject({
+    code: 'NOT_FOUND',
+  })
+  const removal = { name: 'zahra@ops', kid, least: 1, by: 'root' }
+  expect(await removeOperator({ db }, removal)).toEqual({ removed: true })
+  expect(await removeOperator({ db }, removal)).toEqual({ removed: false })
+
+  const use = acceptApproval({ db }, { approval: unused.approval, ...opening, runId: RUN })
+  await expect(use).rejects.toThrow(/zahra@ops was removed from the operators at/)
+  expect(await judgeApproval({ db }, { approval: used.approval, ...opening }, beforeS)).toMatchObject({
+    iss: 'zahra@ops',
+  })
+  await expect(consent()).rejects.toMatchObject({ code: 'OPERATOR_UNPROVED' })
+  expect((await operatorKeys({ db })).keys.map((one) => one.kid)).not.toContain(kid)
+  // The key is nobody's again; the name may have another.
+  await expect(addOperator({ db }, zahra)).rejects.toThrow(/had it and was removed/)
+  await expect(addOperator({ db }, { ...zahra, name: 'other@ops' })).rejects.toThrow(/had it and was removed/)
+  const next = await keyStore.generate('ES256')
+  expect(await addOperator({ db }, { ...zahra, publicJwk: next.publicJwk })).toEqual({ added: true })
+  expect(await planRemoval({ db }, { name: 'zahra@ops', least: 1 })).toMatchObject({
+    kid: next.publicJwk.kid,
+  })
+})
+
+test('of two operators who remove each other at once one is left', async () => {
+  const { db } = database
+  await using keyStore = await store()
+  const both = await Promise.all(
+    ['one@ops', 'two@ops'].map(async (name) => {
+      const { publicJwk } = await keyStore.generate('ES256')
+      await addOperator({ db }, { name, publicJwk, by: 'root' })
+      return { name, kid: publicJwk.kid }
+    }),
+  )
+  const least = (await listOperators({ db })).length - 1
+  const done = await Promise.allSettled(
+    both.map((one) => removeOperator({ db }, { ...one, least, by: 'root' })),
+  )
+  expect(done.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected'])
+  expect(await listOperators({ db })).toHaveLength(least)
+})
+
 test('the commands: planned by one, approved by another, both proved and named in the trail', async () => {
   const config = join(folder, 'tabib.yaml')
   await writeFile(
@@ -202,4 +275,13 @@ test('the commands: planned by one, approved by another, both proved and named i
     ['operator add', 'before', 'ahmad@ops', 'nadia@ops'],
     ['operator add', 'after', 'ahmad@ops', 'nadia@ops'],
   ])
+
+  const remove = ['operator', 'remove', 'omid@ops', '--json'] as const
+  const said = async (context: string, ...argv: string[]) =>
+    JSON.parse((await tabib('ahmad@ops', context, ...argv)).stdout)
+  expect(await said('setup', ...remove)).toMatchObject({ error: { code: 'CONFIRMATION_REQUIRED' } })
+  const sure = [...remove, '--confirm', 'omid@ops', '--reason', 'has left'] as const
+  expect(await said('clinic', ...sure)).toMatchObject({ error: { code: 'APPROVAL_REQUIRED' } })
+  expect(await said('setup', ...sure)).toMatchObject({ result: { removed: true } })
+  expect(await said('setup', ...remove)).toMatchObject({ status: 'ok', result: { removed: false } })
 })

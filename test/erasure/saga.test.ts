@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { beforeAll, expect, it } from 'vitest'
+import { listOperators } from '../../src/domain/approval/operator.ts'
+import { removeOperator } from '../../src/domain/approval/remove.ts'
 import { scanContent, tellContent } from '../../src/domain/erasure/content.ts'
 import { listErasures } from '../../src/domain/erasure/list.ts'
 import { acceptOrder, createOrder } from '../../src/domain/erasure/order.ts'
@@ -346,7 +348,12 @@ it('a forged, altered, strange, foreign or repeated order is refused and audited
   const strange = JSON.parse(Buffer.from(header, 'base64url').toString())
   const by = (kid: string) => Buffer.from(JSON.stringify({ ...strange, kid })).toString('base64url')
   const none = Buffer.from(JSON.stringify({ ...strange, alg: 'none' })).toString('base64url')
+  await world().operator('leaver')
+  const left = await createOrder(app, { ...asked, operator: 'leaver' })
+  const [leaver] = (await listOperators(app)).filter(({ name }) => name === 'leaver')
+  await removeOperator(app, { ...leaver!, least: 1, by: 'test' })
   const refused = [
+    left,
     `${header}.${altered}.${signature}`,
     `${by('nobody')}.${payload}.${signature}`,
     `${none}.${payload}.`,

@@ -3,6 +3,7 @@ import { severe, TabibCommand } from '../../command.ts'
 import {
   addOperator,
   assertOperatorName,
+  isRegistered,
   listOperators,
   operatorsIn,
   parsePublicKey,
@@ -33,6 +34,7 @@ export default class OperatorAdd extends TabibCommand<typeof OperatorAdd> {
     const file = this.flags['public-key']
     const given = file === undefined ? undefined : await parsePublicKey(await readTextFile(file), file)
     const app = await this.openApp()
+    if (given) await isRegistered(app, { name, kid: given.kid })
     const { reason } = await this.confirmSevere(name, `Letting ${name} approve the operations of others`)
     const plan = { operator: name, kid: given?.kid ?? null }
     const result = await this.mutateAlone(

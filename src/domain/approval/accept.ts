@@ -4,7 +4,7 @@ import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { APPROVAL_TYPE, type ApprovalClaims, LONGEST_LIFETIME_S } from './create.ts'
-import { findOperator, type Registry } from './operator.ts'
+import { findOperator, type Registry, removalOf } from './operator.ts'
 
 /** Seconds since 1970, as far as a Date goes. */
 const moment = z.number().min(0).max(8.64e12)
@@ -99,7 +99,7 @@ export async function useApproval(
 }
 
 /**
- * What an approval says that holds for one operation: signed by another operator of the registry than the one who acts,
+ * What an approval says that holds for one operation: signed by another who is an operator then than the one who acts,
  * for this plan and context, within its time. Whether it was used before is the caller's to judge.
  * @param at When it is to open something, in seconds since 1970: now by the registry's clock, when left out.
  * @throws TabibError APPROVAL_INVALID, saying which of these does not hold.
@@ -120,6 +120,8 @@ export async function judgeApproval(
   if (claims.context !== operation.context) {
     throw invalid(`it is for the context "${claims.context}", and this is "${operation.context}"`)
   }
+  const removal = removalOf(signer, at)
+  if (removal !== undefined) throw invalid(removal)
   const now = at ?? signer.nowS
   if (now >= claims.exp) throw invalid(`its time ended at ${new Date(claims.exp * 1_000).toISOString()}`)
   assertLifetime(claims, now)

@@ -22,7 +22,7 @@ export function assertOperatorName(name: string): void {
 
 /**
  * Registers who may approve. The same name with the same key again changes nothing.
- * @throws TabibError NOT_NEEDED when the name or the key belongs to another entry.
+ * @throws TabibError NOT_NEEDED when the name or the key belongs to another entry, or the key to an operator who was removed.
  */
 export async function addOperator(
   { db }: { db: Queryable },
@@ -33,21 +33,35 @@ export async function addOperator(
      on conflict do nothing returning name`,
     [name, publicJwk.kid, JSON.stringify(publicJwk), by],
   )
-  if (inserted.length > 0) return { added: true }
-  const known = await db.query<{ name: string; kid: string }>(
-    'select name, kid from tabib.operator where name = $1 or kid = $2',
-    [name, publicJwk.kid],
+  return { added: inserted.length > 0 || !(await isRegistered({ db }, { name, kid: publicJwk.kid })) }
+}
+
+/**
+ * Whether the name has this very key.
+ * @throws TabibError NOT_NEEDED when the name or the key belongs to another entry, or the key to an operator who was removed.
+ */
+export async function isRegistered(
+  { db }: { db: Queryable },
+  { name, kid }: { name: string; kid: string },
+): Promise<boolean> {
+  const known = await db.query<{ name: string; kid: string; removed: boolean }>(
+    `select name, kid, removed_at is not null as removed from tabib.operator
+     where name = $1 and removed_at is null or kid = $2`,
+    [name, kid],
   )
-  if (known.some((one) => one.name === name && one.kid === publicJwk.kid)) return { added: false }
-  const taken = known.map((one) => `${one.name} has key ${one.kid}`).join(', ')
-  throw new TabibError('NOT_NEEDED', `${name} cannot be added with key ${publicJwk.kid}: ${taken}`, {
+  if (known.every((one) => one.name === name && one.kid === kid && !one.removed)) return known.length > 0
+  const taken = known
+    .map((one) => `${one.name} ${one.removed ? 'had it and was removed' : `has key ${one.kid}`}`)
+    .join(', ')
+  throw new TabibError('NOT_NEEDED', `${name} cannot be added with key ${kid}: ${taken}`, {
     suggestions: ['tabib operator list'],
   })
 }
 
 export function listOperators({ db }: { db: Queryable }): Promise<Operator[]> {
   return db.query<Operator>(
-    'select name, kid, added_by as "addedBy", added_at as "addedAt" from tabib.operator order by added_at, name',
+    `select name, kid, added_by as "addedBy", added_at as "addedAt" from tabib.operator
+     where removed_at is null order by added_at, name`,
   )
 }
 
@@ -70,35 +84,55 @@ export type Registry = { db: Queryable } | { operators: readonly OperatorKey[] }
 /** A public key and whose it is. */
 export type OperatorKey = JWK & { kid: string; name: string }
 
-/** One operator's registered key, ready to verify with, and the registry's clock in seconds since 1970. */
+/** Whose key signed something. Times are seconds since 1970, by the registry's clock. */
+interface Signer {
+  name: string
+  kid: string
+  publicJwk: JWK
+  /** From when on it counts no more; null for an operator of today. */
+  removedS: number | null
+  nowS: number
+}
+
+/** By their name an operator of today; by a key whoever it belongs to or did: see `removalOf`. */
 export async function findOperator(
   registry: Registry,
   by: { name: string } | { kid: string },
-): Promise<{ name: string; kid: string; publicJwk: JWK; publicKey: CryptoKey; nowS: number } | undefined> {
+): Promise<(Signer & { publicKey: CryptoKey }) | undefined> {
   const found = 'db' in registry ? await registered(registry.db, by) : listed(registry.operators, by)
   return found && { ...found, publicKey: (await importJWK(found.publicJwk)) as CryptoKey }
 }
 
+/** Why a signature that holds does not count now, or did not at `atS`; undefined where it does. */
+export const removalOf = ({ name, removedS }: Signer, atS = Number.POSITIVE_INFINITY): string | undefined =>
+  removedS !== null && atS >= removedS
+    ? `${name} was removed from the operators at ${new Date(removedS * 1_000).toISOString()}`
+    : undefined
+
 async function registered(db: Queryable, by: { name: string } | { kid: string }) {
-  const [found] = await db.query<{ name: string; kid: string; publicJwk: JWK; nowS: number }>(
-    `select name, kid, public_jwk as "publicJwk", floor(extract(epoch from clock_timestamp()))::float8 as "nowS"
-     from tabib.operator where name = $1 or kid = $2`,
+  const [found] = await db.query<Signer>(
+    `select name, kid, public_jwk as "publicJwk", extract(epoch from removed_at)::float8 as "removedS",
+       floor(extract(epoch from clock_timestamp()))::float8 as "nowS"
+     from tabib.operator where name = $1 and removed_at is null or kid = $2`,
     'name' in by ? [by.name, null] : [null, by.kid],
   )
   return found
 }
 
-function listed(operators: readonly OperatorKey[], by: { name: string } | { kid: string }) {
+function listed(
+  operators: readonly OperatorKey[],
+  by: { name: string } | { kid: string },
+): Signer | undefined {
   const found = operators.find(({ name, kid }) => ('name' in by ? name === by.name : kid === by.kid))
   if (found === undefined) return undefined
   const { name, ...publicJwk } = found
-  return { name, kid: found.kid, publicJwk, nowS: Math.floor(Date.now() / 1_000) }
+  return { name, kid: found.kid, publicJwk, removedS: null, nowS: Math.floor(Date.now() / 1_000) }
 }
 
 /** Every operator's public key and name, as a JWK Set (RFC 7517): what needs no server verifies by it. */
 export async function operatorKeys({ db }: { db: Queryable }): Promise<{ keys: OperatorKey[] }> {
   const keys = await db.query<{ name: string; jwk: JWK & { kid: string } }>(
-    'select name, public_jwk as jwk from tabib.operator order by name',
+    'select name, public_jwk as jwk from tabib.operator where removed_at is null order by name',
   )
   return { keys: keys.map(({ name, jwk }) => ({ name, ...jwk })) }
 }

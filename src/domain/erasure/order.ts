@@ -5,7 +5,7 @@ import type { KeyStore } from '../../adapters/keystore/client.ts'
 import { SIGNING_ALGORITHMS } from '../../adapters/keystore/client.ts'
 import type { Database } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
-import { findOperator, type Registry } from '../approval/operator.ts'
+import { findOperator, type Registry, removalOf } from '../approval/operator.ts'
 import { signAsOperator } from '../approval/prove.ts'
 import { type OpenedRequest, openRequest } from './request.ts'
 import type { ErasureSecret } from './secret.ts'
@@ -84,6 +84,8 @@ export async function verifyOrder(
   if (!parsed.success) throw invalid('its claims are not those of an order', parsed.error)
   const claims = parsed.data
   if (claims.iss !== signer.name) throw invalid(`it names ${claims.iss}, and ${signer.name} signed it`)
+  const removal = removalOf(signer)
+  if (removal !== undefined) throw invalid(removal)
   assertAuthority(claims.iss, authorities)
   if (claims.context !== context) {
     throw invalid(`it is for the context "${claims.context}", and this is "${context}"`)

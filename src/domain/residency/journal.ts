@@ -9,7 +9,7 @@ import type { Database, Queryable } from '../../adapters/postgres/client.ts'
 import { TabibError } from '../../errors.ts'
 import { judgeApproval, useApproval } from '../approval/accept.ts'
 import type { ApprovalClaims } from '../approval/create.ts'
-import { findOperator, type OperatorKey, type Registry } from '../approval/operator.ts'
+import { findOperator, type OperatorKey, type Registry, removalOf } from '../approval/operator.ts'
 import { signAsOperator } from '../approval/prove.ts'
 import { type AuditEntry, appendLocked, lockAudit } from '../audit/append.ts'
 import { breakGlass } from './glass.ts'
@@ -185,6 +185,8 @@ async function verifyRecord(
   const claims = claimsOf(jws)
   if (claims.iss !== signer.name) throw untrue(`it names ${claims.iss}, and ${signer.name} signed it`)
   if (claims.prev !== prev) throw untrue('it does not follow from the record before it')
+  const removal = removalOf(signer, claims.iat)
+  if (removal !== undefined) throw untrue(removal)
   const consent = await judgeApproval(registry, { ...claims, actor: claims.iss }, claims.iat)
   return { ...claims, jws, consent }
 }

@@ -175,7 +175,7 @@ export const tabib: Inventory = {
       ...OWN,
     },
     'tabib.operator': {
-      none: ['name', 'kid', 'added_by', 'added_at'],
+      none: ['name', 'kid', 'added_by', 'added_at', 'removed_at', 'removed_by'],
       json: { public_jwk: { '*': 'none' } },
       ...OWN,
     },
