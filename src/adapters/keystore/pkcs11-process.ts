@@ -10,6 +10,7 @@ export interface Call {
 }
 
 export interface Answer {
+  /** The call's, or 0 for `I have started`. */
   id: number
   value?: unknown
   error?: Partial<Pick<TabibError, 'code' | 'suggestions' | 'context' | 'retryable'>> & {
@@ -36,6 +37,7 @@ process.on('disconnect', async () => {
 })
 // A terminal sends these to both; whoever asked for a signature still waits for it.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
+process.send?.({ id: 0 } satisfies Answer)
 
 function describe(error: Error): NonNullable<Answer['error']> {
   const { message, stack } = error

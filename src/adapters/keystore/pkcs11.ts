@@ -6,8 +6,16 @@ import { packageRoot } from '../../package-root.ts'
 import type { KeyStore, KeyStoreOptions } from './client.ts'
 import type { Answer, Call } from './pkcs11-process.ts'
 
+/** The id of the answer that the process gives unasked, once it is there. */
+const STARTED = 0
+
 /** How long a module may take over one call before its process is given up. */
 const LIMIT_MS = 4_000
+/**
+ * How long its process may take to start before any call. That is Node's work and no token's: on a machine that is busy it
+ * took longer than a call may, and was mistaken for an HSM that has frozen.
+ */
+const START_LIMIT_MS = 60_000
 /** An RSA key pair takes small tokens a while. */
 const GENERATE_LIMIT_MS = 30_000
 
@@ -100,26 +108,32 @@ function startProcess(ended: () => void): ModuleProcess {
   // It keeps nobody from ending but those who wait for it.
   child.unref()
   child.channel?.unref()
+  const answer = async (id: number, what: string, limitMs: number): Promise<unknown> => {
+    const answered = new Promise((resolve, reject) => waiting.set(id, { resolve, reject }))
+    child.channel?.ref()
+    const timer = setTimeout(() => {
+      fail(unreachable(`${what} within ${limitMs / 1_000} s`))
+      child.kill('SIGKILL')
+    }, limitMs)
+    try {
+      return await answered
+    } finally {
+      clearTimeout(timer)
+      waiting.delete(id)
+      if (waiting.size === 0) child.channel?.unref()
+    }
+  }
+  const started = answer(STARTED, 'its process did not start', START_LIMIT_MS)
 
   return {
     async call(method, args, limitMs) {
+      await started
       const id = ++calls
-      const answered = new Promise((resolve, reject) => waiting.set(id, { resolve, reject }))
-      child.channel?.ref()
-      const timer = setTimeout(() => {
-        fail(unreachable(`no answer to ${method} within ${limitMs / 1_000} s`))
-        child.kill('SIGKILL')
-      }, limitMs)
-      try {
-        child.send({ id, method, args } satisfies Call, (error) => {
-          if (error) fail(unreachable('its process is gone', error))
-        })
-        return await answered
-      } finally {
-        clearTimeout(timer)
-        waiting.delete(id)
-        if (waiting.size === 0) child.channel?.unref()
-      }
+      const answered = answer(id, `no answer to ${method}`, limitMs)
+      child.send({ id, method, args } satisfies Call, (error) => {
+        if (error) fail(unreachable('its process is gone', error))
+      })
+      return answered
     },
     end() {
       if (waiting.size > 0) child.kill('SIGKILL')
