@@ -40,24 +40,24 @@ export const TRANSACTIONS_DIGEST = `
       || coalesce('\\x01' || uuid_send(t.incident_id), '\\x00'), '') filter (where t.reverses is not null or t.incident_id is not null), ''))
   ), 'hex') as digest`
 
-/** Number and digest of a sealed block's transactions, in the way in which it was sealed. */
-export async function readTransactionsDigest(
-  db: Queryable,
-  block: SealedTransactions,
-): Promise<{ count: number; digest: string | null }> {
-  const { from, to } = block
-  const ofNow = block.digest.startsWith('2:')
+/**
+ * Whether a sealed block's transactions are as they were: as many from where it begins have the digest that it was sealed
+ * with, in the way in which it was. To hold each against where the block ends as well would take a third longer.
+ */
+export async function isAsSealed(db: Queryable, block: SealedTransactions): Promise<boolean> {
+  const { from, count, digest } = block
+  const ofNow = digest.startsWith('2:')
   // To ask of each whether it is in the window takes a fifth of the time.
   const whole = isWholeWindow(block)
-  const window = whole ? 'true' : inWindow(5)
-  const [now] = await db.query<{ count: number; digest: string | null }>(
-    ofNow
-      ? `select ${TRANSACTIONS_DIGEST} from ${transactionsBetween(window)}`
-      : `select count(*)::int as count, ${DIGEST_OF_BEFORE} as digest from ${transactionsBetween(window)}`,
-    [from.xid, from.id, to.xid, to.id, ...(whole ? [] : windowValues(block))],
+  const [now] = await db.query<{ digest: string | null }>(
+    `select ${ofNow ? TRANSACTIONS_DIGEST : `${DIGEST_OF_BEFORE} as digest`} from (
+       select ${TRANSACTION_COLUMNS} from billing.journal_transaction
+       where (xid, id) >= ($1::xid8, $2::uuid) and ${whole ? 'true' : inWindow(4)}
+       order by xid, id limit $3) t`,
+    [from.xid, from.id, count, ...(whole ? [] : windowValues(block))],
     `ledger_sealed_${whole ? 'all' : 'some'}_${ofNow ? 2 : 1}`,
   )
-  return now!
+  return now!.digest === digest
 }
 
 /** What an entry is in the digest of a stretch, behind its transaction; its currency is its account's. Of the row `e`. */

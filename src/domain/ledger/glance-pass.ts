@@ -3,11 +3,11 @@ import { parseSnapshot } from '../outbox/window.ts'
 import {
   changedSpans,
   changedStretches,
+  isAsSealed,
   NO_END,
   Pace,
   type Place,
   readDigests,
-  readTransactionsDigest,
   rowsOf,
   sealedSpans,
   tailSpans,
@@ -112,7 +112,7 @@ async function glanceOverTransactions(
       sighting.transactions += block.count
       if (nth++ % turn.of !== turn.now) continue
       signal?.throwIfAborted()
-      if ((await readTransactionsDigest(connection, block)).digest !== block.digest) throw new Doubt()
+      if (!(await isAsSealed(connection, block))) throw new Doubt()
     }
   }
   // What did not hold is looked at closely until it does.

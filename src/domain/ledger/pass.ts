@@ -6,11 +6,11 @@ import {
   changedStretches,
   ENTRY_BYTES,
   inWindow,
+  isAsSealed,
   NO_END,
   Pace,
   type Place,
   readDigests,
-  readTransactionsDigest,
   rowsOf,
   SPANS,
   type Span,
@@ -121,8 +121,7 @@ async function passTransactions(
       sighting.transactions += block.count
       if (nth++ % turn.of !== turn.now || scope.accountId !== undefined) continue
       signal?.throwIfAborted()
-      const { digest } = await readTransactionsDigest(connection, block)
-      if (digest !== block.digest) sighting.suspects.blocks.push(block)
+      if (!(await isAsSealed(connection, block))) sighting.suspects.blocks.push(block)
     }
   }
 
