@@ -285,11 +285,11 @@ const BYTES_AN_ENTRY = 40
 /** Whether all entries of accounts at rest are as they were sealed. */
 export async function areAsSealed(connection: Connection, resting: Resting): Promise<boolean> {
   const { tenantId, currency, first, last, seqs, digests } = resting
-  const [[seenSeqs, seenDigests]] = (await sendForText(
+  const [[holds]] = (await sendForText(
     connection,
     'ledger_glance_resting',
-    // As many as the last one's number, each of its own: none is missing.
-    `select string_agg(d.last::text, ','), string_agg(d.digest, ',') from (
+    // As many as the last one's number, each of its own: none is missing. Compared there: the answer would be long.
+    `select coalesce(string_agg(d.last::text, ','), '') = $5 and coalesce(string_agg(d.digest, ','), '') = $6 from (
        select max(e.seq) as last, case when count(*) filter (where e.currency <> $2 or e.seq < 1) = 0
              and length(string_agg(${ENTRY_BYTES}, '')) = ${BYTES_AN_ENTRY} * max(e.seq)
            then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') else '' end as digest
@@ -297,7 +297,7 @@ export async function areAsSealed(connection: Connection, resting: Resting): Pro
          select account_id, seq, amount_minor, balance_minor, posted_at, transaction_id, currency from billing.entry
          where tenant_id = $1 and account_id between $3::uuid and $4::uuid order by account_id, seq) e
        group by account_id order by account_id) d`,
-    [tenantId, currency, first, last],
-  )) as [[string | null, string | null]]
-  return (seenSeqs ?? '') === seqs && (seenDigests ?? '') === digests
+    [tenantId, currency, first, last, seqs, digests],
+  )) as [[string]]
+  return holds === 't'
 }
