@@ -18,6 +18,7 @@ import {
   type AccountsNow,
   areAsSealed,
   type Glance,
+  type Grown,
   type Growth,
   glanceAtEntries,
   glanceAtGrowth,
@@ -204,12 +205,12 @@ async function glanceOverAccounts(
   const book = new AccountBook(writer)
   const pace = new Pace()
   const sum = { entries: 0, steps: 0n }
-  const grow = async (growth: Growth) => {
-    const grown = await glanceAtGrowth(connection, growth, glance)
-    if (grown.shrunk) throw new Doubt()
-    sum.entries += grown.entries
-    sum.steps += grown.steps
+  const add = ({ shrunk, entries, steps }: Grown) => {
+    if (shrunk) throw new Doubt()
+    sum.entries += entries
+    sum.steps += steps
   }
+  const grow = async (growth: Growth) => add(await glanceAtGrowth(connection, growth, glance))
   /** Some accounts as they are now, one by one, against those sealed of them. */
   const takeApart = async (tenantId: string, now: AccountsNow, sealed: SealedAccount[], due: boolean) => {
     if (now.count === 0 && sealed.length === 0) return
@@ -282,7 +283,18 @@ async function glanceOverAccounts(
     await takeSingle()
     const due = isDue(turn, nth++, sealed.compacted)
     const upTo = sealed.ids.slice(-NIL.length)
-    const now = await readPage(connection, { ...at, upTo }, sealed, scope.quick)
+    if (scope.quick) {
+      const range = { ...at, upTo }
+      const now = await readFigures(connection, range, ACCOUNTS_AT_ONCE, sealed, glance)
+      if (now.count === countOf(sealed)) {
+        add(now)
+        sighting.accounts += now.count
+        await book.addPage({ ...sealed, seqs: now.seqs, balances: now.balances })
+      } else await takeRange(range, accountsOf(sealed))
+      at.after = upTo
+      continue
+    }
+    const now = await readPage(connection, { ...at, upTo }, sealed)
     if (now === undefined) {
       await takeRange({ ...at, upTo }, accountsOf(sealed), due)
     } else if (due && !isAtRest(now, sealed)) {
@@ -320,18 +332,14 @@ const growthBetween = (sealed: AccountPage, now: Pick<AccountPage, 'seqs' | 'bal
   now: { seqs: now.seqs, balances: now.balances },
 })
 
+const countOf = ({ ids }: AccountPage) => (ids.length + 1) / (NIL.length + 1)
+
 /** A page's accounts as they are now; undefined where others are there, or are not what they were. */
 async function readPage(
   connection: Connection,
   range: AccountRange,
   sealed: AccountPage,
-  quick: boolean | undefined,
 ): Promise<AccountsNow | undefined> {
-  if (quick) {
-    const now = await readFigures(connection, range, ACCOUNTS_AT_ONCE)
-    const count = (sealed.ids.length + 1) / (NIL.length + 1)
-    return now.count === count ? { ...sealed, ...now } : undefined
-  }
   const plain = !sealed.codes.includes('%')
   const now = await readAccounts(connection, range, ACCOUNTS_AT_ONCE, { plain })
   const facts = ['ids', 'currencies', 'openings', 'codes'] as const

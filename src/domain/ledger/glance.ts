@@ -174,15 +174,19 @@ export interface AccountsNow
 /** What of `AccountsNow` changes with every post. */
 export type FiguresNow = Pick<AccountsNow, 'count' | 'seqs' | 'balances'>
 
-const FIGURES = `count(*), string_agg(coalesce(b.seq, 0)::text, ','), string_agg(coalesce(b.balance_minor, 0)::text, ',')`
+const SEQ = 'coalesce(b.seq, 0)'
+const BALANCE = 'coalesce(b.balance_minor, 0)'
+const FIGURES = `count(*), string_agg(${SEQ}::text, ','), string_agg(${BALANCE}::text, ',')`
 const facts = (code: string) =>
   `string_agg(a.id::text, ','), string_agg(a.currency, ','), string_agg(a.opening_minor::text, ','), string_agg(${code}, ',')`
 const within = (id: string, most: number) =>
   `where tenant_id = $1 and ${id} > $2::uuid and ${id} <= $3::uuid order by ${id} limit ${most}`
+const balancesWithin = (most: number) =>
+  `select account_id, seq, balance_minor from billing.balance ${within('account_id', most)}`
 // Accounts and balances side by side take half of what it takes to look each balance up.
-const accountsWithin = (columns: string, most: number) => `
-  (select id${columns} from billing.account ${within('id', most)}) a
-  left join (select account_id, seq, balance_minor from billing.balance ${within('account_id', most)}) b on b.account_id = a.id`
+const accountsWithin = (most: number) => `
+  (select id, currency, opening_minor, code from billing.account ${within('id', most)}) a
+  left join (${balancesWithin(most)}) b on b.account_id = a.id`
 
 /**
  * So many accounts at most. With `plain` codes are as they are, for comparison with some that nothing in is escaped: as a list
@@ -197,7 +201,7 @@ export async function readAccounts(
   const [row] = (await sendForText(
     connection,
     plain ? 'ledger_glance_plain_accounts' : 'ledger_glance_accounts',
-    `select ${FIGURES}, ${facts(plain ? 'a.code' : ACCOUNT_CODE)} from ${accountsWithin(', currency, opening_minor, code', most)}`,
+    `select ${FIGURES}, ${facts(plain ? 'a.code' : ACCOUNT_CODE)} from ${accountsWithin(most)}`,
     [tenantId, after, upTo],
   )) as [string[]]
   const [count, ...columns] = row.map((text) => text ?? '') as [string, ...string[]]
@@ -212,19 +216,38 @@ export async function readAccounts(
   return { count: Number(count), seqs, balances, ids, currencies, openings, codes }
 }
 
-/** The same without what they are called and kept in, for a third of the time. */
+const figuresWithin = (most: number) =>
+  `select a.id as account_id, ${SEQ} as seq, ${BALANCE} as balance_minor from ${accountsWithin(most)}`
+
+/** Balances of a page's accounts as they are now, and what they have grown by since it was sealed. */
 export async function readFigures(
   connection: Connection,
   { tenantId, after, upTo = BEHIND_ALL }: AccountRange,
   most: number,
-): Promise<FiguresNow> {
-  const [[count, seqs, balances]] = (await sendForText(
+  { currencies, seqs, balances }: AccountPage,
+  { seed }: Glance,
+): Promise<FiguresNow & Grown> {
+  const kept = currencies.split(',')
+  const distinct = [...new Set(kept)]
+  // Whoever was never posted to has no balance; to look for accounts as well takes a third longer.
+  const every = !/(^|,)0(,|$)/.test(seqs)
+  const [[count, seqsNow, balancesNow, ...grown]] = (await sendForText(
     connection,
-    'ledger_glance_figures',
-    `select ${FIGURES} from ${accountsWithin('', most)}`,
-    [tenantId, after, upTo],
-  )) as [[string, string | null, string | null]]
-  return { count: Number(count), seqs: seqs ?? '', balances: balances ?? '' }
+    every ? 'ledger_glance_figures' : 'ledger_glance_some_figures',
+    // Arrays whose elements are of one length are read at any place at once; a currency is one of a short list.
+    `select count(*), string_agg(g.seq::text, ','), string_agg(g.balance::text, ','), ${GROWN} from (
+       select ${inCurrency('b.account_id', '($6::text[])[($5::smallint[])[b.nth]]', saltOf('$1::uuid', '$4'))} as account,
+         b.seq, b.balance_minor as balance, ($7::bigint[])[b.nth] as sealed_seq, ($8::bigint[])[b.nth] as sealed_balance
+       from (
+         select *, row_number() over (order by account_id) as nth
+         from (${every ? balancesWithin(most) : figuresWithin(most)}) b) b offset 0) g`,
+    [
+      ...[tenantId, after, upTo, seed],
+      `{${kept.map((currency) => distinct.indexOf(currency) + 1)}}`,
+      ...[distinct, seqs, balances].map((list) => `{${list}}`),
+    ],
+  )) as [[string, string | null, string | null, ...SumsGrown]]
+  return { count: Number(count), seqs: seqsNow ?? '', balances: balancesNow ?? '', ...readGrown(grown) }
 }
 
 /** What accounts of a tenant have grown by since they were sealed; each column as `AccountPage` has it. */
@@ -244,18 +267,27 @@ export interface Grown {
   shrunk: boolean
 }
 
+// Of accounts `g`, each with its hash, as sealed and as it is.
+const GROWN = `coalesce(sum(g.seq - g.sealed_seq), 0),
+  coalesce(sum(case when g.seq <> g.sealed_seq or g.balance <> g.sealed_balance
+    then ${step('g.account', ['g.seq', 'g.balance'], ['g.sealed_seq', 'g.sealed_balance'])} end), 0),
+  bool_or(g.seq < g.sealed_seq or (g.seq = g.sealed_seq and g.balance <> g.sealed_balance))`
+type SumsGrown = [string, string, string | null]
+const readGrown = ([entries, steps, shrunk]: SumsGrown): Grown => ({
+  entries: Number(entries),
+  steps: BigInt(steps),
+  shrunk: shrunk === 't',
+})
+
 export async function glanceAtGrowth(
   connection: Connection,
   { tenantId, ids, currencies, sealed, now }: Growth,
   { seed }: Glance,
 ): Promise<Grown> {
-  const [[entries, steps, shrunk]] = (await sendForText(
+  const [sums] = (await sendForText(
     connection,
     'ledger_glance_growth',
-    `select coalesce(sum(g.seq - g.sealed_seq), 0),
-       coalesce(sum(${step('g.account', ['g.seq', 'g.balance'], ['g.sealed_seq', 'g.sealed_balance'])}), 0),
-       bool_or(g.seq < g.sealed_seq or (g.seq = g.sealed_seq and g.balance <> g.sealed_balance))
-     from (
+    `select ${GROWN} from (
        select s.*, ${inCurrency('s.id', 's.currency', 's.salt')} as account
        from (
          -- One beside the other, without a table that holds them all first.
@@ -268,8 +300,8 @@ export async function glanceAtGrowth(
       seed,
       ...[ids, currencies, sealed.seqs, sealed.balances, now.seqs, now.balances].map((list) => `{${list}}`),
     ],
-  )) as [[string, string, string | null]]
-  return { entries: Number(entries), steps: BigInt(steps), shrunk: shrunk === 't' }
+  )) as [SumsGrown]
+  return readGrown(sums)
 }
 
 /** Whole accounts of a tenant in their order, without another between them, in one currency and with a block each. */
