@@ -1,4 +1,4 @@
-import { deflateSync, gzipSync } from 'node:zlib'
+import { deflateRawSync, deflateSync, gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { identifiersOf, logLine } from '../../bench/erasure/log.ts'
@@ -237,6 +237,41 @@ describe('an identifier is found', () => {
     ['e-mail', 'Farida.Ahmadi AT example.af'],
     ['e-mail', 'report_for_farida.ahmadi_at_example.af.pdf'],
     ['e-mail', [...'farida.ahmadi@example.af'].reverse().join('')],
+    ['e-mail', 'snevqn.nuznqv@rknzcyr.ns'],
+    ['e-mail', 'f\u0430rida.ahm\u0430di@ex\u0430mple.af, with Cyrillic letters'],
+    ['e-mail', 'farida.ahmadi-at-example-dot-af'],
+    ['e-mail', 'farida.ahmadi{at}example{dot}af'],
+    ['e-mail', 'farida.ahmadi [@] example.af'],
+    ['e-mail', 'farida.ahmadi(at work)@example.af'],
+    ['e-mail', 'farida.ahmadi@example\u3002af'],
+    ['e-mail', 'Subject: =?UTF-8?Q?farida.ahm?=\r\n =?UTF-8?Q?adi=40example.af?='],
+    ['phone', '=?UTF-8?B?dGVsIDA3MDA=?= =?UTF-8?B?MTIzNDU2IG5vdw==?='],
+    ['phone', `insert into t values ('0700' '123456')`],
+    ['phone', '0700\u001f123\u007f456'],
+    ['phone', `0\u247a00\u2474\u2475\u2476\u2477\u2478\u2479`],
+    ['phone', [...'0700123456'].map((digit) => String.fromCodePoint(0x1fbf0 + Number(digit))).join('')],
+    ['phone', [...'0700123456'].map((digit) => `\\'${hexOf(digit)}`).join('')],
+    ['phone', [...'0700123456'].map((digit) => `\\u${1776 + Number(digit)}?`).join('')],
+    ['phone', [...'0700123456'].map((digit) => `\\6${digit}`).join('')],
+    ['phone', '{"0":"0","1":"7","2":"0","3":"0","4":"1","5":"2","6":"3","7":"4","8":"5","9":"6"}'],
+    [
+      'phone',
+      octets('0700123456', 2, 8)
+        .map((byte) => `0b${byte}`)
+        .join(', '),
+    ],
+    [
+      'phone',
+      octets('0700123456', 8, 2)
+        .map((byte) => `0o${byte}`)
+        .join(','),
+    ],
+    ['phone', JSON.stringify([...gzipSync('{"to":"0700123456"}')])],
+    ['phone', gzipSync(gzipSync('{"to":"0700123456"}')).toString('base64')],
+    ['phone', zipped('word/document.xml', '<w:t>0700</w:t></w:r><w:r><w:t>123456</w:t>')],
+    ['phone', zipped('a.txt', 'nothing', 'b.txt', 'on 0700123456 at night').toString('base64')],
+    ['phone', deflateSync('BT [(07)-20.5(00)15(123)(456)] TJ ET')],
+    ['phone', '07913907000000F011000B913907103254F60000AA05E8329BFD06'],
     ['phone', `\u202e${[...'0700 123 456'].reverse().join('')}\u202c`],
     [
       'phone',
@@ -385,6 +420,11 @@ describe('an identifier is found', () => {
   })
 })
 
+test('three marked words of hex are found wherever they stand', () => {
+  for (let at = 0; at < 16; at++)
+    expect(kindsIn(`${'-'.repeat(at)} 0x30373030 0x31323334 0x3536 ok`)).toEqual(['phone'])
+})
+
 describe('nobody is found', () => {
   test('in a log of other people', () => {
     const chance = randomFrom(20261130)
@@ -511,6 +551,21 @@ const octets = (text: string, base: number, size: number): string[] =>
   [...Buffer.from(text)].map((byte) => byte.toString(base).padStart(size, '0'))
 const utf32 = (text: string): Buffer =>
   Buffer.concat([...text].map((sign) => Buffer.from([0, 0, 0, sign.charCodeAt(0)])))
+
+/** Files of a ZIP (APPNOTE 4.3), without the directory at its end. */
+function zipped(...files: string[]): Buffer {
+  const heads = files.flatMap((name, n) => {
+    if (n % 2 === 1) return []
+    const data = deflateRawSync(files[n + 1]!)
+    const head = Buffer.alloc(30)
+    head.write('PK\x03\x04\x14', 'latin1')
+    head[8] = 8
+    head.writeUInt32LE(data.length, 18)
+    head.writeUInt16LE(name.length, 26)
+    return [head, Buffer.from(name), data]
+  })
+  return Buffer.concat(heads)
+}
 
 function hexDump(text: string): string {
   const lines = text.match(/.{1,16}/g)!

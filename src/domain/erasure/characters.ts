@@ -25,10 +25,10 @@ export function characters(): Characters {
 }
 let tables: Characters | undefined
 
-/** The kind of any code point; digits and letters beyond the basic plane are mathematical ones. */
+/** The kind of any code point; letters beyond the basic plane are mathematical ones. */
 export function kindOf({ kind }: Characters, codePoint: number): number {
   if (codePoint < 0x10000) return kind[codePoint]!
-  if (codePoint >= 0x1d7ce && codePoint <= 0x1d7ff) return DIGIT
+  if (figureBeyond(codePoint) !== undefined) return DIGIT
   if (codePoint >= 0x1d400 && codePoint <= 0x1d6a3) return LETTER
   return codePoint >= 0xe0000 && codePoint <= 0xe01ef ? IGNORED : OTHER
 }
@@ -36,8 +36,23 @@ export function kindOf({ kind }: Characters, codePoint: number): number {
 export function foldOf({ fold }: Characters, codePoint: number): number {
   if (codePoint < 0x10000) return fold[codePoint]!
   // Alphabets of 26 capitals and 26 small letters each.
-  return codePoint < 0x1d7ce ? 0x61 + ((codePoint - 0x1d400) % 26) : (codePoint - 0x1d7ce) % 10
+  return figureBeyond(codePoint) ?? 0x61 + ((codePoint - 0x1d400) % 26)
 }
+
+/** The value of a digit beyond the basic plane: of a script's, a mathematical or a segmented one, or one with a comma. */
+function figureBeyond(codePoint: number): number | undefined {
+  if (codePoint >= 0x1d7ce && codePoint <= 0x1d7ff) return (codePoint - 0x1d7ce) % 10
+  if (codePoint === 0x1f100) return 0
+  if (codePoint > 0x1f100 && codePoint <= 0x1f10a) return codePoint - 0x1f101
+  const past = codePoint > 0x1fbf9 ? undefined : ZEROS_BEYOND.find((zero) => codePoint < zero + 10)
+  return past === undefined || codePoint < past ? undefined : codePoint - past
+}
+/** Of the scripts beyond the basic plane, in order (The Unicode Standard, DerivedNumericType). */
+const ZEROS_BEYOND = [
+  0x104a0, 0x10d30, 0x11066, 0x110f0, 0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x11730,
+  0x118e0, 0x11950, 0x11c50, 0x11d50, 0x11da0, 0x11f50, 0x16a60, 0x16ac0, 0x16b50, 0x1e140, 0x1e2f0, 0x1e4f0,
+  0x1e950, 0x1fbf0,
+]
 
 /** Text with what is ignored left out and the rest folded; digits become ASCII, everything else keeps its place. */
 export function foldText(text: string): string {
@@ -85,12 +100,15 @@ function makeTables(): Characters {
       fold[codePoint] = SAME_LETTER[plain]?.charCodeAt(0) ?? plain.charCodeAt(0)
     }
   }
-  for (const zero of zeros(kind)) {
-    for (let value = 0; value < 10; value++) {
-      kind[zero + value] = DIGIT
-      fold[zero + value] = value
+  const digits = (one: number, count: number, value: number) => {
+    for (let n = 0; n < count; n++) {
+      kind[one + n] = DIGIT
+      fold[one + n] = value + n
     }
   }
+  for (const zero of zeros(kind)) digits(zero, 10, 0)
+  for (const one of ONES) digits(one, 9, 1)
+  digits(0x24ff, 1, 0)
   return { kind, fold }
 }
 
@@ -119,6 +137,9 @@ function* zeros(kind: Uint8Array): Generator<number> {
     codePoint += 9
   }
 }
+
+/** Ones that are followed by the others to nine: in brackets, with a full stop, in circles of all kinds. */
+const ONES = [0x2474, 0x2488, 0x24f5, 0x2776, 0x2780, 0x278a]
 
 const IGNORABLE = /^[\p{Cf}\p{Mn}\p{Me}\u0640\u115f\u1160\u3164]$/u
 const BETWEEN = /^[\p{Z}\p{Pd}\t ._/()+~*,;|^·•‧․⁄∕−،؛٫٬、]$/u

@@ -1,5 +1,5 @@
 import { brotliDecompressSync, constants, inflateRawSync } from 'node:zlib'
-import { clear, type Decoded, HEX, plainArray, putUtf8 } from './decode.ts'
+import { clear, type Decoded, decodeBase64, HEX, plainArray, putUtf8, undoEscapes } from './decode.ts'
 
 /** A base32 alphabet: values by byte of either case, 255 for anything else. */
 function base32(alphabet: string, same: Record<string, string> = {}): Uint8Array {
@@ -211,6 +211,14 @@ export function decodeIndexed(bytes: Uint8Array, from: number, to: number, into:
     const key = numberAt(bytes, at, to)
     if (key.value !== index) break
     at = skip(bytes, key.end, to, '":\' \\')
+    if (bytes[at - 1] === 0x22 || bytes[at - 1] === 0x27) {
+      // `{"0":"0","1":"7",…}`: a string as an object.
+      let end = at
+      while (end < to && end < at + 4 && bytes[end] !== bytes[at - 1] && bytes[end] !== 0x5c)
+        into.bytes[into.length++] = bytes[end++]!
+      at = skip(bytes, end, to, ',"\' \\\n')
+      continue
+    }
     const item = numberAt(bytes, at, to)
     if (item.end === at || item.value > 0x10ffff) break
     if (item.value < 0x100) into.bytes[into.length++] = item.value
@@ -218,6 +226,86 @@ export function decodeIndexed(bytes: Uint8Array, from: number, to: number, into:
     at = skip(bytes, item.end, to, ',"\' \\\n')
   }
   return at
+}
+
+/** `0b00110000, 0b00110111` and `0o60,0o67`: bytes by their marks. Returns where they end, or `at` when fewer than nine stand there. */
+export function decodeMarked(bytes: Uint8Array, at: number, to: number, into: Decoded): number {
+  clear(into, to - at)
+  const base = (bytes[at + 1]! | 0x20) === 0x62 ? 2 : 8
+  let end = at
+  for (let next = at; next + 2 < to && bytes[next] === 0x30 && bytes[next + 1] === bytes[at + 1]; ) {
+    let value = 0
+    end = next + 2
+    while (end < to && end < next + 10 && bytes[end]! >= 0x30 && bytes[end]! < 0x30 + base)
+      value = value * base + bytes[end++]! - 0x30
+    if (end === next + 2 || value > 255) break
+    into.bytes[into.length++] = value
+    next = skip(bytes, end, to, ' ,;:|\n')
+  }
+  return into.length >= 9 ? end : at
+}
+
+/** Whether `0x`, `0b` or `0o` at a place is not the first of its list. */
+export function goesOn(bytes: Uint8Array, at: number, from: number): boolean {
+  let before = at - 1
+  while (before > from && before > at - 4 && IN_WORDS[bytes[before]!] === 1) before--
+  if (before === at - 1) return false
+  const last = before
+  while (before > from && before > last - 9 && HEX[bytes[before]!] !== 255) before--
+  // The mark's own figures are hex digits as well, but for x and o.
+  return bytes[before] === bytes[at + 1] || (last - before > 8 && bytes[before + 1] === bytes[at + 1])
+}
+
+/**
+ * Words of a mail's head that are encoded (RFC 2047), `=?UTF-8?B?…?=` and `=?UTF-8?Q?…?=`, and what follows each other of
+ * them as one text. Returns where they end.
+ */
+export function decodeEncodedWords(bytes: Uint8Array, at: number, to: number, into: Decoded): number {
+  clear(into, LONGEST_ARRAY)
+  const part: Decoded = { bytes: new Uint8Array(0), length: 0 }
+  let end = at
+  for (let next = at; next < to && into.length < LONGEST_ARRAY - 128; ) {
+    const text = Buffer.from(bytes.buffer, bytes.byteOffset + next, Math.min(128, to - next)).toString(
+      'latin1',
+    )
+    const [whole, kind, written = ''] = ENCODED_WORD.exec(text) ?? []
+    if (whole === undefined) break
+    const word = Buffer.from(written, 'latin1')
+    if (kind!.toLowerCase() === 'b') decodeBase64(word, 0, word.length, part)
+    else
+      undoEscapes(
+        word.map((byte) => (byte === 0x5f ? 0x20 : byte)),
+        0,
+        word.length,
+        true,
+        part,
+      )
+    for (let n = 0; n < part.length; n++) into.bytes[into.length++] = part.bytes[n]!
+    end = next + whole.length
+    next = skip(bytes, end, to, ' \t\r\n')
+  }
+  return end
+}
+const ENCODED_WORD = /^=\?[\w*-]{2,24}\?([bq])\?([^?\s]{0,80})\?=/i
+
+/**
+ * Phone numbers as an SMS carries them (3GPP TS 23.040, section 9.1.2.5): how many figures, of what kind, then two figures a
+ * byte, the second first. Of all in a run of hex digits, as text.
+ */
+export function decodeSemiOctets(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
+  clear(into, 2 * (to - from))
+  for (let at = from; at + 16 < to; at += 2) {
+    const kind = bytes[at + 2]!
+    if (bytes[at + 3] !== 0x31 || bytes[at] !== 0x30) continue
+    const count = HEX[bytes[at + 1]!]!
+    if (count < 9 || count > 15 || (kind !== 0x39 && kind !== 0x38 && (kind | 0x20) !== 0x61)) continue
+    const start = into.length
+    if (kind === 0x39) into.bytes[into.length++] = 0x2b
+    for (let n = 0; n < count; n++) into.bytes[into.length++] = bytes[at + 4 + (n ^ 1)] ?? 0
+    into.bytes[into.length++] = 0x20
+    for (let n = start + 1; n < into.length - 1; n++)
+      if (into.bytes[n]! < 0x30 || into.bytes[n]! > 0x39) into.length = start
+  }
 }
 
 function numberAt(bytes: Uint8Array, at: number, to: number): { value: number; end: number } {
@@ -332,8 +420,8 @@ export function undoTags(bytes: Uint8Array, from: number, to: number, into: Deco
 }
 
 /**
- * The parts of an array that begins at a `[` as one text, `["0700","123","456"]`, after the name of its field; where a value
- * is no string or number, nothing. Returns where it ends, or `at`.
+ * The parts of an array that begins at a `[` as one text, `["0700","123","456"]` or `[(0700)-20(123)]`, after the name of its
+ * field; where a value is no string or number, nothing. Returns where it ends, or `at`.
  */
 export function joinParts(bytes: Uint8Array, at: number, from: number, to: number, into: Decoded): number {
   const last = Math.min(to, at + LONGEST_ARRAY)
@@ -346,22 +434,28 @@ export function joinParts(bytes: Uint8Array, at: number, from: number, to: numbe
     const byte = bytes[next]!
     // Within a string of JSON quotes have a backslash.
     if (byte === 0x5c) continue
-    if (quote !== 0) {
+    if (quote > PARENTHESES) {
       if (byte === 10) return at
-      if (byte === quote) quote = 0
+      if (byte === quote) quote = quote === 0x29 ? PARENTHESES : 0
       else into.bytes[into.length++] = byte
-    } else if (byte === 0x22 || byte === 0x27) {
-      quote = byte
+    } else if (byte === 0x22 || byte === 0x27 || byte === 0x28) {
+      quote = byte === 0x28 ? 0x29 : byte
       parts++
     } else if (byte === 0x5d) {
       into.bytes[into.length++] = 0x20
       return parts > 0 ? next + 1 : at
-    } else if (byte >= 0x30 && byte <= 0x39) into.bytes[into.length++] = byte
-    else if (byte !== 0x2c && byte !== 0x20 && byte !== 10 && byte !== 13) return at
+    } else if (byte >= 0x30 && byte <= 0x39) {
+      // What moves the letters of a PDF's text is not written there.
+      if (quote !== PARENTHESES) into.bytes[into.length++] = byte
+    } else if (byte === 0x2d || byte === 0x2e) {
+      if (quote !== PARENTHESES) return at
+    } else if (byte !== 0x2c && byte !== 0x20 && byte !== 10 && byte !== 13) return at
   }
   return at
 }
 const LONGEST_ARRAY = 2_048
+/** Between two strings of `[(07)-20(00)] TJ` (ISO 32000, section 9.4.3). */
+const PARENTHESES = 1
 const FIELD_NAME = 24
 
 /** Strings that a program joins, `"0700" + '123456'` or `'a' || 'b'`, around an operator at `at`, as one text. */
@@ -409,7 +503,7 @@ export function decompressBare(bytes: Uint8Array, limit: number): Uint8Array | u
 
 /** Whether bytes begin as something compressed may. */
 export const mayBeCompressed = ({ bytes }: Decoded): boolean =>
-  bytes[0] === 0x1f || bytes[0] === 0x78 || mayBeBare(bytes[0]!)
+  bytes[0] === 0x1f || bytes[0] === 0x78 || bytes[0] === 0x50 || mayBeBare(bytes[0]!)
 
 /** By the first byte. */
 export const mayBeBare = (first: number): boolean => first === 0x1b || (first & 7) === 3 || (first & 7) === 5

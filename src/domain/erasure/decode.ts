@@ -120,7 +120,7 @@ const besideWide = (bytes: Uint8Array, at: number, to: number): boolean =>
 
 /**
  * Undoes the escapes of one layer: percent (RFC 3986, and `%u06F0`), JSON, JavaScript and C (`\u06f0`, `\u{6f0}`, `\x30`,
- * `\060`), HTML entities and a terminal's colours (ECMA-48) all at once, or else quoted-printable (RFC 2045) with its soft
+ * `\060`), RTF (`\'30`, `\u1776?`), HTML entities and a terminal's colours (ECMA-48) all at once, or else quoted-printable (RFC 2045) with its soft
  * line breaks, which would take `=7` in `number=700` for its own. Returns whether there was any.
  */
 export function undoEscapes(
@@ -134,6 +134,8 @@ export function undoEscapes(
   let kept = 0
   let high = 0
   let at = from
+  // Where an octal escape of two figures ended.
+  let shortTo = -1
   const put = (codePoint: number) => {
     if (codePoint >= 0xd800 && codePoint < 0xdc00) {
       high = codePoint
@@ -168,8 +170,11 @@ export function undoEscapes(
     } else if (byte === BACKSLASH && !quoted && at + 1 < to) {
       const next = bytes[at + 1]!
       const unit = next === 0x75 ? hexAt(bytes, at + 2, 4, to) : -1
-      const pair = next === 0x78 ? hexAt(bytes, at + 2, 2, to) : -1
-      if (unit >= 0) {
+      const pair = next === 0x78 || next === 0x27 ? hexAt(bytes, at + 2, 2, to) : -1
+      if (unit >= 0 && bytes[at + 6] === 0x3f && decimalAt(bytes, at + 2) > 0) {
+        put(decimalAt(bytes, at + 2))
+        at += 7
+      } else if (unit >= 0) {
         put(unit)
         at += 6
       } else if (pair >= 0) {
@@ -188,6 +193,10 @@ export function undoEscapes(
       } else if (isOctal(next) && isOctal(bytes[at + 2]) && isOctal(bytes[at + 3])) {
         into.bytes[into.length++] = ((next & 7) << 6) | ((bytes[at + 2]! & 7) << 3) | (bytes[at + 3]! & 7)
         at += 4
+      } else if (isOctal(next) && isOctal(bytes[at + 2]) && (bytes[at + 3] === BACKSLASH || at === shortTo)) {
+        into.bytes[into.length++] = ((next & 7) << 3) | (bytes[at + 2]! & 7)
+        at += 3
+        shortTo = at
       } else {
         // Of any other than these the backslash goes.
         into.bytes[into.length++] = next === 0x6e ? 0x0a : next === 0x72 ? 0x0d : next === 0x74 ? 0x09 : next
@@ -220,6 +229,16 @@ export function undoEscapes(
 const [PERCENT, BACKSLASH, AMPERSAND, EQUALS, ESC] = [0x25, 0x5c, 0x26, 0x3d, 0x1b]
 
 const isOctal = (byte: number | undefined): boolean => byte !== undefined && byte >= 0x30 && byte <= 0x37
+
+/** The value of four decimal digits; 0 where others stand. */
+function decimalAt(bytes: Uint8Array, at: number): number {
+  let value = 0
+  for (let next = at; next < at + 4; next++) {
+    if (bytes[next]! < 0x30 || bytes[next]! > 0x39) return 0
+    value = value * 10 + bytes[next]! - 0x30
+  }
+  return value
+}
 
 /** The value of `digits` hex digits, or -1. */
 function hexAt(bytes: Uint8Array, at: number, digits: number, to: number): number {
@@ -367,16 +386,22 @@ const IN_LISTS = new Uint8Array(256)
 for (const sign of ' ,:;-|._/\n\r\t"\'') IN_LISTS[sign.charCodeAt(0)] = 1
 
 /**
- * What gzip (RFC 1952) or zlib (RFC 1950) compressed, as far as it goes and whatever follows; undefined when the bytes are
- * neither. `onCut` is told when there would be more than the limit, of which nothing is returned, or the bytes end before it does.
+ * What gzip (RFC 1952), zlib (RFC 1950) or ZIP (of a file that begins here) compressed, once or several times, as far as it goes
+ * and whatever follows; undefined when the bytes are neither. `onCut` is told when there would be more than the limit, of which nothing is returned, or the bytes end before it does.
  */
-export function decompress(bytes: Uint8Array, limit: number, onCut: () => void): Uint8Array | undefined {
+export function decompress(
+  bytes: Uint8Array,
+  limit: number,
+  onCut: () => void,
+  times = 3,
+): Uint8Array | undefined {
   const isGzip = bytes[0] === 0x1f && bytes[1] === 0x8b && bytes[2] === 8
   const isZlib = bytes[0] === 0x78 && ((bytes[0]! << 8) | bytes[1]!) % 31 === 0
-  if (!isGzip && !isZlib) return undefined
+  const zipped = isGzip || isZlib ? 0 : zipDataAt(bytes)
+  if (!isGzip && !isZlib && zipped === 0) return undefined
   // A header with a file's name has no fixed length.
   const isNamed = isGzip && bytes[3] !== 0
-  const data = isNamed ? bytes : bytes.subarray(isGzip ? 10 : 2)
+  const data = isNamed ? bytes : bytes.subarray(isGzip ? 10 : zipped || 2)
   const options = { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH, info: true }
   try {
     const { buffer, engine } = (isNamed ? unzipSync : inflateRawSync)(data, options) as unknown as {
@@ -384,11 +409,20 @@ export function decompress(bytes: Uint8Array, limit: number, onCut: () => void):
       engine: { bytesWritten: number }
     }
     if (engine.bytesWritten >= data.length && buffer.length >= SHORTEST_CUT) onCut()
-    return plainArray(buffer)
+    const plain = plainArray(buffer)
+    return (times > 1 ? decompress(plain, limit, onCut, times - 1) : undefined) ?? plain
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE') onCut()
     return undefined
   }
+}
+
+/** Where the deflated data of a file in a ZIP begin (APPNOTE 4.3.7), whose head is at 0; 0 where none is. */
+function zipDataAt(bytes: Uint8Array): number {
+  const isHead = bytes[0] === 0x50 && bytes[1] === 0x4b && bytes[2] === 3 && bytes[3] === 4 && bytes[8] === 8
+  return isHead && bytes.length > 30
+    ? 30 + (bytes[26]! | (bytes[27]! << 8)) + (bytes[28]! | (bytes[29]! << 8))
+    : 0
 }
 
 /** Bytes beyond which what comes out is no chance of random data that begins like zlib's. */

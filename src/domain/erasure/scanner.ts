@@ -32,12 +32,16 @@ import {
   decodeBase32,
   decodeBase85,
   decodeDump,
+  decodeEncodedWords,
   decodeFigures,
   decodeHexWords,
   decodeIndexed,
+  decodeMarked,
+  decodeSemiOctets,
   decodeUtf32,
   decodeUu,
   decompressBare,
+  goesOn,
   isDumpLine,
   isUuLine,
   joinHalves,
@@ -132,9 +136,10 @@ const SHORTEST_TEXT = 9
 /** Bytes from one sign between two pairs of a list to the next. */
 const SHORTEST_PAIR = 3
 const LONGEST_PAIR = 9
-/** From one sign to the next: `30373030 `, `0x30373030 `. */
+/** From one sign to the next: `30373030 `. */
 const WORD = 9
-const MARKED_WORD = 11
+/** `0x30373030` */
+const MARKED_WORD = 10
 const LONGEST_BYTE = 4
 const PROBE_LISTS = 16
 /** Base85 digits of nine bytes, and how far from a word's begin its first sign is looked for. */
@@ -143,6 +148,8 @@ const FARTHEST_SIGN = 48
 const UNCOMPRESSED = 1 << 22
 /** What gzip begins with (RFC 1952). */
 const GZIP = Buffer.from([0x1f, 0x8b, 8])
+/** What a file in a ZIP begins with, as in an office document. */
+const ZIP = Buffer.from('PK\x03\x04')
 
 interface PartOfNumber {
   meaning: number
@@ -272,12 +279,18 @@ class Pass implements Scanner {
     this.#top = bytes
     this.#base = base
     this.#budget = 64 * bytes.length + (1 << 20)
-    const searched = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-    for (let at = 0; at >= 0; at = searched.indexOf(GZIP, at + 1)) {
-      const plain = decompress(bytes.subarray(at), UNCOMPRESSED, this.#cut)
-      if (plain) this.#within('gzip', plain, 0, plain.length, 0, at)
-    }
+    this.#files('gzip', GZIP, bytes, 0, 0)
+    this.#files('zip', ZIP, bytes, 0, 0)
     this.#pass(bytes, 0, bytes.length, 0)
+  }
+
+  /** Compressed files in what is read, wherever they begin. `place` is where it lay, when it was decoded. */
+  #files(encoding: string, head: Buffer, bytes: Uint8Array, depth: number, place: number): void {
+    const searched = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+    for (let at = searched.indexOf(head); at >= 0; at = searched.indexOf(head, at + 1)) {
+      const plain = decompress(bytes.subarray(at), UNCOMPRESSED, this.#cut)
+      if (plain) this.#within(encoding, plain, 0, plain.length, depth, depth === 0 ? at : place)
+    }
   }
 
   /** Passes over what was decoded. `at` is where it lay, at depth 0. */
@@ -508,7 +521,7 @@ class Pass implements Scanner {
       this.#spokenAddress(bytes, at, from, to, depth)
     if (byte === 0x5b) {
       const next = bytes[at + 1]
-      if (next === 0x22 || next === 0x27 || next === 0x5c || next === 0x20 || next === 10)
+      if (next === 0x22 || next === 0x27 || next === 0x28 || next === 0x5c || next === 0x20 || next === 10)
         joinParts(bytes, at, from, to, into)
     } else if (byte === 0x2b || byte === 0x7c) joinStrings(bytes, at, from, to, into)
     if (into.length >= SHORTEST_TEXT) this.#within('parts', into.bytes, 0, into.length, depth, at)
@@ -530,6 +543,7 @@ class Pass implements Scanner {
 
   /** Base85, in a word with signs that words of people do not have. Returns where the word ends. */
   #signed(bytes: Uint8Array, at: number, from: number, to: number, depth: number): number {
+    if (bytes[at] === 0x3f && bytes[at - 1] === 0x3d) this.#encodedWords(bytes, at - 1, from, to, depth)
     let start = at
     const first = Math.max(from, at - FARTHEST_SIGN)
     while (start > first && IN_BASE85[bytes[start - 1]!] !== 0) start--
@@ -550,6 +564,17 @@ class Pass implements Scanner {
     const into = this.#scratch[depth + 1]!
     for (let kind = 0; kind < BASE85_KINDS && to - from >= SHORTEST_BASE85; kind++)
       if (decodeBase85(kind, bytes, from, to, into)) this.#stretches('base85', into, depth, from)
+  }
+
+  /** Encoded words of a mail's head, from the first of them on. */
+  #encodedWords(bytes: Uint8Array, at: number, from: number, to: number, depth: number): void {
+    let before = at - 1
+    while (before > from && before > at - 4 && INDENTS[bytes[before]!] === 1) before--
+    while (before > from && before > at - 6 && (bytes[before] === NEWLINE || bytes[before] === 13)) before--
+    if (bytes[before] === 0x3d && bytes[before - 1] === 0x3f) return
+    const into = this.#scratch[depth + 1]!
+    decodeEncodedWords(bytes, at, to, into)
+    if (into.length >= SHORTEST_TEXT) this.#stretches('encoded words', into, depth, at)
   }
 
   #line(
@@ -600,7 +625,10 @@ class Pass implements Scanner {
     if (count === 1 && bytes[start] === 0x30) {
       const opens = bytes[start - 2] === 0x5c ? bytes[start - 3] : bytes[start - 2]
       if (bytes[start - 1] === 0x22 && opens === 0x7b) this.#indexed(bytes, start, to, depth)
-      else if (bytes[start + 1] === 0x78) this.#hexNumber(bytes, start + 2, to, depth)
+      else if (MARKS[bytes[start + 1]!] === 1) {
+        if (bytes[start + 1] === 0x78) this.#hexNumber(bytes, start + 2, to, depth)
+        this.#marked(bytes, start, from, to, depth)
+      }
     }
     const meaning = fieldBefore(bytes, start, from)
     const previous = this.#parts[depth]!.at(-1)
@@ -688,7 +716,7 @@ class Pass implements Scanner {
     if (groups >= SHORTEST_TEXT || count >= 3 * SHORTEST_TEXT) {
       const into = this.#scratch[depth + 1]!
       if (decodeList(bytes, start, to, false, into) > start)
-        this.#stretches('list of bytes', into, depth, start)
+        this.#decoded('list of bytes', into, depth, start)
       decodeFigures(digits, count, (decoded) => this.#stretches('figures', decoded, depth, start), into)
     }
     return end
@@ -698,7 +726,18 @@ class Pass implements Scanner {
   #indexed(bytes: Uint8Array, at: number, to: number, depth: number): void {
     const into = this.#scratch[depth + 1]!
     decodeIndexed(bytes, at, to, into)
-    if (into.length >= SHORTEST_TEXT) this.#stretches('list of bytes', into, depth, at)
+    if (into.length >= SHORTEST_TEXT) this.#decoded('list of bytes', into, depth, at)
+  }
+
+  /** `0x30373030 0x31323334`, `0b00110000, …` and `0o60, …`, from the first of them on. */
+  #marked(bytes: Uint8Array, at: number, from: number, to: number, depth: number): void {
+    if (goesOn(bytes, at, from)) return
+    const into = this.#scratch[depth + 1]!
+    const end =
+      (bytes[at + 1]! | 0x20) === 0x78
+        ? decodeHexWords(bytes, at, to, into)
+        : decodeMarked(bytes, at, to, into)
+    if (end > at + MARKED_WORD && beginsAsText(into)) this.#stretches('hex', into, depth, at)
   }
 
   /** A whole phone number with its country's code as one number in hex; shorter ones would be anything. */
@@ -727,11 +766,9 @@ class Pass implements Scanner {
           period++
         if (period > LONGEST_PAIR) {
           // Of ten or twelve bytes there are three words, and two signs between them; either may be met first.
-          const isWord = bytes[at + WORD] === joint || bytes[at - WORD] === joint
-          const word = isWord ? WORD : MARKED_WORD
-          const sign = bytes[at + word] === joint ? at : bytes[at - word] === joint ? at - word : 0
-          if (sign > from && HEX[bytes[sign - 8]!] !== 255 && HEX[bytes[sign + word - 1]!] !== 255)
-            probe = Math.max(probe, this.#threeWords(bytes, sign, word, from, to, depth) - PROBE_LISTS)
+          const sign = bytes[at + WORD] === joint ? at : bytes[at - WORD] === joint ? at - WORD : 0
+          if (sign > from && HEX[bytes[sign - 8]!] !== 255 && HEX[bytes[sign + WORD - 1]!] !== 255)
+            probe = Math.max(probe, this.#threeWords(bytes, sign, from, to, depth) - PROBE_LISTS)
           break
         }
         if (HEX[bytes[at + period - 1]!] === 255) break
@@ -758,11 +795,11 @@ class Pass implements Scanner {
   }
 
   /** `30373030 31323334 3536`, whose first sign is at `at`; returns where they end, or 0. */
-  #threeWords(bytes: Uint8Array, at: number, word: number, from: number, to: number, depth: number): number {
-    const start = at + 1 - word
+  #threeWords(bytes: Uint8Array, at: number, from: number, to: number, depth: number): number {
+    const start = at + 1 - WORD
     const into = this.#scratch[depth + 1]!
     const end = start < from ? 0 : decodeHexWords(bytes, start, to, into)
-    if (end <= at + word || !beginsAsText(into)) return 0
+    if (end <= at + WORD || !beginsAsText(into)) return 0
     this.#stretches('hex', into, depth, start)
     return end
   }
@@ -1011,17 +1048,26 @@ class Pass implements Scanner {
       }
     }
     if (length < 0) {
-      const text = foldText(Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8'))
+      const text = foldText(
+        Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8'),
+      ).replace(/。/g, '.')
       // Without the marks beside it, and without the words of another script that it is glued to.
-      const addresses = new Set([ADDRESS, ASCII_ADDRESS].flatMap((form) => form.exec(text)?.[0] ?? []))
+      const addresses = new Set(
+        [text, latinOf(text)].flatMap((text) =>
+          [ADDRESS, ASCII_ADDRESS].flatMap((form) => form.exec(text)?.[0] ?? []),
+        ),
+      )
       for (const address of addresses) {
         for (length = 0; length < address.length; length++) units[length] = address.charCodeAt(length)
         this.#addressFound(length, address.indexOf('+'), depth, start)
       }
     } else {
       this.#addressFound(length, tag, depth, start)
-      // From its end on.
+      // With each letter thirteen on, and from its end on, as pages hide addresses from machines.
       if (this.#key === undefined || length > LONGEST) return
+      for (let place = 0; place < length; place++) units[place] = turned(units[place]!)
+      this.#unitsFound('e-mail', 0, length, depth, start)
+      for (let place = 0; place < length; place++) units[place] = turned(units[place]!)
       units.subarray(0, length).reverse()
       this.#unitsFound('e-mail', 0, length, depth, start)
     }
@@ -1040,12 +1086,14 @@ class Pass implements Scanner {
     if (length <= LONGEST) this.#unitsFound('e-mail', 0, length, depth, start)
   }
 
-  /** An address with spaces around its @, or with its first part in quotes. */
+  /** An address with spaces or brackets around its @, or with its first part in quotes, or a comment behind it. */
   #looseAddress(bytes: Uint8Array, at: number, past: number, from: number, to: number, depth: number): void {
     if (this.#key === undefined) return
     const text = (start: number, end: number) => textOf(bytes, start, end)
-    const domain = /^ {0,2}([a-z0-9][a-z0-9.-]*)/i.exec(text(past, Math.min(to, past + LONGEST)))?.[1]
-    const local = /([a-z0-9._%+-]+)(?: {1,2}|\\?")?$/i.exec(text(Math.max(from, at - LONGEST), at))?.[1]
+    const domain = /^[ \])}]{0,2}([a-z0-9][a-z0-9.-]*)/i.exec(text(past, Math.min(to, past + LONGEST)))?.[1]
+    const local = /([a-z0-9._%+-]+)(?:\([^()]*\)|[ [({]{1,2}|\\?")?$/i.exec(
+      text(Math.max(from, at - LONGEST), at),
+    )?.[1]
     if (domain && local) this.#tryAddress(`${local}@${domain}`, depth, at)
   }
 
@@ -1094,11 +1142,12 @@ class Pass implements Scanner {
   /** `zarghuna at mail dot example` and `zarghuna_at_mail.example.json` */
   #saidAddresses(bytes: Uint8Array, from: number, to: number, depth: number): void {
     const text = Buffer.from(bytes.buffer, bytes.byteOffset + from, to - from)
-    for (const word of SAID) {
-      for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + word.length)) {
+    for (const end of SAID_ENDS) {
+      for (let at = text.indexOf(end); at >= 0; at = text.indexOf(end, at + end.length)) {
+        if (!SAID.test(textOf(text, Math.max(0, at - 4), at + end.length))) continue
         const around = textOf(text, Math.max(0, at - LONGEST), Math.min(text.length, at + LONGEST))
         for (const [, local, domain] of around.matchAll(SAID_ADDRESS)) {
-          const hosts = domain!.replace(/ dot /gi, '.').split('.')
+          const hosts = domain!.replace(/ dot |-dot-|\{dot\}/gi, '.').split('.')
           // What stands before and behind may be the rest of a file's name.
           const words = local!.replace(/ dot /gi, '.').split('_').slice(-4)
           for (let n = hosts.length; n > 1; n--) {
@@ -1307,6 +1356,8 @@ class Pass implements Scanner {
       }
       if (at < end && hex > 0 && BASE64[bytes[at]!] === 255) continue
       if (hex >= SHORTEST_HEX) {
+        decodeSemiOctets(bytes, first, at, into)
+        if (into.length > 0) this.#within('semi-octets', into.bytes, 0, into.length, depth, start)
         for (const odd of [0, 1]) {
           decodeHex(bytes, first + odd, at, into)
           this.#decoded('hex', into, depth, start)
@@ -1345,7 +1396,11 @@ class Pass implements Scanner {
   #decoded(encoding: string, into: Decoded, depth: number, at: number): void {
     if (mayBeCompressed(into)) {
       const data = into.bytes.subarray(0, into.length)
-      const plain = decompress(data, UNCOMPRESSED, this.#cut) ?? decompressBare(data, UNCOMPRESSED)
+      if (data[0] === ZIP[0]) this.#files(`${encoding} of zip`, ZIP, data.slice(), depth, at)
+      const plain =
+        data[0] === ZIP[0]
+          ? undefined
+          : (decompress(data, UNCOMPRESSED, this.#cut) ?? decompressBare(data, UNCOMPRESSED))
       if (plain) this.#within(`${encoding} of gzip`, plain, 0, plain.length, depth, at)
     }
     this.#stretches(encoding, into, depth, at)
@@ -1429,9 +1484,11 @@ for (const word of ['domain', 'host', 'suffix'])
 const LOCAL_PART =
   /(?:user|local|mail|account|login|prefix)[\w-]*["'\\]{0,3} ?[:=>] ?["'\\]{0,3}([a-z0-9][a-z0-9._%+-]{0,63})(?![@\w])/gi
 
-const SAID = [' dot ', ' DOT ', ' Dot ', '_at_', ' AT ']
+/** How the words end that are said for signs, and the words: a search is as quick as its first letter is rare. */
+const SAID_ENDS = ['T ', 'ot ', 't_', 't}', 't-'].map((end) => Buffer.from(end))
+const SAID = /( dot | AT |[_{-]at[_}-])$/i
 const SAID_ADDRESS =
-  /([a-z0-9._%+-]+(?: dot [a-z0-9_+-]+)*)(?: at |_at_)([a-z0-9-]+(?:(?: dot |\.)[a-z0-9-]+)+)/gi
+  /([a-z0-9._%+-]+(?: dot [a-z0-9_+-]+)*)(?: at |_at_|-at-|\{at\})([a-z0-9-]+?(?:(?: dot |-dot-|\{dot\}|\.)[a-z0-9-]+?)+)(?![a-z0-9])/gi
 const SPOKEN = /^[[({] *at *[\])}] *([a-z0-9-]+(?:(?: *[[({<] *dot *[\])}>] *| dot |\.)[a-z0-9-]+)*)/i
 
 const textOf = (bytes: Uint8Array, from: number, to: number): string =>
@@ -1464,7 +1521,8 @@ function goOn(bytes: Uint8Array, from: number, to: number): number {
 /** Whether two quads of text follow each other, or something compressed begins. */
 function looksEncoded(bytes: Uint8Array, from: number, to: number, isBegin: boolean): boolean {
   const begins = quadAt(bytes, from)
-  if (begins === 0x1f8b08 || (begins >> 16 === 0x78 && (begins >> 8) % 31 === 0)) return true
+  if (begins === 0x1f8b08 || begins === 0x504b03 || (begins >> 16 === 0x78 && (begins >> 8) % 31 === 0))
+    return true
   if (isBegin && mayBeBare(begins >> 16)) return true
   // One of every two neighbours is looked at.
   for (let at = from + 4; at + 4 <= to; at += 8) {
@@ -1508,6 +1566,16 @@ const isDigit = (table: Characters, bytes: Uint8Array, at: number, to: number): 
 
 const ADDRESS = /[\p{L}0-9_](?:[\p{L}0-9._%+-]*[\p{L}0-9_])?@[\p{L}0-9](?:[\p{L}0-9._-]*[\p{L}0-9])?/u
 const ASCII_ADDRESS = /[a-z0-9_](?:[a-z0-9._%+-]*[a-z0-9_])?@[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?/
+
+/** ROT13 of a small letter. */
+const turned = (unit: number): number =>
+  unit < 0x61 || unit > 0x7a ? unit : 0x61 + ((unit - 0x61 + 13) % 26)
+
+/** With Latin letters for the Cyrillic and Greek ones that look the same. */
+const latinOf = (text: string): string =>
+  text.replace(/[\u0370-\u052f]/g, (letter) => LATIN[LOOK_LATIN.indexOf(letter)] ?? letter)
+const LOOK_LATIN = 'аеорсухіјѕһԁԛԝвкмнтɡοανρικυτεχηωγ'
+const LATIN = 'aeopcyxijshdqwbkmhtgoavpikutexnwy'
 
 /** What parts the columns of a table. */
 const isColumn = (byte: number): boolean =>
@@ -1650,7 +1718,7 @@ const [PLAIN, FIGURE, LEAD, AT_SIGN, HALF, LINE_END, ESCAPE, TAG, JOINT, NAMED, 
 const SORT = new Uint8Array(256)
 /** What a backslash makes something else of. */
 const BACKSLASHED = new Uint8Array(256)
-for (const sign of 'uxU/\\nrt01234567') BACKSLASHED[sign.charCodeAt(0)] = 1
+for (const sign of "uxU/\\nrt01234567'") BACKSLASHED[sign.charCodeAt(0)] = 1
 const SEPARATES = new Uint8Array(128)
 /** 1: within; 2: within, but neither at the beginning nor at the end. */
 const IN_ADDRESS = new Uint8Array(256)
@@ -1665,6 +1733,9 @@ const BEYOND_HEX = 8
 const IN_BASE85 = new Uint8Array(256)
 const OPENS_VALUE = new Uint8Array(256)
 for (const sign of '=:~') OPENS_VALUE[sign.charCodeAt(0)] = 1
+/** What says which figures follow a nought. */
+const MARKS = new Uint8Array(256)
+for (const sign of 'xXbBoO') MARKS[sign.charCodeAt(0)] = 1
 const PAIR_JOINT = new Uint8Array(256)
 const IN_PAIR = new Uint8Array(256)
 for (let byte = 0; byte < 256; byte++) {
@@ -1683,7 +1754,10 @@ IN_BASE85[0x22] = IN_BASE85[0x27] = 0
 for (const sign of '[(+|') SORT[sign.charCodeAt(0)] = JOINT
 for (const sign of ':>') SORT[sign.charCodeAt(0)] = NAMED
 for (const byte of [1, 0x5e, 0x9c]) SORT[byte] = ZLIB
-for (const sign of ' -./()_+~*,;|^\t') SEPARATES[sign.charCodeAt(0)] = 1
+for (const sign of ' -./()_+~*,;|^\t\'"') SEPARATES[sign.charCodeAt(0)] = 1
+// Controls that part fields, or do nothing where they are shown; but for those that other encodings begin with.
+for (const byte of [2, 3, 4, 5, 7, 8, 11, 12, 0x7f]) SEPARATES[byte] = 1
+for (let byte = 14; byte < 32; byte++) if (byte !== 0x1b) SEPARATES[byte] = 1
 for (const sign of '0123456789abcdefABCDEFxXuU+') IN_PAIR[sign.charCodeAt(0)] = 1
 for (const sign of ' :-,;|./_%$\n') PAIR_JOINT[sign.charCodeAt(0)] = 1
 for (const sign of '.-+_%') IN_ADDRESS[sign.charCodeAt(0)] = 2
