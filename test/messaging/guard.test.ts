@@ -53,8 +53,8 @@ async function somebody() {
   const patientId = randomUUID()
   await asTenant(world().service, tenantId, (tx) =>
     tx.query(
-      `insert into virtual_care.patient (tenant_id, id, name, language, phone, email, national_id)
-       values ($1, $2, $3, 'ps-AF', $4, $5, $6)`,
+      `insert into virtual_care.patient (tenant_id, id, name, language, phone, email, national_id, born_on)
+       values ($1, $2, $3, 'ps-AF', $4, $5, $6, '1987-03-21')`,
       [tenantId, patientId, PATIENT.name, PATIENT.phone, PATIENT.email, PATIENT.nationalId],
     ),
   )
@@ -190,6 +190,7 @@ describe('what is refused', () => {
       { at: WHEN, [PATIENT.phone]: 1 },
       { at: 93700123456n },
       { at: [7, 0, 0, 1, 2, 3, 4, 5, 6].map((n) => 48 + n) },
+      { at: '1987-03-21T09:00:00+04:30' },
     ]) {
       const { send } = await somebody()
       const seen = await send('nudge', variables)
@@ -261,6 +262,37 @@ describe('what is refused', () => {
       expect(holdsPartOfPhone(value), value).toBe(true)
     for (const value of ['123456', '700123457 AFN', '00123457', WHEN])
       expect(holdsPartOfPhone(value), value).toBe(false)
+  })
+
+  test('a date of birth in either calendar, an address, a name glued to other signs, signs that look alike', () => {
+    const { kindsIn } = openPatientDataFinder(
+      [{ id: 'p', ...PATIENT, bornOn: '1987-03-21', address: 'Karte Seh, House 12, Kabul' }],
+      'Our clinic is in Karte Seh.',
+    )
+    const dates = ['1987-03-21', '21/3/1987', '03.21.1987', '19870321', '21 March 1987', 'Mar 21, 1987']
+    const solar = ['1366/01/01', '۱۳۶۶/۱/۱', '13660101', '۱ حمل ۱۳۶۶', '1 فروردین 1366']
+    const anHour = [
+      '2026-03-21T09:00',
+      '21 Mar 2026, 09:00',
+      '1987-03-22',
+      '1366/01/02',
+      '۲ حمل ۱۳۶۶',
+      '119870321',
+    ]
+    for (const date of [...dates, ...solar]) expect(kindsIn(`on ${date}.`), date).toEqual(['date of birth'])
+    for (const other of anHour) expect(kindsIn(`on ${other}.`), other).toEqual([])
+    for (const place of ['karte seh house 12 kabul', 'KARTE-SEH/HOUSE-12/KABUL'])
+      expect(kindsIn(place), place).toEqual(['address'])
+    expect(kindsIn('Our clinic is in Karte Seh, House 3.')).toEqual([])
+    const token = `${PATIENT.name.toLowerCase().replace(' ', '')}42x`
+    expect(kindsIn(`https://clinic.example/v/${token}`)).toEqual(['name'])
+    expect(kindsIn(PATIENT.name.replaceAll('a', '\u0430'))).toEqual(['name'])
+    expect(kindsIn('call O7OO l23 456')).toEqual(['phone'])
+    // Of somebody who was born of late it is the day when they come.
+    const young = openPatientDataFinder([
+      { id: 'p', ...PATIENT, bornOn: new Date().toISOString().slice(0, 10) },
+    ])
+    expect(young.kindsIn(`come at ${new Date().toISOString()}`)).toEqual([])
   })
 
   test('each of them in any writing and encoding', () => {

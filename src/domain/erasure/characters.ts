@@ -76,6 +76,12 @@ export function foldText(text: string): string {
   return folded
 }
 
+/** With Latin letters for the Cyrillic and Greek ones that look the same. */
+export const latinOf = (text: string): string =>
+  text.replace(/[\u0370-\u052f]/g, (letter) => LATIN[LOOK_LATIN.indexOf(letter)] ?? letter)
+const LOOK_LATIN = 'аеорсухіјѕһԁԛԝвкмнтɡοανρικυτεχηωγ'
+const LATIN = 'aeopcyxijshdqwbkmhtgoavpikutexnwy'
+
 function makeTables(): Characters {
   const kind = new Uint8Array(0x10000)
   const fold = new Uint16Array(0x10000)

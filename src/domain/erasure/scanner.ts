@@ -8,6 +8,7 @@ import {
   IGNORED,
   kindOf,
   LETTER,
+  latinOf,
   SEPARATOR,
 } from './characters.ts'
 import {
@@ -1570,12 +1571,6 @@ const ASCII_ADDRESS = /[a-z0-9_](?:[a-z0-9._%+-]*[a-z0-9_])?@[a-z0-9](?:[a-z0-9.
 /** ROT13 of a small letter. */
 const turned = (unit: number): number =>
   unit < 0x61 || unit > 0x7a ? unit : 0x61 + ((unit - 0x61 + 13) % 26)
-
-/** With Latin letters for the Cyrillic and Greek ones that look the same. */
-const latinOf = (text: string): string =>
-  text.replace(/[\u0370-\u052f]/g, (letter) => LATIN[LOOK_LATIN.indexOf(letter)] ?? letter)
-const LOOK_LATIN = 'аеорсухіјѕһԁԛԝвкмнтɡοανρικυτεχηωγ'
-const LATIN = 'aeopcyxijshdqwbkmhtgoavpikutexnwy'
 
 /** What parts the columns of a table. */
 const isColumn = (byte: number): boolean =>

@@ -1,9 +1,10 @@
 import { inspect } from 'node:util'
 import type { Queryable } from '../../adapters/postgres/client.ts'
-import { foldText } from '../erasure/characters.ts'
+import { foldText, latinOf } from '../erasure/characters.ts'
 import { fingerprintKey, fingerprintsOf } from '../erasure/fingerprint.ts'
 import { type Identifier, NUMBER_DIGITS } from '../erasure/identifier.ts'
 import { openPatternScanner, openScanner, type Scanner } from '../erasure/scanner.ts'
+import { openPlainFinder } from './said-plainly.ts'
 
 /** What names a patient; held in memory for as long as a check takes. */
 export interface KnownPatient {
@@ -12,12 +13,16 @@ export interface KnownPatient {
   phone: string | null
   email: string | null
   nationalId: string | null
+  /** `1987-03-21` */
+  bornOn?: string | null
+  address?: string | null
 }
 
 /** In a transaction of the tenant's. */
 export function knownPatients(tx: Queryable, ids: readonly string[]): Promise<KnownPatient[]> {
   return tx.query<KnownPatient>(
-    `select id, name, phone, email, national_id as "nationalId" from virtual_care.patient where id = any($1)`,
+    `select id, name, phone, email, national_id as "nationalId", to_char(born_on, 'YYYY-MM-DD') as "bornOn", address
+     from virtual_care.patient where id = any($1)`,
     [ids],
   )
 }
@@ -42,13 +47,14 @@ export interface PatientDataFinder {
 }
 
 /**
- * Finds the identifiers of these patients, each word of their names by itself, and what looks like anybody's: phone numbers, addresses, e-Tazkiras, codes of
+ * Finds the identifiers of these patients, each word of their names by itself, dates of birth and addresses, and what looks like anybody's: phone numbers, addresses, e-Tazkiras, codes of
  * diagnoses, clinical words.
  *
  * @param standing Text that stands in the templates, whoever is written to: a word of it (نور, Omid) may be a name, and is none.
  */
 export function openPatientDataFinder(patients: readonly KnownPatient[], standing = ''): PatientDataFinder {
   const own = patients.length === 0 ? undefined : scannerOf(patients, standing)
+  const plain = openPlainFinder(patients, standing)
   patterns ??= openPatternScanner()
   const anybodys = patterns
   return {
@@ -56,7 +62,9 @@ export function openPatientDataFinder(patients: readonly KnownPatient[], standin
       // Hex digits of an id, cut by its dashes, look like a number now and then.
       const withoutIds = text.replace(UUID, ' ')
       const kinds = new Set(anybodys.scan(withoutIds).map(({ kind }) => kind))
-      for (const { kind } of own?.scan(text) ?? []) kinds.add(kind === 'part of a name' ? 'name' : kind)
+      for (const look of own ? [text, ...lookAlikes(text)] : [])
+        for (const { kind } of own!.scan(look)) kinds.add(kind === 'part of a name' ? 'name' : kind)
+      for (const kind of own ? plain(text) : []) kinds.add(kind)
       if (DIAGNOSIS.test(withoutIds)) kinds.add('diagnosis')
       if (CLINICAL.test(text)) kinds.add('clinical word')
       return [...kinds].sort()
@@ -80,6 +88,15 @@ export function openPatientDataFinder(patients: readonly KnownPatient[], standin
       ]
     },
   }
+}
+
+/** A text with the letters or figures for which others of it may stand: `0700l23O56`, Cyrillic letters in a Latin name. */
+function lookAlikes(text: string): string[] {
+  const latin = latinOf(text)
+  const figures = /\d[OoОоIl]|[OoОоIl]\d/.test(text)
+    ? text.replace(/[OoОо]/g, '0').replace(/[Il]/g, '1')
+    : text
+  return [latin, figures].filter((one) => one !== text)
 }
 
 const figuresOf = (text: string): string => foldText(text).replace(/\D/g, '')
