@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -231,9 +232,17 @@ test('what is left where nobody looks for it keeps the certificate back', async 
       witness.patientId,
     ])
   })
-  await world().app.redis.set(`session:draft`, gzipSync(`{"to":"${erased.phone}"}`))
+  const { redis } = world().app
+  await redis.set(`session:draft`, gzipSync(`{"to":"${erased.phone}"}`))
+  await redis.hset('session:form', 'sent', gzipSync(`{"to":"${erased.phone}"}`))
+  await redis.zadd('session:callers', erased.phone.slice(1), 'somebody')
+  await redis.rpush(Buffer.concat([Buffer.from('session:\xff', 'latin1'), Buffer.from(erased.phone)]), 'x')
+  const { nats } = world().app
+  const subject = 'communication.evt.thread.note'
+  const headers = new Map([['reply-to', erased.phone]])
+  await nats.store({ subject, messageId: randomUUID(), headers, payload: Buffer.from('{}') })
   // Another tenant's own number is theirs.
-  await world().app.redis.set(`session:${await world().tenant()}`, erased.phone)
+  await redis.set(`session:${await world().tenant()}`, erased.phone)
   await world().app.attachments!.put(
     `${tenantId}/${witness.patientId}/referral.bin`,
     Buffer.concat([Buffer.alloc(100_000, 'x\n'), deflateSync(`{"call":"${erased.phone}"}`)]),
@@ -249,9 +258,11 @@ test('what is left where nobody looks for it keeps the certificate back', async 
     'inventory: session',
     'residue: Redis',
     'residue: attachments',
+    'residue: communication-evt',
     'residue: virtual_care.encounter_note',
   ])
-  expect(await world().app.redis.unlink(await world().app.redis.keys('session:*'))).toBe(2)
+  expect(open.find(({ detail }) => detail.startsWith('Redis'))?.detail).toContain('in 4 places')
+  expect(await redis.unlink(await redis.keysBuffer('session:*'))).toBe(5)
   expect(JSON.stringify(envelope)).not.toContain(erased.phone.slice(4))
 })
 

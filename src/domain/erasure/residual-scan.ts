@@ -376,12 +376,13 @@ async function* rowsOf(db: Database, table: LiveTable, tenantId: string): AsyncG
   }
 }
 
+/** Messages with their subjects and headers, which may tell of somebody as well. */
 async function* messagesOf(nats: Nats, stream: string, tenantId: string): AsyncGenerator<string[]> {
   let batch: string[] = []
-  for await (const { headers, payload } of nats.messages(stream, 0, { payloads: true })) {
+  for await (const { subject, headers, payload } of nats.messages(stream, 0, { payloads: true })) {
     // Whatever names no tenant may be anybody's.
     if ((headers.get('tenant_id') ?? tenantId) !== tenantId) continue
-    batch.push(textOrHex(payload))
+    batch.push(`${subject} ${JSON.stringify(Object.fromEntries(headers))} ${textOrHex(payload)}`)
     if (batch.length < BATCH_ROWS) continue
     yield batch
     batch = []
@@ -413,33 +414,39 @@ async function* valuesOf(
 ): AsyncGenerator<string[]> {
   let cursor = '0'
   do {
-    const [next, found] = await redis.scan(cursor, 'COUNT', 1_000)
-    const keys = found.filter((key) => !isOthers(key))
-    cursor = next
+    const [next, found] = await redis.scanBuffer(cursor, 'COUNT', 1_000)
+    const keys = found.filter((key) => !isOthers(key.toString()))
+    cursor = next.toString()
     for (let from = 0; from < keys.length; from += BATCH_ROWS) {
       const batch = keys.slice(from, from + BATCH_ROWS)
       yield await Promise.all(
-        batch.map(async (key) => JSON.stringify({ key, value: await contentOf(redis, key, notRead) })),
+        batch.map(async (key) =>
+          JSON.stringify({ key: textOrHex(key), value: await contentOf(redis, key, notRead) }),
+        ),
       )
     }
   } while (cursor !== '0')
 }
 
-async function contentOf(redis: Redis, key: string, notRead: (why: string) => void): Promise<unknown> {
+async function contentOf(redis: Redis, key: Buffer, notRead: (why: string) => void): Promise<unknown> {
   const type = await redis.type(key)
   switch (type) {
     case 'string':
       return textOrHex((await redis.getBuffer(key)) ?? Buffer.alloc(0))
     case 'hash':
-      return redis.hgetall(key)
+      return Object.entries(await redis.hgetallBuffer(key)).map(([field, value]) => [field, textOrHex(value)])
     case 'list':
-      return redis.lrange(key, 0, -1)
+      return (await redis.lrangeBuffer(key, 0, -1)).map(textOrHex)
     case 'set':
-      return redis.smembers(key)
+      return (await redis.smembersBuffer(key)).map(textOrHex)
     case 'zset':
-      return redis.zrange(key, '0', '-1')
+      // A score is a number, and so is what somebody is called by.
+      return (await redis.zrangeBuffer(key, '0', '-1', 'WITHSCORES')).map(textOrHex)
     case 'stream':
-      return redis.xrange(key, '-', '+')
+      return (await redis.xrangeBuffer(key, '-', '+')).map(([id, fields]) => [
+        textOrHex(id),
+        fields.map(textOrHex),
+      ])
     // Gone since it was listed.
     case 'none':
       return null
