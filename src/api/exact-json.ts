@@ -3,7 +3,8 @@ import { TabibError } from '../errors.ts'
 
 /**
  * Parses JSON (RFC 8259), and refuses what two readers may understand in two ways, as I-JSON does (RFC 7493): a member
- * that is given twice in one object, of which `JSON.parse` keeps the last, and a number that it rounds.
+ * that is given twice in one object, of which `JSON.parse` keeps the last, and a number that it rounds. A NUL, which Postgres
+ * takes in no text, is refused as well.
  * @throws TabibError USAGE with the member or number and its place.
  */
 export function parseExactJson(text: string): unknown {
@@ -29,6 +30,8 @@ function refuseAmbiguous(text: string): void {
       if (digitsOf(written) === digitsOf(String(node.value))) continue
       throw refuse(`the number ${written} would be read as ${node.value}; write it as a string`)
     }
+    if (node.type === 'String' && node.value.includes('\0'))
+      throw new TabibError('USAGE', `the body has a NUL (\\u0000) at line ${line}, which no text may hold`)
     if (node.type !== 'Object') continue
     const names = node.members.map(({ name }) => (name.type === 'String' ? name.value : name.name))
     const twice = names.find((name, i) => names.indexOf(name) !== i)

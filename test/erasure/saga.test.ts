@@ -356,6 +356,7 @@ it('a forged, altered, strange, foreign or repeated order is refused and audited
     left,
     `${header}.${altered}.${signature}`,
     `${by('nobody')}.${payload}.${signature}`,
+    `${by('a\u0000b')}.${payload}.${signature}`,
     `${none}.${payload}.`,
     'no order at all',
     await createOrder(app, { ...asked, context: 'elsewhere' }),

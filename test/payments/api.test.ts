@@ -330,6 +330,7 @@ describe('nothing is changed, and the reason told, by', () => {
       400,
       'USAGE',
     ],
+    ['a NUL in a text', () => payment({ reference: 'R-1\u0000' }), 400, 'USAGE'],
     ['nesting without end', () => `${'['.repeat(8_000)}${']'.repeat(8_000)}`, 400, 'USAGE'],
   ])('%s', async (_what, body, status, code) => {
     // Both accounts hold something, so that a balance can overflow.

@@ -99,6 +99,9 @@ export async function findOperator(
   registry: Registry,
   by: { name: string } | { kid: string },
 ): Promise<(Signer & { publicKey: CryptoKey }) | undefined> {
+  const asked: unknown = 'name' in by ? by.name : by.kid
+  // Whoever wrote a token says what its key is called, and Postgres takes no NUL.
+  if (typeof asked !== 'string' || asked.includes('\0')) return undefined
   const found = 'db' in registry ? await registered(registry.db, by) : listed(registry.operators, by)
   return found && { ...found, publicKey: (await importJWK(found.publicJwk)) as CryptoKey }
 }
