@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { type Database, openDatabase } from '../src/adapters/postgres/client.ts'
 import { loadConfig } from '../src/config.ts'
 import { rotateKeys } from '../src/domain/keys/rotate.ts'
-import { driftedAccounts } from '../src/domain/ledger/balances.ts'
+import { type Drift, driftedAccounts } from '../src/domain/ledger/balances.ts'
 import { SEAL_KEY_POLICY, SEAL_PURPOSE } from '../src/domain/ledger/seal.ts'
 import { type Verification, verifyLedger } from '../src/domain/ledger/verify.ts'
 import { assertSandboxAllowed, createWorld, type World } from '../src/sandbox/world.ts'
@@ -60,8 +60,11 @@ async function measure(world: World, folder: string): Promise<Measurement[]> {
   // Each of these is quick, and a neighbour on the machine shows in one of them.
   const limits: Cost<void>[] = []
   const measureLimit = async () => limits.push(await cost(db, async (timed) => rawLimit(timed)))
-  for (let again = 0; again < 3; again += 1) await measureLimit()
-  const balances = await cost(db, (timed) => driftedAccounts({ db: timed }))
+  const passes: Cost<Drift[]>[] = []
+  for (let again = 0; again < 3; again += 1) {
+    await measureLimit()
+    passes.push(await cost(db, (timed) => driftedAccounts({ db: timed })))
+  }
   const first = await verify({})
   const full = await verify({ full: true })
   await measureLimit()
@@ -73,10 +76,10 @@ async function measure(world: World, folder: string): Promise<Measurement[]> {
   await load.post(10 * NEW_ROUNDS, { among: ACCOUNTS / 10 })
   const busy = await verify({ quick: true })
   for (const { result } of [first, full, next, share, busy]) assertClean(result)
-  if (balances.result.length > 0) throw new Error('balances drifted')
+  if (passes.some(({ result }) => result.length > 0)) throw new Error('balances drifted')
 
   const slowest = Math.max(
-    ...[balances, first, full, tenant, next, share, busy].map(({ slowestMs }) => slowestMs),
+    ...[...passes, first, full, tenant, next, share, busy].map(({ slowestMs }) => slowestMs),
   )
   const per = (cpuS: number, rows: number) => (cpuS / rows) * 1e6
   const base = per(median(limits.map(({ cpuS }) => cpuS)), ENTRIES)
@@ -98,7 +101,7 @@ async function measure(world: World, folder: string): Promise<Measurement[]> {
     ok: null,
     ...more,
   })
-  const compared = (name: string, { cpuS }: { cpuS: number }, target?: string): Measurement =>
+  const compared = (name: string, cpuS: number, target?: string): Measurement =>
     figure(name, per(cpuS, ENTRIES), 'CPU-s / 1 M entries', {
       against,
       ratio: rounded(ratio(cpuS)),
@@ -108,9 +111,9 @@ async function measure(world: World, folder: string): Promise<Measurement[]> {
     figure(name, value, unit, { target, ok: reaches(value, target) })
   return [
     figure('raw limit', base, 'CPU-s / 1 M entries'),
-    compared('balance pass', balances, '>= 0.7'),
-    compared('first verification, every entry by itself', first),
-    compared('whole verification with digests', full, '>= 0.2'),
+    compared('balance pass', median(passes.map(({ cpuS }) => cpuS)), '>= 0.7'),
+    compared('first verification, every entry by itself', first.cpuS),
+    compared('whole verification with digests', full.cpuS, '>= 0.2'),
     bounded(
       'incremental verification, new entries in every account',
       per(next.cpuS, NEW_ENTRIES),

@@ -2,13 +2,12 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import { Pace } from './digest.ts'
 import { type LedgerFinding, ledgerFinding } from './examine.ts'
 import type { Seal } from './seal.ts'
-import type { VerifyScope } from './sighting.ts'
+import { NIL, type VerifyScope } from './sighting.ts'
 
 // Beyond so many documents each verification reads its share of a week.
 const READ_WHOLE = 1_000_000
 const SHARES = 7
 const MOST_NAMED = 100
-const NIL = '00000000-0000-0000-0000-000000000000'
 
 /** A charge, payment or refund, and what was posted for it. */
 interface Mismatch {

@@ -12,6 +12,7 @@ import {
   windowValues,
 } from './digest.ts'
 import { ACCOUNT_CODE, type AccountPage, type Seal } from './seal.ts'
+import { BEHIND_ALL } from './sighting.ts'
 
 /**
  * What a first look needs. It adds up what has to agree, each time with other random weights, instead of holding every
@@ -155,8 +156,6 @@ export async function glanceAtEntries(
     steps: BigInt(steps),
   }
 }
-
-const BEHIND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 
 /** Where accounts are read: of one tenant behind one, up to another. */
 export interface AccountRange {

@@ -56,7 +56,9 @@ export interface Sighting {
   }
 }
 
+/** Before and behind every id. */
 export const NIL = '00000000-0000-0000-0000-000000000000'
+export const BEHIND_ALL = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 /** One digest for so many transactions. */
 export const TRANSACTIONS_A_BLOCK = 10_000
 export const NUMERIC_VALUE_OUT_OF_RANGE = '22003'
