@@ -5,10 +5,12 @@ import { setImmediate } from 'node:timers/promises'
 import { afterEach, describe, expect, it } from 'vitest'
 import { type Nats, openNats, type StoredMessage } from '../../src/adapters/nats/client.ts'
 import type { Database } from '../../src/adapters/postgres/client.ts'
+import { loadConfig } from '../../src/config.ts'
 import { recordBatch, recordSingle, recordSurvival } from '../../src/domain/outbox/attempts.ts'
 import { envelope } from '../../src/domain/outbox/envelope.ts'
 import { NOTHING_DONE } from '../../src/domain/outbox/position.ts'
 import { openRelay, type Relay, type RelayOptions, type RelayPass } from '../../src/domain/outbox/relay.ts'
+import { applyReplay, planReplay } from '../../src/domain/outbox/replay.ts'
 import { outboxSource } from '../../src/domain/outbox/source.ts'
 import { openWindowReader } from '../../src/domain/outbox/window.ts'
 import { eventStreamOf } from '../../src/service.ts'
@@ -601,6 +603,38 @@ describe('an event that kills the relay', () => {
       `update tabib.outbox_lease set released = false, holder = 'dead', expires_at = now() - interval '1 s'`,
     )
     expect(await relayed(relay())).toMatchObject({ published: 2, quarantined: 0 })
+  })
+})
+
+describe('a replay', () => {
+  it('publishes all that is planned again in order, nothing published since, and typed again nothing', async () => {
+    await freshStream()
+    const publishAll = async () => {
+      await using one = relay({ leaseTtlMs: 10_000 })
+      await relayed(one)
+    }
+    await produce(database.service, [{}])
+    await database.service.query(
+      `insert into billing.outbox (tenant_id, aggregate_type, aggregate_id, type, data)
+       select $1, 'charge', 'a' || i % 7, 'refunded', '{}' from generate_series(1, 2100) i`,
+      [randomUUID()],
+    )
+    await publishAll()
+    const app = { db: database.db, config: loadConfig({ env: {}, cwd: '/' }), nats: nats.client }
+    const filter = { service: SERVICE, since: new Date(Date.now() - 60_000), type: 'refunded' } as const
+    const plan = await planReplay(app, filter)
+    expect(plan.events).toBe(2_100)
+
+    await produce(database.service, [{ type: 'refunded' }])
+    await publishAll()
+    const before = (await stream()).length
+    const options = { plan, planHash: 'f'.repeat(64) }
+    await applyReplay(app, filter, options)
+    expect(await applyReplay(app, filter, options)).toMatchObject({ unpublishable: [] })
+    const again = (await stream()).slice(before)
+    expect(again.map(({ headers }) => Number(headers.get('agg_seq')))).toEqual(
+      Array.from({ length: 2_100 }, (_, i) => Number(plan.firstSeq) + i),
+    )
   })
 })
 

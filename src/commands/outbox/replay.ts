@@ -49,6 +49,7 @@ export default class OutboxReplay extends TabibCommand<typeof OutboxReplay> {
     await this.confirmModerate(`publish ${plan.events} ${service} events again`)
     const result = await this.mutate({ targets: [`outbox:${service}`], planHash: hash }, () =>
       applyReplay(app, filter, {
+        plan,
         planHash: hash,
         onProgress: (published) => this.note(`${published} of ${plan.events} published again`),
       }),

@@ -67,18 +67,26 @@ export async function planReplay(app: ReplayContext, filter: ReplayFilter): Prom
 
 const PAGE = 1_000
 
+interface ReplayOptions {
+  /** Nothing before or behind it is read: what was published since is not part of it. */
+  plan: Pick<ReplayPlan, 'firstSeq' | 'lastSeq'>
+  planHash: string
+  /** Called after every page. */
+  onProgress?: (published: number) => void
+}
+
 /**
  * Publishes a plan's events again, each aggregate in order, with the event's own id and a message id that the stream
  * has not seen: JetStream would drop the old one inside its dedupe window. The message id is made of event and plan, so
  * a replay that was interrupted and is typed again repeats nothing within that window; consumers' inboxes absorb the
- * rest. `onProgress` is called after every page.
+ * rest.
  *
  * @throws TabibError PARTIAL when NATS went away on the way; typing the same command again goes on.
  */
 export async function applyReplay(
   app: ReplayContext & { nats: Nats },
   filter: ReplayFilter,
-  { planHash, onProgress }: { planHash: string; onProgress?: (published: number) => void },
+  { plan, planHash, onProgress }: ReplayOptions,
 ): Promise<{ published: number; unpublishable: string[] }> {
   const { sql, values } = await matching(app, filter)
   const source = outboxSource(filter.service, app.config.outbox.tables[filter.service])
@@ -100,10 +108,12 @@ export async function applyReplay(
     isHeld: () => false,
     onPoison: (row) => unpublishable.push(row.id),
   })
-  for (let after = '0'; ; ) {
+  if (plan.firstSeq === null) return { published, unpublishable }
+  const [from, last] = [values.length + 1, values.length + 2]
+  for (let next = BigInt(plan.firstSeq); ; ) {
     const rows = await app.db.query<OutboxRow>(
-      `select * from (${sql}) o where o.seq > $${values.length + 1}::bigint order by o.seq limit ${PAGE}`,
-      [...values, after],
+      `select * from (${sql}) o where o.seq between $${from}::bigint and $${last}::bigint order by o.seq limit ${PAGE}`,
+      [...values, next, plan.lastSeq],
     )
     for (const row of rows) {
       await lane.submit({ ...row, seq: row.seq.toString() }, (_row, settled) => {
@@ -122,9 +132,8 @@ export async function applyReplay(
       )
     }
     onProgress?.(published)
-    const last = rows.at(-1)
-    if (!last || rows.length < PAGE) return { published, unpublishable }
-    after = last.seq.toString()
+    if (rows.length < PAGE) return { published, unpublishable }
+    next = BigInt(rows.at(-1)!.seq) + 1n
   }
 }
 
