@@ -393,6 +393,14 @@ describe('an identifier is found', () => {
     )
   })
 
+  test('in a line of many pieces, after a short one that base64 could go on from', async () => {
+    const long = Buffer.from(`${'x'.repeat(400)}QUJD\n${'a=b;'.repeat(80_000)} 0700123456 `)
+    expect(kindsIn(long)).toEqual(['phone'])
+    const hits: Hit[] = []
+    for await (const hit of farida.stream(pieces(long, 100_000))) hits.push(hit)
+    expect(hits).toHaveLength(1)
+  })
+
   test('in an attachment of many pieces, as MIME breaks it', async () => {
     const all = Array.from({ length: 900 }, (_, n) => `${'x'.repeat(n % 400)} ${identifiersOf(n)[0]!.value}`)
     const wrapped = Buffer.from(all.join(' ')).toString('base64').replace(/.{76}/g, '$&\r\n')

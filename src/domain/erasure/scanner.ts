@@ -1502,10 +1502,13 @@ function hasExponent(bytes: Uint8Array, at: number, digits: number): boolean {
   return Number(/^\+?(\d{1,2})/.exec(text)?.[1]) >= digits
 }
 
-/** Where to cut a piece: after its last line, or within it when the line is longer. */
+/**
+ * Where to cut a piece: after its last line, or within it when the line is longer. A piece is always more than two of them
+ * share, or the next one would begin where it did.
+ */
 function cut(bytes: Uint8Array, from: number, to: number): number {
   const line = bytes.lastIndexOf(NEWLINE, to - 1)
-  return line > from ? line + 1 : to
+  return line > from + SHARED ? line + 1 : to
 }
 
 /**
