@@ -1,9 +1,9 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { parseSnapshot } from '../outbox/window.ts'
 import {
+  changedBlocks,
   changedSpans,
   changedStretches,
-  isAsSealed,
   NO_END,
   Pace,
   type Place,
@@ -37,6 +37,7 @@ import {
   parseTransactions,
   type Seal,
   type SealedAccount,
+  type SealedTransactions,
   sealedAccounts,
   sealedStretches,
   sealLines,
@@ -107,14 +108,14 @@ async function glanceOverTransactions(
 ): Promise<Posted> {
   let nth = 0
   for await (const lines of sealLines(last.path, 't')) {
+    const due: SealedTransactions[] = []
     for (const line of lines) {
       await writer?.write(line)
       const block = parseTransactions(line)
       sighting.transactions += block.count
-      if (nth++ % turn.of !== turn.now) continue
-      signal?.throwIfAborted()
-      if (!(await isAsSealed(connection, block))) throw new Doubt()
+      if (nth++ % turn.of === turn.now) due.push(block)
     }
+    if ((await changedBlocks(connection, due, signal)).length > 0) throw new Doubt()
   }
   // What did not hold is looked at closely until it does.
   for await (const _ of sealLines(last.path, 's')) throw new Doubt()

@@ -2,11 +2,11 @@ import type { Connection } from '../../adapters/postgres/client.ts'
 import { parseSnapshot, sendForText } from '../outbox/window.ts'
 import {
   arrayOf,
+  changedBlocks,
   changedSpans,
   changedStretches,
   ENTRY_BYTES,
   inWindow,
-  isAsSealed,
   NO_END,
   Pace,
   type Place,
@@ -38,6 +38,7 @@ import {
   parseTransactions,
   type Seal,
   type SealedAccount,
+  type SealedTransactions,
   sealedAccounts,
   sealedStretches,
   sealLines,
@@ -115,14 +116,14 @@ async function passTransactions(
   const suspects: SuspectTransaction[] = []
   let nth = 0
   for await (const lines of last?.ofThisCluster ? sealLines(last.path, 't') : []) {
+    const due: SealedTransactions[] = []
     for (const line of lines) {
       await writer?.write(line)
       const block = parseTransactions(line)
       sighting.transactions += block.count
-      if (nth++ % turn.of !== turn.now || scope.accountId !== undefined) continue
-      signal?.throwIfAborted()
-      if (!(await isAsSealed(connection, block))) sighting.suspects.blocks.push(block)
+      if (nth++ % turn.of === turn.now && scope.accountId === undefined) due.push(block)
     }
+    sighting.suspects.blocks.push(...(await changedBlocks(connection, due, signal)))
   }
 
   let entries = 0
