@@ -39,6 +39,7 @@ export const NOTHING_SEALED = '3:3:'
 const CONTENTS_KEPT = 2
 const CHUNK_BYTES = 262_144
 const NEWLINE = 10
+const SPACE = 32
 
 const headSchema = z.object({
   n: z.int().min(1),
@@ -279,6 +280,8 @@ export async function readSealedAccount(
 /** Writes a seal's content line by line; `sign` makes it a seal, and without that it leaves nothing behind. */
 export interface SealWriter extends AsyncDisposable {
   write(line: string): Promise<void> | undefined
+  /** The same of a line's words, which need not be made one text before. */
+  write(words: readonly string[]): Promise<void> | undefined
   /** As if nothing had been written yet. */
   restart(): Promise<void>
   /**
@@ -317,12 +320,16 @@ export async function writeSeal(
     await file.writeFile(bytes)
   }
   return {
-    write(line) {
+    write(line: string | readonly string[]) {
+      const words = typeof line === 'string' ? [line] : line
       // A character is three bytes at most, or two are four.
-      const needed = 3 * line.length + 1
+      const needed = words.reduce((sum, { length }) => sum + 3 * length + 1, 0)
       if (buffer.length - size < needed) buffer = Buffer.concat([buffer.subarray(0, size)], size + 2 * needed)
-      size += buffer.write(line, size)
-      buffer[size++] = NEWLINE
+      for (const word of words) {
+        size += buffer.write(word, size)
+        buffer[size++] = SPACE
+      }
+      buffer[size - 1] = NEWLINE
       return size < CHUNK_BYTES ? undefined : flush()
     },
     async restart() {
@@ -481,10 +488,10 @@ export function parseAccount(line: string): SealedAccount {
   }
 }
 
-/** A page of accounts as a line of the content. */
-export function formatPage(page: AccountPage): string {
+/** A page of accounts as the words of a line of the content. */
+export function formatPage(page: AccountPage): string[] {
   const { tenantId, compacted, ids, currencies, openings, codes, seqs, balances, tos, digests } = page
-  return `p ${tenantId} ${compacted} ${ids} ${currencies} ${openings} ${codes} ${seqs} ${balances} ${tos} ${digests}`
+  return ['p', tenantId, String(compacted), ids, currencies, openings, codes, seqs, balances, tos, digests]
 }
 
 /** @see formatPage */
