@@ -34,6 +34,9 @@ export interface Glance {
   since: Date
 }
 
+/** Thrown where sums do not agree, or anything else wants a closer look. */
+export class Doubt extends Error {}
+
 export const newGlance = ({ iat }: Seal): Glance => ({
   seed: BigInt(randomInt(2 ** 47)),
   prime: generatePrimeSync(31, { bigint: true }),
@@ -249,16 +252,7 @@ export async function readFigures(
   return { count: Number(count), seqs: seqsNow ?? '', balances: balancesNow ?? '', ...readGrown(grown) }
 }
 
-/** What accounts of a tenant have grown by since they were sealed; each column as `AccountPage` has it. */
-export interface Growth {
-  tenantId: string
-  ids: string
-  currencies: string
-  sealed: { seqs: string; balances: string }
-  now: { seqs: string; balances: string }
-}
-
-/** What that adds up to. `shrunk` where an account has less than was sealed, or as much and another balance. */
+/** What accounts have grown by since they were sealed. `shrunk` where an account has less than was sealed, or as much and another balance. */
 export interface Grown {
   entries: number
   /** As `EntriesGlance.steps`. */
@@ -278,9 +272,11 @@ const readGrown = ([entries, steps, shrunk]: SumsGrown): Grown => ({
   shrunk: shrunk === 't',
 })
 
+/** @see readFigures, which reads what they are now as well. */
 export async function glanceAtGrowth(
   connection: Connection,
-  { tenantId, ids, currencies, sealed, now }: Growth,
+  { tenantId, ids, currencies, ...sealed }: AccountPage,
+  now: Pick<AccountPage, 'seqs' | 'balances'>,
   { seed }: Glance,
 ): Promise<Grown> {
   const [sums] = (await sendForText(
