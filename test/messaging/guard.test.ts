@@ -288,6 +288,9 @@ describe('what is refused', () => {
     expect(kindsIn(`https://clinic.example/v/${token}`)).toEqual(['name'])
     expect(kindsIn(PATIENT.name.replaceAll('a', '\u0430'))).toEqual(['name'])
     expect(kindsIn('call O7OO l23 456')).toEqual(['phone'])
+    for (const written of ['زرغونه احمدزی', 'احمدزۍ، زرغونه', 'Zarghoona Ahmad-Zai', 'ZARGHUNEH AHMADZAY'])
+      expect(kindsIn(`dear ${written}`), written).toEqual(['name'])
+    expect(kindsIn('dear زرغونه کریمی')).toEqual([])
     // Of somebody who was born of late it is the day when they come.
     const young = openPatientDataFinder([
       { id: 'p', ...PATIENT, bornOn: new Date().toISOString().slice(0, 10) },

@@ -1,9 +1,11 @@
 import { foldText } from '../erasure/characters.ts'
 import type { KnownPatient } from './patient-data.ts'
+import { FEWEST_SOUNDS, soundsOf } from './transliterated.ts'
 
 /**
  * What the scanner's fingerprints are not made for, of these patients, in text as it stands, in no encoding: a date of birth in the
- * calendars of Europe and of Afghanistan, an address, a whole name glued to other signs, a national id whatever parts its figures.
+ * calendars of Europe and of Afghanistan, an address, a whole name glued to other signs or transliterated, a national id whatever
+ * parts its figures.
  * Each kind that there is.
  *
  * @param standing Text of the templates: what it says itself (the quarter that the clinic lies in) says nothing of a patient.
@@ -21,12 +23,14 @@ export function openPlainFinder(
     { kind: 'name', said: squashed(name.split(/\s+/).reverse().join('')) },
   ])
   const looked = words.filter(({ said }) => said.length >= SHORTEST && !stands.includes(said))
+  const sounds = new Set(patients.flatMap(({ name }) => soundsOfName(name)))
   const dates = new Set(patients.flatMap(({ bornOn }) => (bornOn ? writtenDates(bornOn) : [])))
   const ids = patients.flatMap(({ nationalId }) => squashed(nationalId ?? '').match(/^\d{9,}$/) ?? [])
   return (text) => {
     const folded = foldText(text)
     const squeezed = squashed(folded)
     const kinds = new Set(looked.filter(({ said }) => squeezed.includes(said)).map(({ kind }) => kind))
+    if (sounds.size > 0 && namesIn(folded).some((name) => sounds.has(name))) kinds.add('name')
     if (dates.size > 0 && datesIn(folded).some((date) => dates.has(date))) kinds.add('date of birth')
     const figures = ids.length > 0 ? folded.replace(/\D/g, '') : ''
     if (ids.some((id) => figures.includes(id))) kinds.add('national-id')
@@ -40,6 +44,23 @@ const SHORTEST = 8
 const YOUNGEST = 2
 
 const squashed = (text: string): string => foldText(text).replace(/[^\p{L}\p{N}]/gu, '')
+
+/** A name of two words or more by the sounds of the first and the last, either way round; none where they are few. */
+function soundsOfName(name: string): string[] {
+  const [first = '', ...others] = wordsOf(name).map(soundsOf)
+  const last = others.at(-1) ?? ''
+  return first === '' || last === '' || first.length + last.length < FEWEST_SOUNDS
+    ? []
+    : [`${first} ${last}`, `${last} ${first}`]
+}
+
+/** All words of a text with the next one, and with the one behind it, by their sounds. */
+function namesIn(text: string): string[] {
+  const words = wordsOf(text).map(soundsOf)
+  return words.flatMap((word, n) => [`${word} ${words[n + 1]}`, `${word} ${words[n + 2]}`])
+}
+
+const wordsOf = (text: string): string[] => text.match(/\p{L}[\p{L}\p{M}]*/gu) ?? []
 
 /** A day as `1987-3-21`, in both calendars; none for whoever was born of late. */
 function writtenDates(bornOn: string): string[] {
