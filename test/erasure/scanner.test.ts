@@ -271,6 +271,7 @@ describe('an identifier is found', () => {
     ['phone', zipped('word/document.xml', '<w:t>0700</w:t></w:r><w:r><w:t>123456</w:t>')],
     ['phone', zipped('a.txt', 'nothing', 'b.txt', 'on 0700123456 at night').toString('base64')],
     ['phone', deflateSync('BT [(07)-20.5(00)15(123)(456)] TJ ET')],
+    ['e-mail', `quoted: \\'farida\\u002eahmadi@example.af\\'`],
     ['phone', '07913907000000F011000B913907103254F60000AA05E8329BFD06'],
     ['phone', `\u202e${[...'0700 123 456'].reverse().join('')}\u202c`],
     [

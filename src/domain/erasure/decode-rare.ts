@@ -293,7 +293,8 @@ const ENCODED_WORD = /^=\?[\w*-]{2,24}\?([bq])\?([^?\s]{0,80})\?=/i
  * byte, the second first. Of all in a run of hex digits, as text.
  */
 export function decodeSemiOctets(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
-  clear(into, 2 * (to - from))
+  // The next may begin within one.
+  clear(into, 9 * (to - from))
   for (let at = from; at + 16 < to; at += 2) {
     const kind = bytes[at + 2]!
     if (bytes[at + 3] !== 0x31 || bytes[at] !== 0x30) continue

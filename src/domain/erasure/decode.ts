@@ -134,7 +134,7 @@ export function undoEscapes(
   let kept = 0
   let high = 0
   let at = from
-  // Where an octal escape of two figures ended.
+  // Where an escape ended of the kind that is told by its neighbours.
   let shortTo = -1
   const put = (codePoint: number) => {
     if (codePoint >= 0xd800 && codePoint < 0xdc00) {
@@ -170,7 +170,9 @@ export function undoEscapes(
     } else if (byte === BACKSLASH && !quoted && at + 1 < to) {
       const next = bytes[at + 1]!
       const unit = next === 0x75 ? hexAt(bytes, at + 2, 4, to) : -1
-      const pair = next === 0x78 || next === 0x27 ? hexAt(bytes, at + 2, 2, to) : -1
+      // `\'fa` may as well begin a quoted word: RTF writes several.
+      const isRtf = next === 0x27 && (bytes[at + 4] === BACKSLASH || at === shortTo)
+      const pair = next === 0x78 || isRtf ? hexAt(bytes, at + 2, 2, to) : -1
       if (unit >= 0 && bytes[at + 6] === 0x3f && decimalAt(bytes, at + 2) > 0) {
         put(decimalAt(bytes, at + 2))
         at += 7
@@ -180,6 +182,7 @@ export function undoEscapes(
       } else if (pair >= 0) {
         into.bytes[into.length++] = pair
         at += 4
+        shortTo = at
       } else if (next === 0x55 && hexAt(bytes, at + 2, 8, to) > 0) {
         put(hexAt(bytes, at + 2, 8, to))
         at += 10
