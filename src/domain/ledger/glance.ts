@@ -321,8 +321,8 @@ export async function areAsSealed(connection: Connection, resting: Resting): Pro
     // As many as the last one's number, each of its own: none is missing. Compared there: the answer would be long.
     `select coalesce(string_agg(d.last::text, ','), '') = $5 and coalesce(string_agg(d.digest, ','), '') = $6 from (
        select max(e.seq) as last, case when count(*) filter (where e.currency <> $2 or e.seq < 1) = 0
-             and length(string_agg(${ENTRY_BYTES}, '')) = ${BYTES_AN_ENTRY} * max(e.seq)
-           then encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') else '' end as digest
+             and length(string_agg(${ENTRY_BYTES}, null)) = ${BYTES_AN_ENTRY} * max(e.seq)
+           then encode(sha256(string_agg(${ENTRY_BYTES}, null)), 'hex') else '' end as digest
        from (
          select account_id, seq, amount_minor, balance_minor, posted_at, transaction_id, currency from billing.entry
          where tenant_id = $1 and account_id between $3::uuid and $4::uuid order by account_id, seq) e

@@ -612,7 +612,7 @@ function readClosely(
      lateral (
        select count(*) as count, coalesce(sum(e.amount_minor), 0)::bigint as sum,
          coalesce(min(e.seq) <> s.low or max(e.seq) - s.low + 1 <> count(*) or bool_or(e.flaw), false) as flaws,
-         encode(sha256(string_agg(${ENTRY_BYTES}, '')), 'hex') as digest
+         encode(sha256(string_agg(${ENTRY_BYTES}, null)), 'hex') as digest
        from (
          select *, ${moved} or currency <> s.currency or posted_at > now() + interval '5 minutes'
            or balance_minor - amount_minor is distinct from
