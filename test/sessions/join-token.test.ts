@@ -182,7 +182,7 @@ test('a service calls with the token that an operator issued it, for its tenant 
   expect(await issue(other.tenantId, '--yes')).toMatchObject({ exitCode: 0 })
   expect(await issue(other.tenantId, '--yes')).toMatchObject({
     exitCode: 2,
-    stderr: expect.stringMatching(/EEXIST/),
+    stderr: expect.stringMatching(/service.jwt is there already/),
   })
   const serviceToken = await readFile(file, 'utf8')
   expect((await stat(file)).mode & 0o777).toBe(0o600)
