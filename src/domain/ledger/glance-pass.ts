@@ -31,7 +31,7 @@ import {
   turnOf,
 } from './sighting.ts'
 
-const PARTS_A_PAGE = 4
+const PARTS_A_PAGE = 2
 const SAME_MOMENT_MS = 1_000
 /**
  * Looks at the whole ledger by sums alone, and writes the next seal. Undefined where anything is in doubt: then nothing of what
