@@ -1,6 +1,6 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { parseSnapshot } from '../outbox/window.ts'
-import { changedBlocks, changedStretches, type Place, tenantsOf } from './digest.ts'
+import { changedStretches, type Place, tenantsOf } from './digest.ts'
 import {
   Doubt,
   type Glance,
@@ -10,15 +10,8 @@ import {
   type TransactionsGlance,
 } from './glance.ts'
 import { glanceOverAccounts, type Look } from './glance-accounts.ts'
-import {
-  formatStretch,
-  formatTransactions,
-  parseTransactions,
-  type Seal,
-  type SealedTransactions,
-  sealedStretches,
-  sealLines,
-} from './seal.ts'
+import { formatStretch, formatTransactions, type Seal, sealedStretches, sealLines } from './seal.ts'
+import { changedTransactions } from './sealed-transactions.ts'
 import {
   isWhole,
   NIL,
@@ -69,22 +62,13 @@ interface Posted {
 
 async function glanceOverTransactions(
   connection: Connection,
-  { last, writer, signal }: PassOptions & { last: Seal },
+  options: PassOptions & { last: Seal },
   sighting: Sighting,
   turn: Turn,
   glance: Glance,
 ): Promise<Posted> {
-  let nth = 0
-  for await (const lines of sealLines(last.path, 't')) {
-    const due: SealedTransactions[] = []
-    for (const line of lines) {
-      await writer?.write(line)
-      const block = parseTransactions(line)
-      sighting.transactions += block.count
-      if (nth++ % turn.of === turn.now) due.push(block)
-    }
-    if ((await changedBlocks(connection, due, signal)).length > 0) throw new Doubt()
-  }
+  const { last, writer, signal } = options
+  for await (const _ of changedTransactions(connection, options, sighting, turn)) throw new Doubt()
   // What did not hold is looked at closely until it does.
   for await (const _ of sealLines(last.path, 's')) throw new Doubt()
 

@@ -2,7 +2,6 @@ import type { Connection } from '../../adapters/postgres/client.ts'
 import { parseSnapshot, sendForText } from '../outbox/window.ts'
 import {
   arrayOf,
-  changedBlocks,
   changedSpans,
   changedStretches,
   ENTRY_BYTES,
@@ -35,14 +34,13 @@ import {
   formatTransactions,
   parseAccount,
   parseSuspect,
-  parseTransactions,
   type Seal,
   type SealedAccount,
-  type SealedTransactions,
   sealedAccounts,
   sealedStretches,
   sealLines,
 } from './seal.ts'
+import { changedTransactions } from './sealed-transactions.ts'
 import {
   AccountBook,
   isDue,
@@ -110,21 +108,13 @@ export async function passLedger(connection: Connection, options: PassOptions): 
 async function passTransactions(
   connection: Connection,
   sighting: Sighting,
-  { scope, last, writer, clearsTransaction, signal }: PassOptions,
+  options: PassOptions,
   turn: Turn,
 ): Promise<number> {
+  const { scope, last, writer, clearsTransaction, signal } = options
   const suspects: SuspectTransaction[] = []
-  let nth = 0
-  for await (const lines of last?.ofThisCluster ? sealLines(last.path, 't') : []) {
-    const due: SealedTransactions[] = []
-    for (const line of lines) {
-      await writer?.write(line)
-      const block = parseTransactions(line)
-      sighting.transactions += block.count
-      if (nth++ % turn.of === turn.now && scope.accountId === undefined) due.push(block)
-    }
-    sighting.suspects.blocks.push(...(await changedBlocks(connection, due, signal)))
-  }
+  for await (const block of changedTransactions(connection, options, sighting, turn))
+    sighting.suspects.blocks.push(block)
 
   let entries = 0
   const window = { since: seenBy(last), until: sighting.snapshot }
