@@ -1,5 +1,5 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
-import { parseSnapshot } from '../outbox/window.ts'
+import { parseSnapshot } from '../outbox/position.ts'
 import type { SealedAccount, SealedTransactions, Stretch } from './seal.ts'
 
 /**

@@ -1,5 +1,5 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
-import { parseSnapshot } from '../outbox/window.ts'
+import { parseSnapshot } from '../outbox/position.ts'
 import { changedStretches, type Place, tenantsOf } from './digest.ts'
 import {
   Doubt,

@@ -1,5 +1,6 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
-import { parseSnapshot, sendForText } from '../outbox/window.ts'
+import { parseSnapshot } from '../outbox/position.ts'
+import { sendForText } from '../outbox/window.ts'
 import {
   arrayOf,
   changedSpans,

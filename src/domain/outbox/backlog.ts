@@ -1,9 +1,8 @@
 import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import type { Service } from '../../service.ts'
-import { loadPosition, type Position } from './position.ts'
-import { type OutboxSource, outboxSource } from './source.ts'
-import { parseSnapshot } from './window.ts'
+import { loadPosition, lowsOf, type Position, parseSnapshot } from './position.ts'
+import { lateRows, type OutboxSource, outboxSource, youngRows } from './source.ts'
 
 /** What the measures of an outbox need; an App is one. */
 export interface OutboxReader {
@@ -21,15 +20,15 @@ export async function outboxPending(app: OutboxReader, { service }: { service: S
   const { table, column: c } = source
   const position = await loadPosition(app, service)
   if (!source.hasXid) return (await waitingByNumber(app, source, position)).pending
-  const { done, target, afterSeq } = position
+  const { done, target, afterSeq, floor, lows } = position
   const { xmax, xip } = parseSnapshot(done)
   // Transactions that `done` had not seen: younger ones, and those that were open when it was taken.
   const [row] = await app.db.query<{ pending: number }>(
     `select (
-       (select count(*) from ${table} where ${c.xid} >= $1::xid8 and ${unpublished(c)}) +
-       (select count(*) from ${table} where ${c.xid} = any($2::xid8[]) and ${unpublished(c)})
+       (select count(*) from ${table} where ${youngRows(source, '$1', '$5')} and ${unpublished(c)}) +
+       (select count(*) from ${lateRows(source, '$2', '$6')} and ${unpublished(c)})
      )::float8 as pending`,
-    [xmax, xip, target, afterSeq],
+    [xmax, xip, target, afterSeq, floor, lows],
   )
   return row?.pending ?? 0
 }
@@ -45,20 +44,23 @@ export async function outboxLag(app: OutboxReader, { service }: { service: Servi
   const { table, column: c } = source
   const position = await loadPosition(app, service)
   if (!source.hasXid) return (await waitingByNumber(app, source, position)).lagS
-  const { done, target, afterSeq } = position
+  const { done, target, afterSeq, floor } = position
   const { xmax, xip } = parseSnapshot(done)
   // Within a window what is left lies behind `afterSeq`; in transaction order one would first pass all that is done.
-  const inLine = target === null ? `order by ${c.xid}, ${c.seq}` : `and ${c.seq} > $4 order by ${c.seq}`
+  const inLine =
+    target === null
+      ? `order by ${source.numbers ? '' : `${c.xid}, `}${c.seq}`
+      : `and ${c.seq} > $4 order by ${c.seq}`
   const late = target === null ? xip : [...xip, ...parseSnapshot(target).xip]
   const [row] = await app.db.query<{ lag_s: number | null }>(
     `select greatest(0, extract(epoch from clock_timestamp() - min(created_at)))::float8 as lag_s
      from (
        (select ${c.created_at} as created_at from ${table}
-        where ${c.xid} >= $1::xid8 and ${unpublished(c)} ${inLine} limit 1000)
+        where ${youngRows(source, '$1', '$5')} and ${unpublished(c)} ${inLine} limit 1000)
        union all
-       (select ${c.created_at} from ${table} where ${c.xid} = any($2::xid8[]) and ${unpublished(c)})
+       (select ${c.created_at} from ${lateRows(source, '$2', '$6')} and ${unpublished(c)})
      ) waiting`,
-    [xmax, late, target, afterSeq],
+    [xmax, late, target, afterSeq, floor, lowsOf(position, late)],
   )
   return row?.lag_s ?? 0
 }

@@ -1,8 +1,8 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
-import type { Gap, Position } from './position.ts'
+import { type Gap, type Position, parseSnapshot } from './position.ts'
 import { ROW_NAMES, rowColumns, toRow } from './row.ts'
 import type { OutboxSource } from './source.ts'
-import { type Page, parseSnapshot, pinPlans, sendForText, type WindowReader } from './window.ts'
+import { type Page, pinPlans, sendForText, type WindowReader } from './window.ts'
 
 /** How long a gap is watched at least, however early every transaction that might fill it seems to have ended. */
 const GAP_AGE_MS = 5_000

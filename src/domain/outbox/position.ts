@@ -11,6 +11,10 @@ export interface Position {
   target: string | null
   /** Within the window, rows up to and including this seq are published. */
   afterSeq: bigint
+  /** Rows of transactions that began after `done` have higher numbers; 0 where that is not known. */
+  floor: bigint
+  /** The same for each transaction that was open in `done`, in the order of its list. */
+  lows: bigint[]
   /** Stream sequence of the last acknowledged event: what lies behind it may be ours, unrecorded. */
   streamSeq: number
   /** Only where the outbox has no transaction ids: numbers up to `afterSeq` that have not come yet, in order. */
@@ -29,7 +33,15 @@ export interface Gap {
 }
 
 /** A snapshot that sees no transaction: an outbox nobody has relayed yet starts here. */
-export const NOTHING_DONE: Position = { done: '3:3:', target: null, afterSeq: 0n, streamSeq: 0, gaps: [] }
+export const NOTHING_DONE: Position = {
+  done: '3:3:',
+  target: null,
+  afterSeq: 0n,
+  floor: 0n,
+  lows: [],
+  streamSeq: 0,
+  gaps: [],
+}
 
 /**
  * Reads the last saved position.
@@ -42,13 +54,15 @@ export async function loadPosition({ db }: { db: Queryable }, service: Service):
     done: string
     target: string | null
     after_seq: bigint
+    floor: bigint
+    lows: string[]
     stream_seq: bigint
     gaps: StoredGap[] | null
     foreign: boolean
     saved_in: string
     here: string
   }>(
-    `select p.done::text, p.target::text, p.after_seq, p.stream_seq, p.gaps,
+    `select p.done::text, p.target::text, p.after_seq, p.floor, p.lows::text[], p.stream_seq, p.gaps,
             (p.system_identifier, p.database_oid) is distinct from (here.system_identifier::text, here.oid) as foreign,
             p.system_identifier || '/' || p.database_oid as saved_in,
             here.system_identifier || '/' || here.oid as here
@@ -80,9 +94,26 @@ export async function loadPosition({ db }: { db: Queryable }, service: Service):
     done: row.done,
     target: row.target,
     afterSeq: row.after_seq,
+    floor: row.floor,
+    lows: row.lows.map(BigInt),
     streamSeq: Number(row.stream_seq),
     gaps: (row.gaps ?? []).map((gap) => ({ ...gap, low: BigInt(gap.low), high: BigInt(gap.high) })),
   }
+}
+
+/** Splits `xmin:xmax:xip,…`; numbers stay text, since a full transaction id does not fit a double. */
+export function parseSnapshot(snapshot: string): { xmin: string; xmax: string; xip: string[] } {
+  const [xmin = '3', xmax = '3', list = ''] = snapshot.split(':')
+  return { xmin, xmax, xip: list === '' ? [] : list.split(',') }
+}
+
+/** Above which number the rows of each of these transactions lie, all of which were open in `done` or began later. */
+export function lowsOf({ done, floor, lows }: Position, xids: string[]): bigint[] {
+  const open = parseSnapshot(done).xip
+  return xids.map((xid) => {
+    const i = open.indexOf(xid)
+    return i < 0 ? floor : (lows[i] ?? 0n)
+  })
 }
 
 type StoredGap = Omit<Gap, 'low' | 'high'> & { low: string; high: string }
@@ -95,14 +126,14 @@ type StoredGap = Omit<Gap, 'low' | 'high'> & { low: string; high: string }
 export async function savePosition(
   { db }: { db: Queryable },
   lease: Lease,
-  { done, target, afterSeq, streamSeq, gaps }: Position,
+  { done, target, afterSeq, floor, lows, streamSeq, gaps }: Position,
 ): Promise<boolean> {
   const saved = await db.query(
     `insert into tabib.outbox_progress
-       (service, epoch, n, done, target, after_seq, stream_seq, gaps, system_identifier, database_oid)
+       (service, epoch, n, done, target, after_seq, stream_seq, gaps, floor, lows, system_identifier, database_oid)
      select l.service, l.epoch,
             coalesce((select max(p.n) from tabib.outbox_progress p where p.service = $1 and p.epoch = $2), 0) + 1,
-            $4::pg_snapshot, $5::pg_snapshot, $6, $7, $8, c.system_identifier::text, d.oid
+            $4::pg_snapshot, $5::pg_snapshot, $6, $7, $8, $9, $10, c.system_identifier::text, d.oid
      from tabib.outbox_lease l, pg_control_system() c, pg_database d, set_config('synchronous_commit', 'off', true)
      where l.service = $1 and l.epoch = $2 and l.holder = $3 and not l.released and d.datname = current_database()
      returning n`,
@@ -115,6 +146,8 @@ export async function savePosition(
       afterSeq,
       streamSeq,
       gaps.length === 0 ? null : gapsAsJson(gaps),
+      floor,
+      lows,
     ],
     'outbox_position_save',
   )

@@ -4,7 +4,7 @@ import type { Config } from '../../config.ts'
 import { TabibError } from '../../errors.ts'
 import { eventStreamOf, type Service, schemaOf } from '../../service.ts'
 import { acquireLease, releaseLease } from './lease.ts'
-import { loadPosition, savePosition } from './position.ts'
+import { loadPosition, NOTHING_DONE, savePosition } from './position.ts'
 
 export interface ResetPlan {
   service: Service
@@ -74,7 +74,7 @@ export async function applyReset(
         [schemaOf(service), since],
       )
       if (!reset) throw new TabibError('BUG', 'reset_outbox returned nothing')
-      const position = { done: reset.done, target: null, afterSeq: 0n, streamSeq, gaps: [] }
+      const position = { ...NOTHING_DONE, done: reset.done, streamSeq }
       if (!(await savePosition({ db: tx }, attempt.lease, position))) {
         throw new TabibError('LOCKED', `a relay took the ${service} outbox over meanwhile`)
       }

@@ -1,8 +1,8 @@
 import type pg from 'pg'
 import type { Connection } from '../../adapters/postgres/client.ts'
-import type { Position } from './position.ts'
+import { lowsOf, type Position, parseSnapshot } from './position.ts'
 import { CopiedRow, type OutboxRow, ROW_NAMES, rowColumns, toRow } from './row.ts'
-import type { OutboxSource } from './source.ts'
+import { lateRows, type OutboxSource, youngRows } from './source.ts'
 
 /** A page of a window and where the outbox stands once all of it is published. */
 export interface Page {
@@ -19,6 +19,10 @@ export interface Page {
  *
  * Within a window rows come by `seq`: transactions that touch the same aggregate hold its row lock while they take
  * their numbers, so within an aggregate `seq` is commit order.
+ *
+ * Rows are sought by number. A mark is a number that had been drawn when a transaction id was given out: whatever has a
+ * higher id draws higher numbers. So what is younger than a snapshot lies above the last mark before that, and what
+ * was open in it above the mark before the snapshot in which it was first met.
  */
 export interface WindowReader {
   /** The pages after `position` as they are read, ahead of who takes them; none when nothing new is committed. */
@@ -32,13 +36,20 @@ export interface WindowReader {
   fill(page: Page): Promise<Page>
 }
 
-type NextValue = 'xmax' | 'xip' | 'target' | 'low' | 'afterSeq' | 'limit' | 'withData'
+type NextValue = 'xmax' | 'target' | 'low' | 'late' | 'afterSeq' | 'limit' | 'withData'
 
 interface Bounds {
   target: string
-  /** Lowest seq among rows of transactions younger than `done`: the ordered scan starts here. */
-  low: bigint
+  /** Rows of transactions younger than `done` have higher numbers: the ordered scan starts here. */
+  low: string
+  /** Transactions that were open in `done` and had ended in `target`; the least and the highest number of each. */
+  late: string[][]
 }
+
+// How many rows may be read, and how much time may pass, before the mark is set anew: what was read since is passed by at
+// each look for new rows.
+const MARK_EVERY = 256
+const MARK_EVERY_MS = 5_000
 
 /**
  * `connection` is the reader's own: its planner settings are changed. `maxDataBytes` bounds what is read of one row;
@@ -47,68 +58,113 @@ interface Bounds {
 export async function openWindowReader(
   connection: Connection,
   source: OutboxSource,
-  { maxDataBytes }: { maxDataBytes: number },
+  { maxDataBytes, markEvery = MARK_EVERY }: { maxDataBytes: number; markEvery?: number },
 ): Promise<WindowReader> {
   await pinPlans(connection)
-  const { table, column: c } = source
-  const columns = rowColumns(source, maxDataBytes, '$4::bool')
+  const { table, column: c, service } = source
+  const columns = rowColumns(source, maxDataBytes, '$6::bool')
 
   // Young rows by their index order, late ones by lookup: both without a sort of the whole backlog. `seq + 0` keeps
-  // the late rows off the seq index, which would be walked to its end to find a handful.
-  const probe = `select ${ROW_NAMES}, (select pg_current_snapshot()::text) as target from (
-      (select ${columns} from ${table} where ${c.xid} >= $1::xid8 order by ${c.xid}, ${c.seq} limit $3)
+  // the late rows off the order of the index, which would be walked to its end to find a handful.
+  const probe = `select ${ROW_NAMES}, now.target from (select pg_current_snapshot()::text as target) now left join (
+      (select ${columns} from ${table} where ${youngRows(source, '$1', '$2')}
+        order by ${source.numbers ? '' : `${c.xid}, `}${c.seq} limit $5)
       union all
-      (select ${columns} from ${table} where ${c.xid} = any($2::xid8[]) order by ${c.seq} + 0 limit $3)
-    ) w order by w.seq`
-  const low = `select pg_current_snapshot()::text as target, min(${c.seq} + 0) as low from ${table} where ${c.xid} >= $1::xid8`
+      (select ${columns} from ${lateRows(source, '$3', '$4')} order by ${c.seq} + 0 limit $5)
+    ) w on true order by w.seq`
+  // The row of the sequence is read before the id is drawn.
+  const markNow = `select case when is_called then last_value else 0 end, pg_current_xact_id() from ${source.numbers}`
+  const windowNow = `select pg_current_snapshot()::text, ${
+    source.numbers
+      ? '$1::bigint'
+      : `coalesce((select min(${c.seq} + 0) - 1 from ${table} where ${c.xid} >= $1::xid8), 0)`
+  }`
+  const lateOf = `select ${c.xid}::text as xid, min(${c.seq} + 0) as first, max(${c.seq} + 0) as last from ${table}
+    where ${
+      source.numbers
+        ? `${c.seq} > $4::bigint and ${c.xid} < $3::xid8 and array_position($1::xid8[], ${c.xid}) is not null`
+        : `${c.xid} = any($1::xid8[])`
+    } and pg_visible_in_snapshot(${c.xid}, $2::pg_snapshot)
+    group by ${c.xid}`
   /** What of a window comes after a number; each value as SQL. */
-  const next = ({ xmax, xip, target, low, afterSeq, limit, withData }: Record<NextValue, string>) => {
+  const next = ({ xmax, target, low, late, afterSeq, limit, withData }: Record<NextValue, string>) => {
     const columns = rowColumns(source, maxDataBytes, `${withData}::bool`)
     return `select ${ROW_NAMES} from (
       (select ${columns} from ${table}
-        where ${c.seq} > greatest(${afterSeq}::bigint, ${low}::bigint - 1) and ${c.xid} >= ${xmax}::xid8
+        where ${c.seq} > greatest(${afterSeq}::bigint, ${low}::bigint) and ${c.xid} >= ${xmax}::xid8
           and pg_visible_in_snapshot(${c.xid}, ${target}::pg_snapshot)
         order by ${c.seq} limit ${limit})
       union all
-      (select ${columns} from ${table}
-        where ${c.seq} + 0 > ${afterSeq}::bigint and ${c.xid} = any(${xip}::xid8[])
-          and pg_visible_in_snapshot(${c.xid}, ${target}::pg_snapshot)
+      (select ${columns} from unnest(${late}) late (late_xid, late_first, late_last) cross join lateral (
+          select * from ${table} where ${c.xid} = late_xid
+            and ${c.seq} between greatest(${afterSeq}::bigint + 1, late_first) and late_last offset 0
+        ) row_of
         order by ${c.seq} + 0 limit ${limit})
     ) w order by w.seq limit ${limit}`
   }
   const prepared = next({
     xmax: '$1',
-    xip: '$2',
-    target: '$3',
-    low: '$4',
-    afterSeq: '$5',
-    limit: '$6',
-    withData: '$7',
+    target: '$2',
+    low: '$3',
+    late: '$4::xid8[], $5::bigint[], $6::bigint[]',
+    afterSeq: '$7',
+    limit: '$8',
+    withData: '$9',
   })
   const exact = `select ${ROW_NAMES} from (select ${rowColumns(source, maxDataBytes, 'true')} from ${table} where ${c.seq} = any($1::bigint[])) w order by w.seq`
 
-  let bounds: Bounds | undefined
+  const send = (name: string, text: string, values: unknown[]) =>
+    sendForText(connection, `outbox_${name}_${service}`, text, values)
 
-  const send = (name: string, text: string, values: unknown[]) => sendForText(connection, name, text, values)
+  /** Transactions above `xid` began when the number `high` had been drawn: their rows lie above it. */
+  let mark: { xid: bigint; high: bigint; atMs: number } | undefined
+  let unmarked = 0
+  let bounds: Bounds | undefined
+  /** A position in front of nothing new, and one further on that stands for it. */
+  let ahead: { of: Position; is: Position } | undefined
+
+  const setMark = async (): Promise<void> => {
+    if (!source.numbers) return
+    const [[high, xid]] = (await send('mark', markNow, [])) as [[string, string]]
+    mark = { xid: BigInt(xid), high: BigInt(high), atMs: performance.now() }
+    unmarked = 0
+  }
+  /** The position behind all that is visible in `target`. */
+  const past = (from: Position, target: string): Position => {
+    const { xmax, xip } = parseSnapshot(target)
+    return {
+      ...from,
+      done: target,
+      target: null,
+      afterSeq: 0n,
+      floor: mark && mark.xid < BigInt(xmax) ? mark.high : from.floor,
+      lows: lowsOf(from, xip),
+    }
+  }
+  /** The same position, as far on and as safe as is known. */
+  const known = (position: Position): Position => {
+    const from = ahead?.of === position ? ahead.is : position
+    // Somebody has set the numbers back: what was drawn since can be anywhere.
+    return mark && mark.high < from.floor ? { ...from, floor: 0n, lows: [] } : from
+  }
+
   const readNext = async (
     position: Position,
-    window: Bounds,
+    { target, low, late }: Bounds,
     limit: number,
     withData: boolean,
   ): Promise<Page> => {
-    const { xmax, xip } = parseSnapshot(position.done)
-    const values = [xmax, xip, window.target, window.low, position.afterSeq, limit + 1, withData]
-    const rows = await send(`outbox_next_${source.service}`, prepared, values)
+    const { xmax } = parseSnapshot(position.done)
+    const values = [xmax, target, low, ...late, position.afterSeq, limit + 1, withData]
+    const rows = await send('next', prepared, values)
     const more = rows.length > limit
     if (more) rows.pop()
+    unmarked += rows.length
     const last = rows.at(-1)
     return {
       rows: rows.map(toRow),
       more,
-      after:
-        more && last
-          ? { ...position, target: window.target, afterSeq: BigInt(last[0]!) }
-          : { ...position, done: window.target, target: null, afterSeq: 0n },
+      after: more && last ? { ...position, target, afterSeq: BigInt(last[0]!) } : past(position, target),
     }
   }
 
@@ -118,36 +174,45 @@ export async function openWindowReader(
     limit: number,
     withData: boolean,
   ): Promise<Page | 'backlog' | undefined> => {
-    const { xmax, xip } = parseSnapshot(position.done)
-    const rows = await send(`outbox_probe_${source.service}`, probe, [xmax, xip, limit + 1, withData])
-    if (rows.length === 0) return undefined
+    if (!mark || unmarked >= markEvery || performance.now() - mark.atMs > MARK_EVERY_MS) await setMark()
+    const from = known(position)
+    const { xmax, xip } = parseSnapshot(from.done)
+    const values = [xmax, from.floor, xip, from.lows, limit + 1, withData]
+    const rows = await send('probe', probe, values)
+    const after = past(from, rows[0]![10]!)
+    if (rows[0]![0] === null) {
+      ahead = { of: position, is: after }
+      return undefined
+    }
     if (rows.length > limit) return 'backlog'
-    const after = { ...position, done: rows[0]![10]!, target: null, afterSeq: 0n }
+    unmarked += rows.length
     return { rows: rows.map(toRow), after, more: false }
   }
   /** The window that a backlog is read through by seq. */
   const windowOf = async (position: Position): Promise<Bounds> => {
-    if (position.target === null || bounds?.target !== position.target) {
-      const { xmax } = parseSnapshot(position.done)
-      const [[target, lowest]] = (await send(`outbox_low_${source.service}`, low, [xmax])) as [
-        [string, string | null],
-      ]
-      bounds = { target: position.target ?? target, low: BigInt(lowest ?? 0) }
-    }
+    if (position.target !== null && bounds?.target === position.target) return bounds
+    if (position.target === null) await setMark()
+    const { xmax, xip } = parseSnapshot(position.done)
+    const from = source.numbers ? position.floor : xmax
+    const [[now, low]] = (await send('window', windowNow, [from])) as [[string, string]]
+    const target = position.target ?? now
+    const least = position.lows.length < xip.length ? 0n : position.lows.reduce(min, position.floor)
+    const values = source.numbers ? [xip, target, xmax, least] : [xip, target]
+    const late = xip.length === 0 ? [] : await send('late', lateOf, values)
+    bounds = { target, low, late: [0, 1, 2].map((i) => late.map((row) => row[i]!)) }
     return bounds
   }
   async function* streamNext(
     position: Position,
-    { target, low: lowest }: Bounds,
+    { target, low, late }: Bounds,
     { pageRows, rows: limit }: { pageRows: number; rows: number },
   ): AsyncGenerator<Page> {
-    const { xmax, xip } = parseSnapshot(position.done)
     // COPY takes no parameters; these are numbers and snapshots that Postgres itself has printed.
     const sql = next({
-      xmax: `'${xmax}'`,
-      xip: `'{${xip}}'`,
+      xmax: `'${parseSnapshot(position.done).xmax}'`,
       target: `'${target}'`,
-      low: `${lowest}`,
+      low,
+      late: `'{${late[0]}}'::xid8[], '{${late[1]}}'::bigint[], '{${late[2]}}'::bigint[]`,
       afterSeq: `${position.afterSeq}`,
       limit: `${limit}`,
       withData: 'true',
@@ -167,8 +232,9 @@ export async function openWindowReader(
       last = starts.map((start) => new CopiedRow(bytes, start))
       read += last.length
     }
+    unmarked += read
     if (read === limit) yield within(last)
-    else yield { rows: last, more: false, after: { ...position, done: target, target: null, afterSeq: 0n } }
+    else yield { rows: last, more: false, after: past(position, target) }
   }
 
   return {
@@ -177,7 +243,8 @@ export async function openWindowReader(
         const page = await readNew(position, limit, !headOnly)
         if (page !== 'backlog') return page
       }
-      return readNext(position, await windowOf(position), limit, !headOnly)
+      const from = known(position)
+      return readNext(from, await windowOf(from), limit, !headOnly)
     },
     async *pages(position, limits) {
       if (position.target === null) {
@@ -185,20 +252,17 @@ export async function openWindowReader(
         if (page === undefined) return
         if (page !== 'backlog') return yield page
       }
-      yield* streamNext(position, await windowOf(position), limits)
+      const from = known(position)
+      yield* streamNext(from, await windowOf(from), limits)
     },
     async fill(page) {
-      const rows = await send(`outbox_exact_${source.service}`, exact, [page.rows.map(({ seq }) => seq)])
+      const rows = await send('exact', exact, [page.rows.map(({ seq }) => seq)])
       return { ...page, rows: rows.map(toRow) }
     },
   }
 }
 
-/** Splits `xmin:xmax:xip,…`; numbers stay text, since a full transaction id does not fit a double. */
-export function parseSnapshot(snapshot: string): { xmin: string; xmax: string; xip: string[] } {
-  const [xmin = '3', xmax = '3', list = ''] = snapshot.split(':')
-  return { xmin, xmax, xip: list === '' ? [] : list.split(',') }
-}
+const min = (a: bigint, b: bigint): bigint => (a < b ? a : b)
 
 /**
  * Sets a reader's connection up. Its index scans are right at any size; the planner, left alone, turns to sorts and

@@ -243,7 +243,7 @@ export const tabib: Inventory = {
     'tabib.outbox_progress': {
       none: [
         ...['service', 'epoch', 'n', 'done', 'target', 'after_seq', 'stream_seq', 'system_identifier'],
-        ...['database_oid', 'at'],
+        ...['database_oid', 'at', 'floor', 'lows'],
       ],
       json: { gaps: { '**': 'none' } },
       ...OWN,
