@@ -27,6 +27,7 @@ interface Sizes {
   /** How long one run of the peer may take. */
   peerS: number
   latencyS: number
+  producerRounds: number
   producerS: number
 }
 const FULL: Sizes = {
@@ -35,9 +36,18 @@ const FULL: Sizes = {
   rounds: 3,
   peerS: 60,
   latencyS: 20,
-  producerS: 5,
+  producerRounds: 15,
+  producerS: 3,
 }
-const QUICK: Sizes = { backlog: 50_000, large: 400_000, rounds: 2, peerS: 10, latencyS: 5, producerS: 2 }
+const QUICK: Sizes = {
+  backlog: 50_000,
+  large: 400_000,
+  rounds: 2,
+  peerS: 10,
+  latencyS: 5,
+  producerRounds: 3,
+  producerS: 2,
+}
 
 /**
  * The relay against the raw publish limit and pg-transactional-outbox, on servers of its own. Rates are taken from the
@@ -195,8 +205,12 @@ async function measureLarge(world: World, { backlog, large, latencyS }: Sizes): 
   ]
 }
 
-/** Sixteen producers, in interleaved rounds, into the outbox and into a plain table. */
-async function measureProducers(world: World, { rounds, producerS }: Sizes): Promise<Measurement[]> {
+/**
+ * Sixteen producers into the outbox and into a plain table, in rounds of one after the other, each first in every second
+ * round. The rate moves by a quarter within a minute, so each round is compared with its neighbour: the ratio is the
+ * median of the rounds' ratios.
+ */
+async function measureProducers(world: World, { producerRounds, producerS }: Sizes): Promise<Measurement[]> {
   await world.owner.query(
     `create table billing.plain (
        id uuid primary key default gen_random_uuid(), tenant_id uuid not null, aggregate_type text not null,
@@ -204,20 +218,22 @@ async function measureProducers(world: World, { rounds, producerS }: Sizes): Pro
   )
   await world.owner.query('grant insert on billing.plain to tabib_app')
   const perS: Record<'plain' | 'outbox', number[]> = { plain: [], outbox: [] }
-  for (let round = 0; round < 2 * rounds; round++) {
-    perS.plain.push(await pgbench(world, 'billing.plain', producerS))
-    perS.outbox.push(await pgbench(world, 'billing.outbox', producerS))
+  const tables = ['plain', 'outbox'] as const
+  for (const table of tables) await pgbench(world, `billing.${table}`, 1)
+  for (let round = 0; round < producerRounds; round++) {
+    for (const table of round % 2 === 0 ? tables : tables.toReversed()) {
+      perS[table].push(await pgbench(world, `billing.${table}`, producerS))
+    }
   }
-  const plainPerS = median(perS.plain)
-  const outboxPerS = median(perS.outbox)
+  const ratio = median(perS.outbox.map((outbox, round) => outbox / (perS.plain[round] as number)))
   return [
-    plain('16 producers into a plain table', plainPerS, 'commits/s'),
+    plain('16 producers into a plain table', median(perS.plain), 'commits/s'),
     against(
       '16 producers into the outbox',
-      outboxPerS,
+      median(perS.outbox),
       'commits/s',
       'a plain table',
-      outboxPerS / plainPerS,
+      ratio,
       '>= 0.9',
     ),
   ]
