@@ -176,7 +176,13 @@ async function measureLarge(world: World, sizes: Sizes): Promise<Measurement[]> 
   const share = Math.floor(large * 0.15)
   const ends = async (): Promise<Ends> => {
     const [first, last] = [await rateBetween(world, 1, share), await rateBetween(world, large - share, large)]
-    say(`    first 15 % ${Math.round(first)}/s, last 15 % ${Math.round(last)}/s`)
+    const twentieths: number[] = []
+    for (let n = 0; n < 20; n++) {
+      twentieths.push(await rateBetween(world, (n * large) / 20 + 1, ((n + 1) * large) / 20))
+    }
+    say(
+      `    thousands a second, by twentieths: ${twentieths.map((perS) => Math.round(perS / 1_000)).join(' ')}`,
+    )
     return { first, last, ratio: last / first }
   }
   // What of a slower end is the server's own, whose memory of message ids grows.
