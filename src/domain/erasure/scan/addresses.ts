@@ -159,6 +159,7 @@ export class Addresses {
     for (const [, local] of around.matchAll(LOCAL_PART)) this.#try(`${local}@${domain}`, depth, at)
   }
 
+  /** An address that was put together. */
   #try(written: string, depth: number, at: number): void {
     const address = foldText(written).toLowerCase()
     if (address.length > LONGEST) return

@@ -1,7 +1,4 @@
-import { HEX } from './decode.ts'
-
 export const NEWLINE = 10
-export const AT = 0x40
 export const COLON = 0x3a
 export const DASH = 0x2d
 
@@ -44,9 +41,6 @@ for (const sign of ' \t>#*/') INDENTS[sign.charCodeAt(0)] = 1
 
 export const isFigure = (byte: number | undefined): boolean =>
   byte !== undefined && byte >= 0x30 && byte <= 0x39
-
-export const isHexPair = (bytes: Uint8Array, at: number): boolean =>
-  HEX[bytes[at]!] !== 255 && HEX[bytes[at + 1]!] !== 255
 
 /** The code point that begins here, in UTF-8; `BROKEN` for what is none. */
 export function codePointAt(bytes: Uint8Array, at: number, to: number): number {

@@ -1,5 +1,4 @@
-import { brotliDecompressSync, constants, inflateRawSync } from 'node:zlib'
-import { clear, type Decoded, decodeBase64, HEX, plainArray, putUtf8, undoEscapes } from './decode.ts'
+import { clear, type Decoded, decodeBase64, HEX, putUtf8, undoEscapes } from './decode.ts'
 
 /** A base32 alphabet: values by byte of either case, 255 for anything else. */
 function base32(alphabet: string, same: Record<string, string> = {}): Uint8Array {
@@ -261,10 +260,10 @@ export function goesOn(bytes: Uint8Array, at: number, from: number): boolean {
  * them as one text. Returns where they end.
  */
 export function decodeEncodedWords(bytes: Uint8Array, at: number, to: number, into: Decoded): number {
-  clear(into, LONGEST_ARRAY)
+  clear(into, LONGEST_WORDS)
   const part: Decoded = { bytes: new Uint8Array(0), length: 0 }
   let end = at
-  for (let next = at; next < to && into.length < LONGEST_ARRAY - 128; ) {
+  for (let next = at; next < to && into.length < LONGEST_WORDS - 128; ) {
     const text = Buffer.from(bytes.buffer, bytes.byteOffset + next, Math.min(128, to - next)).toString(
       'latin1',
     )
@@ -286,6 +285,8 @@ export function decodeEncodedWords(bytes: Uint8Array, at: number, to: number, in
   }
   return end
 }
+/** Bytes that all of them together may have. */
+const LONGEST_WORDS = 2_048
 const ENCODED_WORD = /^=\?[\w*-]{2,24}\?([bq])\?([^?\s]{0,80})\?=/i
 
 /**
@@ -395,192 +396,8 @@ export function undoCodePoints(bytes: Uint8Array, from: number, to: number, into
   return undone >= 9
 }
 
-/** Where the tag of HTML or XML ends that begins at a `<`; 0 where none does. */
-export function tagEnd(bytes: Uint8Array, at: number, to: number): number {
-  const next = bytes[at + 1]! | 0x20
-  const isTag = (next >= 0x61 && next <= 0x7a) || bytes[at + 1] === 0x2f || bytes[at + 1] === 0x21
-  if (!isTag) return 0
-  const last = Math.min(to, at + LONGEST_TAG)
-  const isComment = bytes[at + 1] === 0x21 && bytes[at + 2] === 0x2d
-  for (let end = at + 2; end < last; end++) {
-    if (bytes[end] === 0x3e && (!isComment || bytes[end - 1] === 0x2d)) return end + 1
-    if (bytes[end] === 0x3c && !isComment) return 0
-  }
-  return 0
-}
-const LONGEST_TAG = 256
-
-/** Text without its tags. */
-export function undoTags(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
-  clear(into, to - from)
-  for (let at = from; at < to; ) {
-    const end = bytes[at] === 0x3c ? tagEnd(bytes, at, to) : 0
-    if (end > 0) at = end
-    else into.bytes[into.length++] = bytes[at++]!
-  }
-}
-
-/**
- * The parts of an array that begins at a `[` as one text, `["0700","123","456"]` or `[(0700)-20(123)]`, after the name of its
- * field; where a value is no string or number, nothing. Returns where it ends, or `at`.
- */
-export function joinParts(bytes: Uint8Array, at: number, from: number, to: number, into: Decoded): number {
-  const last = Math.min(to, at + LONGEST_ARRAY)
-  clear(into, LONGEST_ARRAY + FIELD_NAME + 2)
-  for (let before = Math.max(from, at - FIELD_NAME); before < at; before++)
-    into.bytes[into.length++] = bytes[before]!
-  let quote = 0
-  let parts = 0
-  for (let next = at + 1; next < last; next++) {
-    const byte = bytes[next]!
-    // Within a string of JSON quotes have a backslash.
-    if (byte === 0x5c) continue
-    if (quote > PARENTHESES) {
-      if (byte === 10) return at
-      if (byte === quote) quote = quote === 0x29 ? PARENTHESES : 0
-      else into.bytes[into.length++] = byte
-    } else if (byte === 0x22 || byte === 0x27 || byte === 0x28) {
-      quote = byte === 0x28 ? 0x29 : byte
-      parts++
-    } else if (byte === 0x5d) {
-      into.bytes[into.length++] = 0x20
-      return parts > 0 ? next + 1 : at
-    } else if (byte >= 0x30 && byte <= 0x39) {
-      // What moves the letters of a PDF's text is not written there.
-      if (quote !== PARENTHESES) into.bytes[into.length++] = byte
-    } else if (byte === 0x2d || byte === 0x2e) {
-      if (quote !== PARENTHESES) return at
-    } else if (byte !== 0x2c && byte !== 0x20 && byte !== 10 && byte !== 13) return at
-  }
-  return at
-}
-const LONGEST_ARRAY = 2_048
-/** Between two strings of `[(07)-20(00)] TJ` (ISO 32000, section 9.4.3). */
-const PARENTHESES = 1
-const FIELD_NAME = 24
-
-/** Strings that a program joins, `"0700" + '123456'` or `'a' || 'b'`, around an operator at `at`, as one text. */
-export function joinStrings(bytes: Uint8Array, at: number, from: number, to: number, into: Decoded): void {
-  clear(into, LONGEST_ARRAY)
-  let start = at
-  while (start > from && IN_JOINT[bytes[start - 1]!] === 1) start--
-  const quote = bytes[start - 1]
-  if (quote !== 0x22 && quote !== 0x27) return
-  let open = start - 2
-  const first = Math.max(from, open - 256)
-  while (open >= first && bytes[open] !== quote && bytes[open] !== 10) open--
-  if (bytes[open] !== quote) return
-  for (let next = open; next < to && into.length < LONGEST_ARRAY - 256; ) {
-    const mark = bytes[next]
-    if (mark !== 0x22 && mark !== 0x27) return
-    const limit = Math.min(to, next + 256)
-    let end = next + 1
-    for (; end < limit && bytes[end] !== mark && bytes[end] !== 10; end++)
-      if (bytes[end] !== 0x5c) into.bytes[into.length++] = bytes[end]!
-    if (bytes[end] !== mark) return
-    next = end + 1
-    while (next < to && next < end + 8 && IN_JOINT[bytes[next]!] === 1) next++
-  }
-}
-const IN_JOINT = new Uint8Array(256)
-for (const sign of ' +|.&\t\\') IN_JOINT[sign.charCodeAt(0)] = 1
-
-/**
- * What is compressed without a head of its own, deflate (RFC 1951) or brotli (RFC 7932). What can be neither, by its first
- * bits, is not tried: a failure costs a hundred times what it takes to look. Undefined when it is none.
- */
-export function decompressBare(bytes: Uint8Array, limit: number): Uint8Array | undefined {
-  try {
-    if (mayBeBrotli(bytes)) return plainArray(brotliDecompressSync(bytes, { maxOutputLength: limit }))
-    if (mayBeDeflate(bytes))
-      return plainArray(
-        inflateRawSync(bytes, { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH }),
-      )
-  } catch {
-    // Its beginning was chance.
-  }
-  return undefined
-}
-
-/** Whether bytes begin as something compressed may. */
-export const mayBeCompressed = ({ bytes }: Decoded): boolean =>
-  bytes[0] === 0x1f || bytes[0] === 0x78 || bytes[0] === 0x50 || mayBeBare(bytes[0]!)
-
-/** By the first byte. */
-export const mayBeBare = (first: number): boolean => first === 0x1b || (first & 7) === 3 || (first & 7) === 5
-
-/** A window of 4 MiB and one last block, whose length the bytes that are there may hold. */
-function mayBeBrotli(bytes: Uint8Array): boolean {
-  if (bytes.length < 12 || bytes[0] !== 0x1b) return false
-  const length = (bytes[1]! | (bytes[2]! << 8)) + 1
-  return length > bytes.length / 2 && length < bytes.length * 40
-}
-
-/** One block, with the fixed Huffman codes and then five letters of ASCII, or with codes of its own that are complete. */
-function mayBeDeflate(bytes: Uint8Array): boolean {
-  if (bytes.length < 10 || isAscii(bytes)) return false
-  // The last block, as it is the only one.
-  const kind = bytes[0]! & 7
-  if (kind === 5) {
-    if (bitsAt(bytes, 3, 5) > 29 || bitsAt(bytes, 8, 5) > 29) return false
-    const lengths = bitsAt(bytes, 13, 4) + 4
-    if (bytes.length < 3 + lengths / 2) return false
-    let filled = 0
-    for (let n = 0; n < lengths; n++) {
-      const length = bitsAt(bytes, 17 + 3 * n, 3)
-      if (length > 0) filled += 128 >> length
-    }
-    return filled === 128
-  }
-  if (kind !== 3) return false
-  for (let letter = 0; letter < 5; letter++) {
-    let code = 0
-    for (let bit = 3 + 8 * letter; bit < 11 + 8 * letter; bit++) code = (code << 1) | bitsAt(bytes, bit, 1)
-    if (code < 0x30 + 0x20 || code > 0x30 + 0x7e) return false
-  }
-  return true
-}
-
-/** Up to nine bits from a bit on, the lowest first. */
-function bitsAt(bytes: Uint8Array, at: number, count: number): number {
-  const word = bytes[at >> 3]! | (bytes[(at >> 3) + 1]! << 8)
-  return (word >> (at & 7)) & ((1 << count) - 1)
-}
-
-function isAscii(bytes: Uint8Array): boolean {
-  for (let at = 0; at < 8; at++) if (bytes[at]! < 0x20 || bytes[at]! > 0x7e) return false
-  return true
-}
-
 /** Whether what was decoded is text at its beginning; of other things few are. */
 export function beginsAsText({ bytes, length }: Decoded): boolean {
   for (let at = 0; at < 6 && at < length; at++) if (bytes[at]! < 0x20 || bytes[at] === 0x7f) return false
   return length >= 9
-}
-
-/** What stands before and behind a line break as one text, with a space for the break or with nothing. */
-export function joinHalves(
-  bytes: Uint8Array,
-  from: number,
-  to: number,
-  next: number,
-  end: number,
-  isSpaced: boolean,
-  into: Decoded,
-): void {
-  clear(into, to - from + 1 + end - next)
-  for (let at = from; at < to; at++) into.bytes[into.length++] = bytes[at]!
-  if (isSpaced) into.bytes[into.length++] = 0x20
-  for (let at = next; at < end; at++) into.bytes[into.length++] = bytes[at]!
-}
-
-/** Text from its last character to its first. */
-export function reverse(bytes: Uint8Array, from: number, to: number, into: Decoded): void {
-  clear(into, to - from)
-  for (let end = to; end > from; ) {
-    let start = end - 1
-    while (start > from && start > end - 4 && (bytes[start]! & 0xc0) === 0x80) start--
-    for (let at = start; at < end; at++) into.bytes[into.length++] = bytes[at]!
-    end = start
-  }
 }

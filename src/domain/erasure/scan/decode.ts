@@ -1,5 +1,3 @@
-import { constants, inflateRawSync, unzipSync } from 'node:zlib'
-
 /** Values by byte: of a base64 digit in either alphabet, of a hex digit; 255 for anything else. */
 export const BASE64 = valuesOf('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', '-_')
 export const HEX = valuesOf('0123456789abcdef', '')
@@ -387,49 +385,6 @@ export function decodeList(bytes: Uint8Array, at: number, to: number, hex: boole
 }
 const IN_LISTS = new Uint8Array(256)
 for (const sign of ' ,:;-|._/\n\r\t"\'') IN_LISTS[sign.charCodeAt(0)] = 1
-
-/**
- * What gzip (RFC 1952), zlib (RFC 1950) or ZIP (of a file that begins here) compressed, once or several times, as far as it goes
- * and whatever follows; undefined when the bytes are neither. `onCut` is told when there would be more than the limit, of which nothing is returned, or the bytes end before it does.
- */
-export function decompress(
-  bytes: Uint8Array,
-  limit: number,
-  onCut: () => void,
-  times = 3,
-): Uint8Array | undefined {
-  const isGzip = bytes[0] === 0x1f && bytes[1] === 0x8b && bytes[2] === 8
-  const isZlib = bytes[0] === 0x78 && ((bytes[0]! << 8) | bytes[1]!) % 31 === 0
-  const zipped = isGzip || isZlib ? 0 : zipDataAt(bytes)
-  if (!isGzip && !isZlib && zipped === 0) return undefined
-  // A header with a file's name has no fixed length.
-  const isNamed = isGzip && bytes[3] !== 0
-  const data = isNamed ? bytes : bytes.subarray(isGzip ? 10 : zipped || 2)
-  const options = { maxOutputLength: limit, finishFlush: constants.Z_SYNC_FLUSH, info: true }
-  try {
-    const { buffer, engine } = (isNamed ? unzipSync : inflateRawSync)(data, options) as unknown as {
-      buffer: Buffer
-      engine: { bytesWritten: number }
-    }
-    if (engine.bytesWritten >= data.length && buffer.length >= SHORTEST_CUT) onCut()
-    const plain = plainArray(buffer)
-    return (times > 1 ? decompress(plain, limit, onCut, times - 1) : undefined) ?? plain
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE') onCut()
-    return undefined
-  }
-}
-
-/** Where the deflated data of a file in a ZIP begin (APPNOTE 4.3.7), whose head is at 0; 0 where none is. */
-function zipDataAt(bytes: Uint8Array): number {
-  const isHead = bytes[0] === 0x50 && bytes[1] === 0x4b && bytes[2] === 3 && bytes[3] === 4 && bytes[8] === 8
-  return isHead && bytes.length > 30
-    ? 30 + (bytes[26]! | (bytes[27]! << 8)) + (bytes[28]! | (bytes[29]! << 8))
-    : 0
-}
-
-/** Bytes beyond which what comes out is no chance of random data that begins like zlib's. */
-const SHORTEST_CUT = 256
 
 /** The same bytes as no `Buffer`: whoever reads both kinds in one loop reads each at half the speed. */
 export const plainArray = ({ buffer, byteOffset, length }: Uint8Array): Uint8Array =>

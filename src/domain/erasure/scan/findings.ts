@@ -94,6 +94,25 @@ export class Findings {
     return index >= 0
   }
 
+  /** Notes a number with these last digits when it is looked for, as the first of these readings that is; says whether one is. */
+  noteNumber(
+    digits: number,
+    value: number,
+    readings: Iterable<Canonical>,
+    depth: number,
+    at: number,
+  ): boolean {
+    const found = this.numberFound(digits, value)
+    if (found < 0) return false
+    for (const reading of readings) {
+      const index = this.proved(found, reading)
+      if (index < 0) continue
+      this.note(index, depth, at)
+      return true
+    }
+    return false
+  }
+
   /** The index of this very identifier, among those that begin with `found`; -1 when it is none of them. */
   proved(found: number, canonical: Canonical): number {
     if (this.#key === undefined) {

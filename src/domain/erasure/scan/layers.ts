@@ -1,6 +1,6 @@
 import { NEWLINE, SHORTEST_TEXT } from './bytes.ts'
-import { type Decoded, decompress, textSize } from './decode.ts'
-import { decompressBare, mayBeCompressed } from './decode-rare.ts'
+import { type Decoded, textSize } from './decode.ts'
+import { decompress, decompressBare, mayBeCompressed } from './decompress.ts'
 
 /**
  * Reads `bytes` from `from` to `to`, within so many encodings. What is found in a decoded text has the place of the
@@ -83,7 +83,7 @@ export class Layers {
     this.within(encoding, bytes, 0, length, depth, at)
   }
 
-  /** Passes over the stretches of text in what was decoded. */
+  /** Passes over what was decoded, but for what is no text. */
   stretches(encoding: string, { bytes, length }: Decoded, depth: number, at: number): void {
     let from = 0
     for (let place = 0; place <= length; ) {
@@ -97,7 +97,7 @@ export class Layers {
     }
   }
 
-  /** The same, and what it may be compressed. */
+  /** The same, when what was decoded may be compressed as well. */
   stretchesOrFile(encoding: string, decoded: Decoded, depth: number, at: number): void {
     if (mayBeCompressed(decoded)) {
       const data = decoded.bytes.subarray(0, decoded.length)

@@ -1,26 +1,17 @@
 import { LONGEST } from '../identifier.ts'
 import {
-  AT,
   CASE,
   IN_ADDRESS,
   INDENTS,
   isFigure,
-  isHexPair,
   NEWLINE,
   NO_CASE,
   SHORTEST_TEXT,
   WIDEST_INDENT,
 } from './bytes.ts'
-import { undoEscapes, undoMojibake } from './decode.ts'
-import {
-  decodeDump,
-  decodeUu,
-  isDumpLine,
-  isUuLine,
-  joinHalves,
-  undoCodePoints,
-  undoTags,
-} from './decode-rare.ts'
+import { HEX, undoEscapes, undoMojibake } from './decode.ts'
+import { decodeDump, decodeUu, isDumpLine, isUuLine, undoCodePoints } from './decode-rare.ts'
+import { joinHalves, undoTags } from './join.ts'
 import type { Layers } from './layers.ts'
 
 /** What is undone in a whole line: escapes, tags, its break; and lines that are one file. */
@@ -126,9 +117,10 @@ function hasWords(bytes: Uint8Array, from: number, to: number): boolean {
   return false
 }
 
+const AT = 0x40
 const mayBeDigit = (byte: number): boolean => isFigure(byte) || byte >= 0x80
 
-/** Whether what one of `%\\&=` or ESC begins is an escape. */
+/** Whether `%`, a backslash, `&`, `=` or ESC begins an escape. */
 export function isEscape(bytes: Uint8Array, at: number, to: number): boolean {
   const next = bytes[at + 1]!
   switch (bytes[at]) {
@@ -155,6 +147,9 @@ export const isQuoted = (bytes: Uint8Array, at: number): boolean =>
   ((bytes[at + 3] === 0x3d && isHexPair(bytes, at + 1) && isHexPair(bytes, at + 4)) ||
     // The one sign of an address that headers may not have.
     (bytes[at + 1] === 0x34 && bytes[at + 2] === 0x30 && CASE[bytes[at + 3]!]! !== NO_CASE))
+
+const isHexPair = (bytes: Uint8Array, at: number): boolean =>
+  HEX[bytes[at]!] !== 255 && HEX[bytes[at + 1]!] !== 255
 
 /** What a backslash makes something else of. */
 const BACKSLASHED = new Uint8Array(256)

@@ -27,6 +27,7 @@ export class NumberFields {
     this.#hasLabelled = this.#labelledLengths.includes(1)
   }
 
+  /** Forgets the parts of the text that was passed over at this depth. */
   begin(depth: number): void {
     this.#parts[depth]!.length = 0
   }
@@ -75,6 +76,7 @@ export class NumberFields {
     if (parts.length > 8) parts.shift()
   }
 
+  /** The number beside a label, to the end of each of its groups. */
   #labelled(
     digits: Uint8Array,
     first: Int32Array,
@@ -88,23 +90,15 @@ export class NumberFields {
       if (length >= NUMBER_DIGITS) return
       if (this.#labelledLengths[length] === 0) continue
       const value = digits.subarray(0, length).join('')
-      const found = this.#findings.numberFound(length, Number(value))
-      const index = found < 0 ? -1 : this.#findings.proved(found, { form: 'labelled', value })
-      if (index >= 0) this.#findings.note(index, depth, at)
+      this.#findings.noteNumber(length, Number(value), [{ form: 'labelled', value }], depth, at)
     }
   }
 
+  /** Two or three parts of a number: whether they are one that is looked for. */
   #joined(written: string, depth: number, at: number): boolean {
     if (written.length < NUMBER_DIGITS || written.length > LONGEST_NUMBER) return false
-    const found = this.#findings.numberFound(NUMBER_DIGITS, Number(written.slice(-NUMBER_DIGITS)))
-    if (found < 0) return false
-    for (const canonical of readingsOf(written)) {
-      const index = this.#findings.proved(found, canonical)
-      if (index < 0) continue
-      this.#findings.note(index, depth, at)
-      return true
-    }
-    return false
+    const last = Number(written.slice(-NUMBER_DIGITS))
+    return this.#findings.noteNumber(NUMBER_DIGITS, last, readingsOf(written), depth, at)
   }
 }
 
@@ -121,10 +115,12 @@ function listed(bytes: Uint8Array, from: number, to: number): boolean {
   return commas === 1
 }
 
+/** All orders of three parts. */
 function orders({ digits: a }: Part, { digits: b }: Part, { digits: c }: Part) {
   return [a + b + c, a + c + b, b + a + c, b + c + a, c + a + b, c + b + a]
 }
 
+/** Whether two fields may hold parts of one number, by what their names tell. */
 const belong = (one: number, other: number): boolean =>
   ((one | other) & (PHONE | DIAL)) !== 0
     ? (one & (PHONE | PART | DIAL)) !== 0 && (other & (PHONE | PART | DIAL)) !== 0

@@ -28,12 +28,11 @@ export function isMeant(
     group === last
       ? written.length - (groups.first[group]! - groups.first[first]!)
       : groups.first[group + 1]! - groups.first[group]!
-  const gaps = { dots: 0, columns: 0, others: 0 }
+  let [dots, columns] = [0, 0]
   for (let group = first; group < last; group++) {
     const gap = bytes.subarray(groups.end[group]!, groups.at[group + 1]!)
-    if (gap.some(isColumn)) gaps.columns++
-    else if (gap.length === 1 && gap[0] === 0x2e) gaps.dots++
-    else gaps.others++
+    if (gap.some(isColumn)) columns++
+    else if (gap.length === 1 && gap[0] === 0x2e) dots++
   }
   // 15:41:03
   if (bytes[end] === COLON && isFigure(bytes[end + 1]) && sizeAt(last) === 2) return false
@@ -43,7 +42,7 @@ export function isMeant(
   const trunk = written.startsWith('0')
   const firstSize = sizeAt(first)
   // 0.712345678 and 0,712345678; 93.700123456 may be a share in percent.
-  const loose = gaps.columns > 0 || gaps.dots > 0
+  const loose = columns > 0 || dots > 0
   const isFigureByFigure = last - first + 1 === written.length
   if (
     trunk &&
@@ -53,8 +52,8 @@ export function isMeant(
     isLoose(bytes[groups.end[first]!])
   )
     return false
-  const isScientific = gaps.dots === 1 && firstSize === 1 && hasExponent(bytes, end, written.length - 1)
-  if (!trunk && gaps.dots === 1 && last - first === 1 && firstSize <= 3 && !isScientific) return false
+  const isScientific = dots === 1 && firstSize === 1 && hasExponent(bytes, end, written.length - 1)
+  if (!trunk && dots === 1 && last - first === 1 && firstSize <= 3 && !isScientific) return false
   if (trunk || form === 'international') return true
   // Of ten digits the seconds since 1970 alone are met everywhere.
   if (form === 'number' && written.length >= 10 && (last > first || !/^1[5-9]\d{8}$/.test(written)))
@@ -111,6 +110,7 @@ function isHexOfId(bytes: Uint8Array, start: number, end: number, from: number, 
   return bytes.subarray(Math.max(from, first - 1), past).includes(DASH) || past - first >= 16
 }
 
+/** Whether a plus stands before, with no more between than a space or a bracket. */
 function plusBefore(bytes: Uint8Array, at: number, from: number): boolean {
   for (let before = at - 1; before >= from && before >= at - 8; before--) {
     const byte = bytes[before]!

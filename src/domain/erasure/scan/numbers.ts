@@ -173,10 +173,8 @@ export class Numbers {
     let end = at
     while (end < to && end < at + 13 && HEX[bytes[end]!] !== 255) value = value * 16 + HEX[bytes[end++]!]!
     if (end - at < 9 || end - at > 12 || this.#findings.isAnybodys) return
-    const canonical = { form: 'international', value: String(value) } as const
-    const found = this.#findings.numberFound(NUMBER_DIGITS, value % 10 ** NUMBER_DIGITS)
-    const index = found < 0 ? -1 : this.#findings.proved(found, canonical)
-    if (index >= 0) this.#findings.note(index, depth, at)
+    const reading = { form: 'international', value: String(value) } as const
+    this.#findings.noteNumber(NUMBER_DIGITS, value % 10 ** NUMBER_DIGITS, [reading], depth, at)
   }
 
   /** Words that end with these figures: by the last group, or the last few together. */

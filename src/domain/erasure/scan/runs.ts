@@ -1,6 +1,7 @@
 import { ASCII_WORD, BEYOND_HEX, CASE, NO_CASE, WIDEST_INDENT } from './bytes.ts'
 import { BASE64, decodeBase64, decodeHex, HEX, quadIsText } from './decode.ts'
-import { BASE32_KINDS, decodeBase32, decodeSemiOctets, mayBeBare, SHORTEST_BASE32 } from './decode-rare.ts'
+import { BASE32_KINDS, decodeBase32, decodeSemiOctets, SHORTEST_BASE32 } from './decode-rare.ts'
+import { mayBeBare } from './decompress.ts'
 import type { Layers } from './layers.ts'
 
 const SHORTEST_RUN = 12

@@ -1,14 +1,7 @@
 import { INDENTS, NEWLINE, SHARED, SHORTEST_TEXT } from './bytes.ts'
 import { decodeUtf16 } from './decode.ts'
-import {
-  BASE85_KINDS,
-  decodeBase85,
-  decodeEncodedWords,
-  decodeUtf32,
-  joinParts,
-  joinStrings,
-  reverse,
-} from './decode-rare.ts'
+import { BASE85_KINDS, decodeBase85, decodeEncodedWords, decodeUtf32 } from './decode-rare.ts'
+import { joinParts, joinStrings, reverse } from './join.ts'
 import type { Layers } from './layers.ts'
 
 /** Base85 digits of nine bytes, and how far from a word's begin its first sign is looked for. */
@@ -54,6 +47,7 @@ export class Signs {
     return end
   }
 
+  /** Base85 that fills a stretch. */
   base85(bytes: Uint8Array, from: number, to: number, depth: number): void {
     const into = this.#layers.into(depth)
     for (let kind = 0; kind < BASE85_KINDS && to - from >= SHORTEST_BASE85; kind++)
@@ -80,7 +74,7 @@ export class Signs {
     this.#layers.whole('reversed', into, depth, from)
   }
 
-  /** UTF-16, told by the halves that all its characters of one script have. */
+  /** UTF-16 or UTF-32 around so many bytes that are the half of a character, as all of one script have the same. */
   wide(
     bytes: Uint8Array,
     firstHalf: number,
