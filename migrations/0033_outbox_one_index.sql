@@ -10,7 +10,10 @@ declare
   schema_name text;
   last bigint;
   used boolean;
+  producer text;
 begin
+  -- Producers wait behind us: for a transaction that holds a table for long they are not made to.
+  set local lock_timeout = '10s';
   foreach schema_name in array array['virtual_care', 'billing', 'communication'] loop
     -- Nobody may draw a number between the old sequence's last and the new one's first.
     execute format('lock table %I.outbox in access exclusive mode', schema_name);
@@ -22,12 +25,27 @@ begin
     execute format($sql$
       alter table %1$I.outbox alter column seq
         set default case when pg_current_xact_id() is not null then nextval('%1$I.outbox_number') end;
-      grant usage on sequence %1$I.outbox_number to tabib_app;
       grant select on sequence %1$I.outbox_number to tabib_relay;
       drop index %1$I.outbox_xid;
       drop index %1$I.outbox_seq;
       create index outbox_seq on %1$I.outbox (seq, xid);
     $sql$, schema_name);
+    -- A number from a sequence needs a privilege, where an identity's needed none: for all who may insert.
+    for producer in
+      select distinct r.rolname
+      from pg_attribute a
+      cross join aclexplode(a.attacl) g
+      join pg_roles r on r.oid = g.grantee
+      where a.attrelid = to_regclass(format('%I.outbox', schema_name)) and g.privilege_type = 'INSERT'
+      union
+      select r.rolname
+      from pg_class c
+      cross join aclexplode(c.relacl) g
+      join pg_roles r on r.oid = g.grantee
+      where c.oid = to_regclass(format('%I.outbox', schema_name)) and g.privilege_type = 'INSERT'
+    loop
+      execute format('grant usage on sequence %I.outbox_number to %I', schema_name, producer);
+    end loop;
   end loop;
 end
 $migration$;

@@ -44,7 +44,9 @@ beforeAll(async () => {
      create table legacy.by_xid (seq bigserial primary key, xid xid8 not null default pg_current_xact_id(), ${columns});
      create index on legacy.by_xid (xid);
      create table legacy.by_number (seq bigserial primary key, ${columns});
-     grant select on all tables in schema legacy to tabib_relay; grant insert on all tables in schema legacy to tabib_app;
+     grant select (seq, xid, id, tenant_id, aggregate_type, aggregate_id, type, data, occurred_at) on legacy.by_xid to tabib_relay;
+     grant select (seq, id, tenant_id, aggregate_type, aggregate_id, type, data, occurred_at) on legacy.by_number to tabib_relay;
+     grant insert on all tables in schema legacy to tabib_app;
      grant usage on all sequences in schema legacy to tabib_app`,
   )
 })
@@ -306,17 +308,19 @@ describe('a reader of windows', () => {
       await insert(database.service, 'a')
       await follower.look(10)
     }
+    // This sets nothing back.
     await database.owner.query('truncate billing.outbox restart identity')
     const next = await insert(database.service, 'b')
     expect(await follower.look(10)).toBe(true)
     expect(follower.published.at(-1)).toEqual(next)
-    await database.owner.query('truncate billing.outbox')
-    await database.owner.query(`select setval('billing.outbox_number', 1, false)`)
-    await follower.restart()
+    await database.owner.query(`truncate billing.outbox; select setval('billing.outbox_number', 1, false)`)
     expect(await follower.look(10)).toBe(false)
-    const first = await insert(database.service, 'c')
-    expect(await follower.look(10)).toBe(true)
-    expect(follower.published.at(-1)).toEqual(first)
+    for (const restarted of [false, true, false]) {
+      if (restarted) await follower.restart()
+      const following = await insert(database.service, 'c')
+      expect(await follower.look(10)).toBe(true)
+      expect(follower.published.at(-1)).toEqual(following)
+    }
   })
 
   test('passes by little of what is published, though a transaction stays open', async () => {

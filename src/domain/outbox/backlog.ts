@@ -26,7 +26,7 @@ export async function outboxPending(app: OutboxReader, { service }: { service: S
   const [row] = await app.db.query<{ pending: number }>(
     `select (
        (select count(*) from ${table} where ${youngRows(source, '$1', '$5')} and ${unpublished(c)}) +
-       (select count(*) from ${lateRows(source, '$2', '$6')} and ${unpublished(c)})
+       (select count(*) from (${lateRows(source, `${c.seq}, ${c.xid}`, late)}) late where ${unpublished(c)})
      )::float8 as pending`,
     [xmax, xip, target, afterSeq, floor, lows],
   )
@@ -51,19 +51,22 @@ export async function outboxLag(app: OutboxReader, { service }: { service: Servi
     target === null
       ? `order by ${source.numbers ? '' : `${c.xid}, `}${c.seq}`
       : `and ${c.seq} > $4 order by ${c.seq}`
-  const late = target === null ? xip : [...xip, ...parseSnapshot(target).xip]
+  const open = target === null ? xip : [...xip, ...parseSnapshot(target).xip]
   const [row] = await app.db.query<{ lag_s: number | null }>(
     `select greatest(0, extract(epoch from clock_timestamp() - min(created_at)))::float8 as lag_s
      from (
        (select ${c.created_at} as created_at from ${table}
         where ${youngRows(source, '$1', '$5')} and ${unpublished(c)} ${inLine} limit 1000)
        union all
-       (select ${c.created_at} from ${lateRows(source, '$2', '$6')} and ${unpublished(c)})
+       (select ${c.created_at} from (${lateRows(source, `${c.seq}, ${c.xid}, ${c.created_at}`, late)}) late
+        where ${unpublished(c)})
      ) waiting`,
-    [xmax, late, target, afterSeq, floor, lowsOf(position, late)],
+    [xmax, open, target, afterSeq, floor, lowsOf(position, open)],
   )
   return row?.lag_s ?? 0
 }
+
+const late = { xip: '$2', lows: '$6', floor: '$5' }
 
 const unpublished = (c: { xid: string; seq: string }): string =>
   `($3::pg_snapshot is null or ${c.seq} > $4::bigint or not pg_visible_in_snapshot(${c.xid}, $3::pg_snapshot))`

@@ -109,11 +109,8 @@ export function parseSnapshot(snapshot: string): { xmin: string; xmax: string; x
 
 /** Above which number the rows of each of these transactions lie, all of which were open in `done` or began later. */
 export function lowsOf({ done, floor, lows }: Position, xids: string[]): bigint[] {
-  const open = parseSnapshot(done).xip
-  return xids.map((xid) => {
-    const i = open.indexOf(xid)
-    return i < 0 ? floor : (lows[i] ?? 0n)
-  })
+  const open = new Map(parseSnapshot(done).xip.map((xid, i) => [xid, lows[i] ?? 0n]))
+  return xids.map((xid) => open.get(xid) ?? floor)
 }
 
 type StoredGap = Omit<Gap, 'low' | 'high'> & { low: string; high: string }

@@ -21,6 +21,8 @@ export interface OutboxRow {
 export const ROW_NAMES =
   'w.seq::text as seq, id, tenant_id, aggregate_type, aggregate_id, type, occurred_at, data, headers, subject'
 
+export const ROW_WIDTH = 10
+
 /**
  * Select list of an outbox row; without data and headers where `withData` (SQL) is false, and without data where it is
  * larger than may be read.

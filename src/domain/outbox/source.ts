@@ -56,20 +56,32 @@ export function outboxSource(service: Service, mapping?: OutboxMapping): OutboxS
 
 /**
  * Rows of the transactions from `xmax` on, as a condition. Ours lie above `floor` (see `Position`) and are found by number:
- * an index on both has little to pass by. Both are SQL.
+ * an index on both has little to pass by. All are SQL.
  */
 export const youngRows = ({ column: c, numbers }: OutboxSource, xmax: string, floor: string): string =>
   `${numbers ? `${c.seq} > ${floor}::bigint` : `${floor}::bigint is not null`} and ${c.xid} >= ${xmax}::xid8`
 
 /**
- * Rows of those transactions of `xip` that have ended, as what stands behind `from`; of ours only what lies above its
- * `lows` is passed through, and nothing at all while a transaction is open. Both are SQL. `offset 0` keeps the planner
- * from joining the whole table with a handful of transactions.
+ * Rows of those transactions of `xip` that have ended, as a query. Of ours the index is walked above their `lows`: once for
+ * those that were open for long and once for the others, who would make the range of ids wide. All are SQL.
  */
-export const lateRows = ({ table, column: c, numbers }: OutboxSource, xip: string, lows: string): string =>
-  `unnest(${xip}::xid8[], ${lows}::bigint[]) late (late_xid, late_low) cross join lateral (
-     select * from ${table} where ${numbers ? `${c.seq} > coalesce(late_low, 0) and ` : ''}${c.xid} = late_xid offset 0
-   ) row_of where pg_visible_in_snapshot(late_xid, pg_current_snapshot())`
+export const lateRows = (
+  { table, column: c, numbers }: OutboxSource,
+  columns: string,
+  { xip, lows, floor }: Record<'xip' | 'lows' | 'floor', string>,
+): string =>
+  `select ${columns} from (
+     select min(coalesce(late_low, 0)) as late_above, array_agg(late_xid order by late_xid) as late_xids
+     from unnest(${xip}::xid8[], ${lows}::bigint[]) late (late_xid, late_low)
+     where pg_visible_in_snapshot(late_xid, pg_current_snapshot())
+     group by coalesce(late_low, 0) > ${floor}::bigint - ${RECENT}
+   ) ended, ${table} where ${
+     numbers
+       ? `${c.seq} > late_above and ${c.xid} >= late_xids[1] and ${c.xid} <= late_xids[cardinality(late_xids)]
+          and array_position(late_xids, ${c.xid}) is not null`
+       : `${c.xid} = any(late_xids)`
+   }`
+const RECENT = 50_000
 
 const quoted = (name: string): string =>
   name

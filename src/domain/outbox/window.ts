@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { lowsOf, type Position, parseSnapshot } from './position.ts'
-import { CopiedRow, type OutboxRow, ROW_NAMES, rowColumns, toRow } from './row.ts'
+import { CopiedRow, type OutboxRow, ROW_NAMES, ROW_WIDTH, rowColumns, toRow } from './row.ts'
 import { lateRows, type OutboxSource, youngRows } from './source.ts'
 
 /** A page of a window and where the outbox stands once all of it is published. */
@@ -46,10 +46,10 @@ interface Bounds {
   late: string[][]
 }
 
-// How many rows may be read, and how much time may pass, before the mark is set anew: what was read since is passed by at
-// each look for new rows.
+// How many rows may be read, and how much time may pass, before the mark is set anew: what was written since is passed by
+// at each look for new rows, that of transactions still at work included.
 const MARK_EVERY = 256
-const MARK_EVERY_MS = 5_000
+const MARK_EVERY_MS = 1_000
 
 /**
  * `connection` is the reader's own: its planner settings are changed. `maxDataBytes` bounds what is read of one row;
@@ -64,28 +64,25 @@ export async function openWindowReader(
   const { table, column: c, service } = source
   const columns = rowColumns(source, maxDataBytes, '$6::bool')
 
+  // Read under the lock of the sequence's page. Its row, selected, may for a moment have the number up to which the log
+  // is ahead, which nobody has drawn.
+  const drawn = source.numbers ? `coalesce(pg_sequence_last_value('${source.numbers}'), 0)` : 'null::bigint'
   // Young rows by their index order, late ones by lookup: both without a sort of the whole backlog. `seq + 0` keeps
   // the late rows off the order of the index, which would be walked to its end to find a handful.
-  const probe = `select ${ROW_NAMES}, now.target from (select pg_current_snapshot()::text as target) now left join (
+  const probe = `select ${ROW_NAMES}, now.target, now.high from (
+      select pg_current_snapshot()::text as target, ${drawn} as high
+    ) now left join (
       (select ${columns} from ${table} where ${youngRows(source, '$1', '$2')}
         order by ${source.numbers ? '' : `${c.xid}, `}${c.seq} limit $5)
       union all
-      (select ${columns} from ${lateRows(source, '$3', '$4')} order by ${c.seq} + 0 limit $5)
+      (${lateRows(source, columns, { xip: '$3', lows: '$4', floor: '$2' })} order by ${c.seq} + 0 limit $5)
     ) w on true order by w.seq`
-  // The row of the sequence is read before the id is drawn.
-  const markNow = `select case when is_called then last_value else 0 end, pg_current_xact_id() from ${source.numbers}`
-  const windowNow = `select pg_current_snapshot()::text, ${
-    source.numbers
-      ? '$1::bigint'
-      : `coalesce((select min(${c.seq} + 0) - 1 from ${table} where ${c.xid} >= $1::xid8), 0)`
-  }`
-  const lateOf = `select ${c.xid}::text as xid, min(${c.seq} + 0) as first, max(${c.seq} + 0) as last from ${table}
-    where ${
-      source.numbers
-        ? `${c.seq} > $4::bigint and ${c.xid} < $3::xid8 and array_position($1::xid8[], ${c.xid}) is not null`
-        : `${c.xid} = any($1::xid8[])`
-    } and pg_visible_in_snapshot(${c.xid}, $2::pg_snapshot)
-    group by ${c.xid}`
+  const markNow = `select high, pg_current_xact_id() from (select ${drawn} as high offset 0) before`
+  const now = 'select pg_current_snapshot()::text'
+  const lowest = `select coalesce(min(${c.seq} + 0) - 1, 0) from ${table} where ${c.xid} >= $1::xid8`
+  const lateOf = `select ${c.xid}::text, min(${c.seq} + 0), max(${c.seq} + 0)
+    from (${lateRows(source, `${c.seq}, ${c.xid}`, { xip: '$1', lows: '$2', floor: '$3' })}) late
+    where pg_visible_in_snapshot(${c.xid}, $4::pg_snapshot) group by ${c.xid}`
   /** What of a window comes after a number; each value as SQL. */
   const next = ({ xmax, target, low, late, afterSeq, limit, withData }: Record<NextValue, string>) => {
     const columns = rowColumns(source, maxDataBytes, `${withData}::bool`)
@@ -95,11 +92,11 @@ export async function openWindowReader(
           and pg_visible_in_snapshot(${c.xid}, ${target}::pg_snapshot)
         order by ${c.seq} limit ${limit})
       union all
-      (select ${columns} from unnest(${late}) late (late_xid, late_first, late_last) cross join lateral (
-          select * from ${table} where ${c.xid} = late_xid
+      (select row_of.* from unnest(${late}) late (late_xid, late_first, late_last) cross join lateral (
+          select ${columns} from ${table} where ${c.xid} = late_xid
             and ${c.seq} between greatest(${afterSeq}::bigint + 1, late_first) and late_last offset 0
         ) row_of
-        order by ${c.seq} + 0 limit ${limit})
+        order by row_of.seq + 0 limit ${limit})
     ) w order by w.seq limit ${limit}`
   }
   const prepared = next({
@@ -120,7 +117,7 @@ export async function openWindowReader(
   let mark: { xid: bigint; high: bigint; atMs: number } | undefined
   let unmarked = 0
   let bounds: Bounds | undefined
-  /** A position in front of nothing new, and one further on that stands for it. */
+  /** A position, and what stands for it: one further on, with nothing new between, or one that knows less and is safe. */
   let ahead: { of: Position; is: Position } | undefined
 
   const setMark = async (): Promise<void> => {
@@ -141,12 +138,7 @@ export async function openWindowReader(
       lows: lowsOf(from, xip),
     }
   }
-  /** The same position, as far on and as safe as is known. */
-  const known = (position: Position): Position => {
-    const from = ahead?.of === position ? ahead.is : position
-    // Somebody has set the numbers back: what was drawn since can be anywhere.
-    return mark && mark.high < from.floor ? { ...from, floor: 0n, lows: [] } : from
-  }
+  const furthest = (position: Position): Position => (ahead?.of === position ? ahead.is : position)
 
   const readNext = async (
     position: Position,
@@ -175,11 +167,17 @@ export async function openWindowReader(
     withData: boolean,
   ): Promise<Page | 'backlog' | undefined> => {
     if (!mark || unmarked >= markEvery || performance.now() - mark.atMs > MARK_EVERY_MS) await setMark()
-    const from = known(position)
+    const from = furthest(position)
     const { xmax, xip } = parseSnapshot(from.done)
-    const values = [xmax, from.floor, xip, from.lows, limit + 1, withData]
-    const rows = await send('probe', probe, values)
-    const after = past(from, rows[0]![10]!)
+    const rows = await send('probe', probe, [xmax, from.floor, xip, from.lows, limit + 1, withData])
+    const [target, high] = rows[0]!.slice(ROW_WIDTH) as [string, string | null]
+    if (high !== null && BigInt(high) < from.floor) {
+      // Somebody has set the numbers back: what was drawn since can be anywhere.
+      mark = undefined
+      ahead = { of: position, is: { ...from, floor: 0n, lows: [] } }
+      return readNew(position, limit, withData)
+    }
+    const after = past(from, target)
     if (rows[0]![0] === null) {
       ahead = { of: position, is: after }
       return undefined
@@ -193,12 +191,9 @@ export async function openWindowReader(
     if (position.target !== null && bounds?.target === position.target) return bounds
     if (position.target === null) await setMark()
     const { xmax, xip } = parseSnapshot(position.done)
-    const from = source.numbers ? position.floor : xmax
-    const [[now, low]] = (await send('window', windowNow, [from])) as [[string, string]]
-    const target = position.target ?? now
-    const least = position.lows.length < xip.length ? 0n : position.lows.reduce(min, position.floor)
-    const values = source.numbers ? [xip, target, xmax, least] : [xip, target]
-    const late = xip.length === 0 ? [] : await send('late', lateOf, values)
+    const target = position.target ?? (await send('now', now, []))[0]![0]!
+    const low = source.numbers ? `${position.floor}` : (await send('lowest', lowest, [xmax]))[0]![0]!
+    const late = await send('late', lateOf, [xip, position.lows, position.floor, target])
     bounds = { target, low, late: [0, 1, 2].map((i) => late.map((row) => row[i]!)) }
     return bounds
   }
@@ -243,7 +238,7 @@ export async function openWindowReader(
         const page = await readNew(position, limit, !headOnly)
         if (page !== 'backlog') return page
       }
-      const from = known(position)
+      const from = furthest(position)
       return readNext(from, await windowOf(from), limit, !headOnly)
     },
     async *pages(position, limits) {
@@ -252,7 +247,7 @@ export async function openWindowReader(
         if (page === undefined) return
         if (page !== 'backlog') return yield page
       }
-      const from = known(position)
+      const from = furthest(position)
       yield* streamNext(from, await windowOf(from), limits)
     },
     async fill(page) {
@@ -261,8 +256,6 @@ export async function openWindowReader(
     },
   }
 }
-
-const min = (a: bigint, b: bigint): bigint => (a < b ? a : b)
 
 /**
  * Sets a reader's connection up. Its index scans are right at any size; the planner, left alone, turns to sorts and
