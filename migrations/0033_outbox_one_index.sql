@@ -1,7 +1,7 @@
 -- Up Migration
 
 -- One index instead of two: `(seq, xid)` finds by number what `(xid, seq)` found by transaction. It cost a producer 1 us of an
--- insert's 11, and sixteen of them a tenth of their throughput: they all write to an index's last page.
+-- insert's 11, and sixteen of them a twentieth of their throughput: they all write to an index's last page.
 --
 -- The relay seeks a transaction's rows above the highest number there was before that transaction had its id, so the
 -- id must come before the number: hence a default that asks for the id first, where an identity column's number came first.
