@@ -60,6 +60,11 @@ describe('an identifier is found', () => {
     expect(missed).toEqual([])
   })
 
+  test('in octal bytes, though they may be read as decimal ones', () => {
+    const octal = [...'+93700123456'].map((char) => char.charCodeAt(0).toString(8).padStart(3, '0')).join(' ')
+    expect(kindsIn(octal)).toEqual(['phone'])
+  })
+
   const arbitraryPerson = fc.integer({ min: 0, max: PERSONS - 1 })
   const encodingWithin = fc.constantFrom(
     ...ENCODINGS.filter(({ name }) => name !== 'UTF-16' && name !== 'base64 within longer text'),

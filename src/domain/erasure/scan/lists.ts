@@ -99,11 +99,16 @@ export class Lists {
   }
 
   /** A number of many groups, or of many figures without any: these are `digits`, and `at` is where it begins. */
-  figures(bytes: Uint8Array, at: number, to: number, digits: Uint8Array, count: number, depth: number): void {
+  figures(bytes: Uint8Array, at: number, to: number, digits: Uint8Array, depth: number): void {
     const into = this.#layers.into(depth)
     if (decodeList(bytes, at, to, false, into) > at)
       this.#layers.stretchesOrFile('list of bytes', into, depth, at)
-    decodeFigures(digits, count, (decoded) => this.#layers.stretches('figures', decoded, depth, at), into)
+    decodeFigures(
+      digits,
+      digits.length,
+      (decoded) => this.#layers.stretches('figures', decoded, depth, at),
+      into,
+    )
   }
 }
 

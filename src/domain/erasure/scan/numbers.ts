@@ -162,7 +162,8 @@ export class Numbers {
     if (count <= LONGEST_NUMBER)
       this.#fields.read(bytes, start, end, this.#groups, count, groups, from, depth, meaning)
     if (groups >= SHORTEST_TEXT || count >= 3 * SHORTEST_TEXT) {
-      this.#lists.figures(bytes, start, to, digits, count, depth)
+      // A copy: what the list decodes to is swept as well, and numbers in it are read into these digits.
+      this.#lists.figures(bytes, start, to, digits.slice(0, count), depth)
     }
     return end
   }
