@@ -62,21 +62,20 @@ export async function openWindowReader(
 ): Promise<WindowReader> {
   await pinPlans(connection)
   const { table, column: c, service } = source
-  const columns = rowColumns(source, maxDataBytes, '$6::bool')
+  const columns = rowColumns(source, maxDataBytes, '$4::bool')
 
   // Read under the lock of the sequence's page. Its row, selected, may for a moment have the number up to which the log
   // is ahead, which nobody has drawn.
   const drawn = source.numbers ? `coalesce(pg_sequence_last_value('${source.numbers}'), 0)` : 'null::bigint'
   // Young rows by their index order, late ones by lookup: both without a sort of the whole backlog. `seq + 0` keeps
   // the late rows off the order of the index, which would be walked to its end to find a handful.
-  const probe = `select ${ROW_NAMES}, now.target, now.high from (
-      select pg_current_snapshot()::text as target, ${drawn} as high
-    ) now left join (
-      (select ${columns} from ${table} where ${youngRows(source, '$1', '$2')}
-        order by ${source.numbers ? '' : `${c.xid}, `}${c.seq} limit $5)
-      union all
-      (${lateRows(source, columns, { xip: '$3', lows: '$4', floor: '$2' })} order by ${c.seq} + 0 limit $5)
-    ) w on true order by w.seq`
+  const youngOnes = `select ${columns} from ${table} where ${youngRows(source, '$1', '$2')}
+    order by ${source.numbers ? '' : `${c.xid}, `}${c.seq} limit $3`
+  const lateOnes = `${lateRows(source, columns, { xip: '$5', lows: '$6', floor: '$2' })} order by ${c.seq} + 0 limit $3`
+  const probeOf = (rows: string) => `select ${ROW_NAMES}, now.target, now.high
+    from (select pg_current_snapshot()::text as target, ${drawn} as high) now left join (${rows}) w on true order by w.seq`
+  const probe = probeOf(youngOnes)
+  const probeLate = probeOf(`(${youngOnes}) union all (${lateOnes})`)
   const markNow = `select high, pg_current_xact_id() from (select ${drawn} as high offset 0) before`
   const now = 'select pg_current_snapshot()::text'
   const lowest = `select coalesce(min(${c.seq} + 0) - 1, 0) from ${table} where ${c.xid} >= $1::xid8`
@@ -169,7 +168,11 @@ export async function openWindowReader(
     if (!mark || unmarked >= markEvery || performance.now() - mark.atMs > MARK_EVERY_MS) await setMark()
     const from = furthest(position)
     const { xmax, xip } = parseSnapshot(from.done)
-    const rows = await send('probe', probe, [xmax, from.floor, xip, from.lows, limit + 1, withData])
+    const values = [xmax, from.floor, limit + 1, withData]
+    // Each scan of every day's partition is some time of every look; mostly nothing was open.
+    const rows = await (xip.length === 0
+      ? send('probe', probe, values)
+      : send('probe_late', probeLate, [...values, xip, from.lows]))
     const [target, high] = rows[0]!.slice(ROW_WIDTH) as [string, string | null]
     if (high !== null && BigInt(high) < from.floor) {
       // Somebody has set the numbers back: what was drawn since can be anywhere.
