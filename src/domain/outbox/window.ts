@@ -46,10 +46,9 @@ interface Bounds {
   late: string[][]
 }
 
-// How many rows may be read, and how much time may pass, before the mark is set anew: what was written since is passed by
-// at each look for new rows, that of transactions still at work included.
+// How many numbers may be drawn before the mark is set anew: what was written since is passed by at each look for new rows,
+// that of transactions still at work included.
 const MARK_EVERY = 256
-const MARK_EVERY_MS = 1_000
 
 /**
  * `connection` is the reader's own: its planner settings are changed. `maxDataBytes` bounds what is read of one row;
@@ -66,7 +65,7 @@ export async function openWindowReader(
 
   // Read under the lock of the sequence's page. Its row, selected, may for a moment have the number up to which the log
   // is ahead, which nobody has drawn.
-  const drawn = source.numbers ? `coalesce(pg_sequence_last_value('${source.numbers}'), 0)` : 'null::bigint'
+  const drawn = source.numbers ? `coalesce(pg_sequence_last_value('${source.numbers}'), 0)` : '0::bigint'
   // Young rows by their index order, late ones by lookup: both without a sort of the whole backlog. `seq + 0` keeps
   // the late rows off the order of the index, which would be walked to its end to find a handful.
   const youngOnes = `select ${columns} from ${table} where ${youngRows(source, '$1', '$2')}
@@ -113,8 +112,9 @@ export async function openWindowReader(
     sendForText(connection, `outbox_${name}_${service}`, text, values)
 
   /** Transactions above `xid` began when the number `high` had been drawn: their rows lie above it. */
-  let mark: { xid: bigint; high: bigint; atMs: number } | undefined
-  let unmarked = 0
+  let mark: { xid: bigint; high: bigint } | undefined
+  /** The highest number drawn, as of the last look. */
+  let highest = 0n
   let bounds: Bounds | undefined
   /** A position, and what stands for it: one further on, with nothing new between, or one that knows less and is safe. */
   let ahead: { of: Position; is: Position } | undefined
@@ -122,8 +122,7 @@ export async function openWindowReader(
   const setMark = async (): Promise<void> => {
     if (!source.numbers) return
     const [[high, xid]] = (await send('mark', markNow, [])) as [[string, string]]
-    mark = { xid: BigInt(xid), high: BigInt(high), atMs: performance.now() }
-    unmarked = 0
+    mark = { xid: BigInt(xid), high: BigInt(high) }
   }
   /** The position behind all that is visible in `target`. */
   const past = (from: Position, target: string): Position => {
@@ -150,7 +149,6 @@ export async function openWindowReader(
     const rows = await send('next', prepared, values)
     const more = rows.length > limit
     if (more) rows.pop()
-    unmarked += rows.length
     const last = rows.at(-1)
     return {
       rows: rows.map(toRow),
@@ -165,7 +163,7 @@ export async function openWindowReader(
     limit: number,
     withData: boolean,
   ): Promise<Page | 'backlog' | undefined> => {
-    if (!mark || unmarked >= markEvery || performance.now() - mark.atMs > MARK_EVERY_MS) await setMark()
+    if (!mark || highest - mark.high >= markEvery) await setMark()
     const from = furthest(position)
     const { xmax, xip } = parseSnapshot(from.done)
     const values = [xmax, from.floor, limit + 1, withData]
@@ -173,8 +171,9 @@ export async function openWindowReader(
     const rows = await (xip.length === 0
       ? send('probe', probe, values)
       : send('probe_late', probeLate, [...values, xip, from.lows]))
-    const [target, high] = rows[0]!.slice(ROW_WIDTH) as [string, string | null]
-    if (high !== null && BigInt(high) < from.floor) {
+    const [target, high] = rows[0]!.slice(ROW_WIDTH) as [string, string]
+    highest = BigInt(high)
+    if (highest < from.floor) {
       // Somebody has set the numbers back: what was drawn since can be anywhere.
       mark = undefined
       ahead = { of: position, is: { ...from, floor: 0n, lows: [] } }
@@ -186,7 +185,6 @@ export async function openWindowReader(
       return undefined
     }
     if (rows.length > limit) return 'backlog'
-    unmarked += rows.length
     return { rows: rows.map(toRow), after, more: false }
   }
   /** The window that a backlog is read through by seq. */
@@ -230,7 +228,6 @@ export async function openWindowReader(
       last = starts.map((start) => new CopiedRow(bytes, start))
       read += last.length
     }
-    unmarked += read
     if (read === limit) yield within(last)
     else yield { rows: last, more: false, after: past(position, target) }
   }
