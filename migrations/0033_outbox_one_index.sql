@@ -33,16 +33,14 @@ begin
     -- A number from a sequence needs a privilege, where an identity's needed none: for all who may insert.
     for producer in
       select distinct r.rolname
-      from pg_attribute a
-      cross join aclexplode(a.attacl) g
+      from (
+        select attacl as acl from pg_attribute where attrelid = to_regclass(format('%I.outbox', schema_name))
+        union all
+        select relacl from pg_class where oid = to_regclass(format('%I.outbox', schema_name))
+      ) of_outbox
+      cross join aclexplode(acl) g
       join pg_roles r on r.oid = g.grantee
-      where a.attrelid = to_regclass(format('%I.outbox', schema_name)) and g.privilege_type = 'INSERT'
-      union
-      select r.rolname
-      from pg_class c
-      cross join aclexplode(c.relacl) g
-      join pg_roles r on r.oid = g.grantee
-      where c.oid = to_regclass(format('%I.outbox', schema_name)) and g.privilege_type = 'INSERT'
+      where g.privilege_type = 'INSERT'
     loop
       execute format('grant usage on sequence %I.outbox_number to %I', schema_name, producer);
     end loop;

@@ -2,7 +2,7 @@ import type { Queryable } from '../../adapters/postgres/client.ts'
 import type { Config } from '../../config.ts'
 import type { Service } from '../../service.ts'
 import { loadPosition, lowsOf, type Position, parseSnapshot } from './position.ts'
-import { lateRows, type OutboxSource, outboxSource, youngRows } from './source.ts'
+import { lateRows, type OutboxSource, outboxSource, youngOrder, youngRows } from './source.ts'
 
 /** What the measures of an outbox need; an App is one. */
 export interface OutboxReader {
@@ -47,10 +47,7 @@ export async function outboxLag(app: OutboxReader, { service }: { service: Servi
   const { done, target, afterSeq, floor } = position
   const { xmax, xip } = parseSnapshot(done)
   // Within a window what is left lies behind `afterSeq`; in transaction order one would first pass all that is done.
-  const inLine =
-    target === null
-      ? `order by ${source.numbers ? '' : `${c.xid}, `}${c.seq}`
-      : `and ${c.seq} > $4 order by ${c.seq}`
+  const inLine = target === null ? `order by ${youngOrder(source)}` : `and ${c.seq} > $4 order by ${c.seq}`
   const open = target === null ? xip : [...xip, ...parseSnapshot(target).xip]
   const [row] = await app.db.query<{ lag_s: number | null }>(
     `select greatest(0, extract(epoch from clock_timestamp() - min(created_at)))::float8 as lag_s

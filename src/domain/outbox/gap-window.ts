@@ -1,6 +1,6 @@
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { type Gap, type Position, parseSnapshot } from './position.ts'
-import { ROW_NAMES, rowColumns, toRow } from './row.ts'
+import { ROW_NAMES, ROW_WIDTH, rowColumns, toRow } from './row.ts'
 import type { OutboxSource } from './source.ts'
 import { type Page, pinPlans, sendForText, type WindowReader } from './window.ts'
 
@@ -62,7 +62,7 @@ export async function openGapReader(
         after: advance(
           position,
           rows.map(([seq]) => BigInt(seq!)),
-          rows[0]![10]!,
+          rows[0]![ROW_WIDTH]!,
           { now: Date.now(), whole: !more },
         ),
       } satisfies Page

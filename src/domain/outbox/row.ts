@@ -21,6 +21,7 @@ export interface OutboxRow {
 export const ROW_NAMES =
   'w.seq::text as seq, id, tenant_id, aggregate_type, aggregate_id, type, occurred_at, data, headers, subject'
 
+/** How many fields that are. */
 export const ROW_WIDTH = 10
 
 /**
@@ -78,7 +79,6 @@ export const FIELD = {
   headers: 8,
   subject: 9,
 } as const
-const FIELDS = 10
 const SIZE_BYTES = 4
 
 /**
@@ -129,7 +129,7 @@ export class CopiedRow implements OutboxRow {
   locate(starts: Int32Array, ends: Int32Array): void {
     const { bytes } = this
     let at = this.#start + 2
-    for (let i = 0; i < FIELDS; i++) {
+    for (let i = 0; i < ROW_WIDTH; i++) {
       const size = (bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!
       at += SIZE_BYTES
       starts[i] = at

@@ -61,6 +61,10 @@ export function outboxSource(service: Service, mapping?: OutboxMapping): OutboxS
 export const youngRows = ({ column: c, numbers }: OutboxSource, xmax: string, floor: string): string =>
   `${numbers ? `${c.seq} > ${floor}::bigint` : `${floor}::bigint is not null`} and ${c.xid} >= ${xmax}::xid8`
 
+/** In which order those are read: that of the index they are found by. SQL. */
+export const youngOrder = ({ column: c, numbers }: OutboxSource): string =>
+  numbers ? c.seq : `${c.xid}, ${c.seq}`
+
 /**
  * Rows of those transactions of `xip` that have ended, as a query. Of ours the index is walked above their `lows`: once for
  * those that were open for long and once for the others, who would make the range of ids wide. All are SQL.

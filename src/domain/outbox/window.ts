@@ -2,7 +2,7 @@ import type pg from 'pg'
 import type { Connection } from '../../adapters/postgres/client.ts'
 import { lowsOf, type Position, parseSnapshot } from './position.ts'
 import { CopiedRow, type OutboxRow, ROW_NAMES, ROW_WIDTH, rowColumns, toRow } from './row.ts'
-import { lateRows, type OutboxSource, youngRows } from './source.ts'
+import { lateRows, type OutboxSource, youngOrder, youngRows } from './source.ts'
 
 /** A page of a window and where the outbox stands once all of it is published. */
 export interface Page {
@@ -69,7 +69,7 @@ export async function openWindowReader(
   // Young rows by their index order, late ones by lookup: both without a sort of the whole backlog. `seq + 0` keeps
   // the late rows off the order of the index, which would be walked to its end to find a handful.
   const youngOnes = `select ${columns} from ${table} where ${youngRows(source, '$1', '$2')}
-    order by ${source.numbers ? '' : `${c.xid}, `}${c.seq} limit $3`
+    order by ${youngOrder(source)} limit $3`
   const lateOnes = `${lateRows(source, columns, { xip: '$5', lows: '$6', floor: '$2' })} order by ${c.seq} + 0 limit $3`
   const probeOf = (rows: string) => `select ${ROW_NAMES}, now.target, now.high
     from (select pg_current_snapshot()::text as target, ${drawn} as high) now left join (${rows}) w on true order by w.seq`
@@ -194,7 +194,8 @@ export async function openWindowReader(
     const { xmax, xip } = parseSnapshot(position.done)
     const target = position.target ?? (await send('now', now, []))[0]![0]!
     const low = source.numbers ? `${position.floor}` : (await send('lowest', lowest, [xmax]))[0]![0]!
-    const late = await send('late', lateOf, [xip, position.lows, position.floor, target])
+    const late =
+      xip.length === 0 ? [] : await send('late', lateOf, [xip, position.lows, position.floor, target])
     bounds = { target, low, late: [0, 1, 2].map((i) => late.map((row) => row[i]!)) }
     return bounds
   }
